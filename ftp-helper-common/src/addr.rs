@@ -1,0 +1,101 @@
+//! One address type for both families.
+
+use core::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+/// An IPv6 address, or an IPv4 address in its IPv4-mapped form (RFC 4291 section 2.5.5.2), in network byte order.
+///
+/// One type for both families means one table, one key and one code path for both.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[repr(C)]
+pub struct Addr(pub [u8; 16]);
+
+super::pod!(Addr);
+
+impl Addr {
+    /// The IPv4-mapped form of four octets in network byte order.
+    #[inline(always)]
+    pub const fn v4(o: [u8; 4]) -> Self {
+        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3]])
+    }
+
+    /// Whether this is an IPv4 address in its mapped form.
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        let (high, low) = self.words();
+        high == 0 && low as u32 == MAPPED
+    }
+
+    /// The address as two words, as they lie in memory (not a number: only good for comparing).
+    #[inline(always)]
+    pub const fn words(&self) -> (u64, u64) {
+        let a = &self.0;
+        (
+            u64::from_ne_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]),
+            u64::from_ne_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]),
+        )
+    }
+
+    /// The standard library's form; a mapped address becomes an IPv4 address.
+    pub fn to_ip(self) -> IpAddr {
+        if self.is_v4() {
+            let a = self.0;
+            IpAddr::V4(Ipv4Addr::new(a[12], a[13], a[14], a[15]))
+        } else {
+            IpAddr::V6(Ipv6Addr::from(self.0))
+        }
+    }
+
+    /// What quotas are counted by: the IPv4 address, or the /64 of an IPv6 address.
+    #[inline(always)]
+    pub const fn quota_key(self) -> Self {
+        if self.is_v4() {
+            return self;
+        }
+        let a = self.0;
+        Self([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], 0, 0, 0, 0, 0, 0, 0, 0])
+    }
+}
+
+impl From<IpAddr> for Addr {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(v4) => Self::v4(v4.octets()),
+            IpAddr::V6(v6) => Self(v6.octets()),
+        }
+    }
+}
+
+impl fmt::Debug for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.to_ip(), f)
+    }
+}
+
+/// The four bytes before the IPv4 address in a mapped address, as they lie in memory.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_are_told_apart() {
+        let v4 = Addr::from(IpAddr::from([192, 0, 2, 10]));
+        assert!(v4.is_v4());
+        assert_eq!(v4.to_string(), "192.0.2.10");
+        assert_eq!(v4.quota_key(), v4);
+        let v6 = Addr::from("2001:db8:1:2:3:4:5:6".parse::<IpAddr>().unwrap());
+        assert!(!v6.is_v4());
+        assert_eq!(v6.quota_key().to_string(), "2001:db8:1:2::");
+        assert_eq!(Addr::v4([192, 0, 2, 10]), v4);
+    }
+}

@@ -1,0 +1,163 @@
+//! How the reader gets at bytes, numbers and rules: the seam between the kernel program and the tests on the host.
+//!
+//! The shapes here are the verifier's. Positions and parsed numbers go through memory that it does not track
+//! ([`Text::launder`], [`Text::put`]), so that hundreds of ways to leave a loop become one state; every access is masked,
+//! so that no position needs a comparison with the unknown length. A NUL behind the segment ends every scan.
+
+use crate::addr::Addr;
+
+/// Bytes of a segment that the reader looks at, at most. Longer segments blind.
+pub const SEGMENT_MAX: u32 = 2048;
+/// A line's length with its CRLF, at most (RFC 959 sets none; 512 is what RFC 5321 section 4.5.3.1.4 sets for SMTP).
+pub const LINE_MAX: u32 = 512;
+
+/// The segment being read, with some memory for positions and numbers. A handle: copies share what they point to.
+pub trait Text: Copy {
+    /// The byte at `i`; 0 behind the end.
+    fn at(self, i: u32) -> u8;
+    /// Eight bytes from `8 * i`, little-endian; what lies behind the end is arbitrary.
+    fn word(self, i: u32) -> u64;
+    /// `v`, of which the verifier knows nothing any more.
+    fn launder(self, v: u32) -> u32;
+    /// Stores a number in one of 32 slots.
+    fn put(self, slot: u32, v: u32);
+    /// The number in a slot.
+    fn get(self, slot: u32) -> u32;
+    /// Calls [`super::reply::read_line`] until it returns false, `max` times at most.
+    fn each_line(self, max: u32);
+}
+
+/// What the policy says about the announcement in hand. The kernel program looks it up in its tables.
+pub trait Rules: Copy {
+    /// Whether the port may never be a data port (deny-list, control ports).
+    fn port_denied(self, port: u32) -> bool;
+    /// The passive range of the server, `(0, 65535)` where none is set.
+    fn passive_range(self, server: &Addr) -> (u32, u32);
+}
+
+/// Slots of [`Text::put`]. The numbers of an address and a port come first.
+pub(super) mod slot {
+    /// Where the next line begins.
+    pub(crate) const POSITION: u32 = 16;
+    /// Code of the multi-line reply that is open, or 0.
+    pub(crate) const MULTILINE: u32 = 17;
+    /// Code of the final reply, or 0.
+    pub(crate) const FINAL: u32 = 18;
+    /// Where the final reply's line begins.
+    pub(crate) const FINAL_AT: u32 = 19;
+    /// Why the segment is not canonical, or 0.
+    pub(crate) const WHY: u32 = 20;
+    /// Whether the final reply ended a multi-line one.
+    pub(crate) const FINAL_MULTI: u32 = 21;
+    /// IPv6 text: number of groups.
+    pub(crate) const GROUPS: u32 = 22;
+    /// IPv6 text: the group being read.
+    pub(crate) const GROUP: u32 = 23;
+    /// IPv6 text: its digits.
+    pub(crate) const DIGITS: u32 = 24;
+    /// IPv6 text: where "::" stands, plus one; 0 = nowhere.
+    pub(crate) const GAP: u32 = 25;
+    /// IPv6 text: colons right before this byte.
+    pub(crate) const COLONS: u32 = 26;
+    /// IPv6 text: position.
+    pub(crate) const AT: u32 = 27;
+}
+
+/// The digit that a byte stands for, or a number above 9.
+#[inline(always)]
+pub(super) fn digit(c: u8) -> u32 {
+    c.wrapping_sub(b'0') as u32
+}
+
+/// Whether the byte is a decimal digit.
+#[inline(always)]
+pub(super) fn is_digit(c: u8) -> bool {
+    digit(c) < 10
+}
+
+/// Whether the byte is printable ASCII.
+#[inline(always)]
+pub(super) fn is_text(c: u8) -> bool {
+    c.wrapping_sub(0x20) < 0x5f
+}
+
+/// Whether the first `m` bytes are printable, and the hash of all `n`; both stop at [`LINE_MAX`] or, with `long`, at
+/// [`SEGMENT_MAX`]. Eight bytes at a time.
+///
+/// The hash recognises a segment that is sent again. It is not secret: whoever makes two segments of one hash gets
+/// both recorded, and the daemon compares bytes.
+#[inline(always)]
+pub fn scan<T: Text>(t: T, n: u32, long: bool) -> (bool, u64) {
+    let words = n >> 3;
+    let max = if long { SEGMENT_MAX / 8 } else { LINE_MAX / 8 };
+    let mut bad = 0u64;
+    let mut hash = n as u64 ^ SEED;
+    let mut w = 0u32;
+    while w < max {
+        if w >= words {
+            break;
+        }
+        let x = t.word(w);
+        bad |= not_text(x);
+        hash = mix(hash, x);
+        w += 1;
+    }
+    let rest = (n & 7) * 8;
+    let mask = (1u64 << rest) - 1;
+    let x = t.word(words) & mask;
+    bad |= not_text(x | (SPACES & !mask));
+    (bad == 0, mix(hash, x))
+}
+
+const SEED: u64 = 0x2545_f491_4f6c_dd1d;
+const SPACES: u64 = 0x2020_2020_2020_2020;
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGH: u64 = 0x8080_8080_8080_8080;
+
+#[inline(always)]
+fn mix(hash: u64, x: u64) -> u64 {
+    let h = (hash ^ x).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    h ^ (h >> 29)
+}
+
+/// The high bit of each byte that is not in 0x20..=0x7e; bytes above a bad one may be marked too.
+#[inline(always)]
+fn not_text(x: u64) -> u64 {
+    (x.wrapping_sub(SPACES) | x | (x ^ (ONES * 0x7f)).wrapping_sub(ONES)) & HIGH
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::canon::host::HostText;
+
+    #[test]
+    fn every_byte_is_judged_at_every_position() {
+        for at in 0..24 {
+            for c in 0..=255u8 {
+                let mut line = [b'a'; 24];
+                line[at] = c;
+                let mut text = HostText::new(&line);
+                let (ok, _) = scan(text.handle(), 24, false);
+                assert_eq!(ok, (0x20..=0x7e).contains(&c), "{c:#x} at {at}");
+                assert_eq!(is_text(c), (0x20..=0x7e).contains(&c));
+            }
+        }
+    }
+
+    #[test]
+    fn the_hash_sees_every_byte_and_nothing_behind_the_end() {
+        for n in 1..40usize {
+            let line = vec![b'x'; n];
+            let (_, h) = scan(HostText::new(&line).handle(), n as u32, false);
+            for i in 0..n {
+                let mut other = line.clone();
+                other[i] = b'y';
+                assert_ne!(scan(HostText::new(&other).handle(), n as u32, false).1, h);
+            }
+            let mut longer = line.clone();
+            longer.extend_from_slice(b"tail");
+            assert_eq!(scan(HostText::new(&longer).handle(), n as u32, false).1, h);
+        }
+    }
+}

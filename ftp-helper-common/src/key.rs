@@ -1,0 +1,74 @@
+//! Keys of the kernel's tables.
+
+use crate::addr::Addr;
+
+/// A control connection, named by its two ends. Which hook the packets pass is part of the entry, not of the key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[repr(C)]
+pub struct SessionKey {
+    /// Who connected.
+    pub client: Addr,
+    /// Who listens on the control port.
+    pub server: Addr,
+    /// The client's port, host byte order.
+    pub client_port: u16,
+    /// The control port, host byte order.
+    pub server_port: u16,
+}
+
+/// The permission for one data connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[repr(C)]
+pub struct PinholeKey {
+    /// Who sends the SYN.
+    pub initiator: Addr,
+    /// Who answers it.
+    pub responder: Addr,
+    /// The responder's port, host byte order; 0 where there is no pinhole.
+    pub port: u16,
+    /// The hook that the SYN passes: [`HOOK_IN`] or [`HOOK_OUT`].
+    pub hook: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// A data connection, from the bound source port on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[repr(C)]
+pub struct FlowKey {
+    /// Who sent the SYN.
+    pub initiator: Addr,
+    /// Who answered it.
+    pub responder: Addr,
+    /// The initiator's port, host byte order.
+    pub initiator_port: u16,
+    /// The responder's port, host byte order.
+    pub responder_port: u16,
+}
+
+super::pod!(SessionKey, PinholeKey, FlowKey);
+
+const _: () = assert!(size_of::<SessionKey>() == 36 && size_of::<PinholeKey>() == 36 && size_of::<FlowKey>() == 36);
+
+/// Arriving on an outside interface.
+pub const HOOK_IN: u8 = 0;
+/// Leaving by an outside interface.
+pub const HOOK_OUT: u8 = 1;
+
+/// The segment comes from the client of the control connection.
+pub const CLIENT: u8 = 0;
+/// The segment comes from the server of the control connection.
+pub const SERVER: u8 = 1;
+
+impl SessionKey {
+    /// The address of one side ([`CLIENT`] or [`SERVER`]).
+    #[inline(always)]
+    pub const fn address(&self, side: u8) -> Addr {
+        if side == CLIENT { self.client } else { self.server }
+    }
+}
+
+impl PinholeKey {
+    /// The key that stands for "no pinhole".
+    pub const NONE: Self = Self { initiator: Addr([0; 16]), responder: Addr([0; 16]), port: 0, hook: 0, pad: 0 };
+}

@@ -1,0 +1,146 @@
+//! What the daemon tells the kernel about the configuration. The kernel only reads these tables.
+
+use crate::addr::Addr;
+
+/// The policy, one entry of an array.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct KernelPolicy {
+    /// How long a pinhole lives, nanoseconds.
+    pub timeout: u64,
+    /// How old the heartbeat may be before the daemon counts as gone, nanoseconds.
+    pub stale_after: u64,
+    /// Guards (by bit) that look at arriving SYNs.
+    pub guards_in: u64,
+    /// Guards that look at leaving SYNs.
+    pub guards_out: u64,
+    /// Guards that hold every initiator to it: no look-up of the initiator for these.
+    pub any_initiator: u64,
+    /// Which half of the double-buffered tables is in force: 0 or 1.
+    pub generation: u32,
+    /// Unconsumed pinholes that one client may have.
+    pub per_client: u32,
+    /// Number of servers with a range of their own: no look-up where there is none.
+    pub servers: u32,
+    /// [`mode`].
+    pub mode: u8,
+    /// [`on_loss`].
+    pub on_loss: u8,
+    /// Allowed modes: bits `1 << pending::PASV` and so on.
+    pub modes: u8,
+    /// [`active_open`].
+    pub active_open: u8,
+    /// Bits of [`policy_flag`].
+    pub flags: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// [`KernelPolicy::mode`].
+pub mod mode {
+    /// Never drops anything.
+    pub const OBSERVE: u8 = 0;
+    /// Drops what nobody negotiated.
+    pub const DROP: u8 = 1;
+}
+
+/// [`KernelPolicy::on_loss`].
+pub mod on_loss {
+    /// The kernel goes on by the last policy.
+    pub const CONTINUE: u8 = 0;
+    /// The kernel opens nothing.
+    pub const CLOSE: u8 = 1;
+}
+
+/// [`KernelPolicy::active_open`]: when PORT and EPRT open.
+pub mod active_open {
+    /// At the command where an inside server connects out, at the reply where an outside server connects in.
+    pub const AUTO: u8 = 0;
+    /// At the command; where an outside server connects in, still not before the reply (rule 1).
+    pub const COMMAND: u8 = 1;
+    /// At the server's 200.
+    pub const REPLY: u8 = 2;
+    /// At the transfer command after the server's 200.
+    pub const TRANSFER: u8 = 3;
+}
+
+/// Bits of [`KernelPolicy::flags`].
+pub mod policy_flag {
+    /// An outside server may connect in to an inside client.
+    pub const ACTIVE_INBOUND: u32 = 1;
+    /// Active data connections must come from port 20.
+    pub const SOURCE_20: u32 = 1 << 1;
+    /// The kernel opens nothing by itself; the daemon does it all. For measuring what the fast path is worth.
+    pub const NO_FAST_PATH: u32 = 1 << 2;
+    /// Denied SYNs are not kept. For measuring what parking is worth.
+    pub const NO_PARKING: u32 = 1 << 3;
+}
+
+/// Guards at most; one bit each.
+pub const MAX_GUARDS: usize = 64;
+
+/// Control ports at most.
+pub const MAX_CONTROL_PORTS: usize = 8;
+
+/// Ports in one entry of the guarded-ports table.
+pub const PORTS_PER_CHUNK: usize = 64;
+/// Entries of the guarded-ports table, both generations.
+pub const PORT_CHUNKS: u32 = 2 * (65536 / PORTS_PER_CHUNK) as u32;
+
+/// One entry of the guarded-ports table: for each of 64 ports, the guards (by bit) that cover it.
+///
+/// Port `p` of generation `g` is word `p % 64` of entry `g * 1024 + p / 64`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct PortChunk(pub [u64; PORTS_PER_CHUNK]);
+
+/// Ports that may never be a data port (the deny-list and the control ports), one bit each: bit `p % 64` of word
+/// `p / 64`. One entry of an array for each generation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct PortSet(pub [u64; 1024]);
+
+/// Data of an LPM key: which generation, then the address. The generation counts into the prefix length (32 bits).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct NetKey {
+    /// 0 or 1.
+    pub generation: u32,
+    /// The address, mapped if IPv4.
+    pub addr: Addr,
+}
+
+/// Bits of an LPM prefix before the address.
+pub const NET_PREFIX_BASE: u32 = 32;
+
+/// What is known about one server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct ServerEntry {
+    /// Lowest passive port; 0 where nothing is set.
+    pub low: u16,
+    /// Highest passive port.
+    pub high: u16,
+    /// Zero.
+    pub pad: u32,
+}
+
+super::pod!(KernelPolicy, PortChunk, PortSet, NetKey, ServerEntry);
+
+const _: () = assert!(size_of::<KernelPolicy>() == 64 && size_of::<ServerEntry>() == 8 && size_of::<NetKey>() == 20);
+
+impl PortSet {
+    /// No port at all.
+    pub const EMPTY: Self = Self([0; 1024]);
+
+    /// Adds a port.
+    pub const fn insert(&mut self, port: u16) {
+        self.0[(port >> 6) as usize] |= 1 << (port & 63);
+    }
+
+    /// Whether the port is in the set.
+    #[inline(always)]
+    pub const fn contains(&self, port: u16) -> bool {
+        self.0[(port >> 6) as usize] >> (port & 63) & 1 != 0
+    }
+}

@@ -1,0 +1,3 @@
+//! The sans-I/O heart.
+
+pub mod policy;

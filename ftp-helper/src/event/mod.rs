@@ -1,0 +1,164 @@
+//! Events: what is told to people and programs, one JSON object a line.
+//!
+//! The engine makes them, the daemon and `replay` print them, the control socket carries them. The format is documented
+//! in `docs/events.md`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ftp_helper_common::reason::Reason;
+use serde::{Deserialize, Serialize, Serializer, de};
+
+/// Something that happened to a session, a pinhole or a connection.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// Version of this format: 1.
+    pub v: u8,
+    /// When, RFC 3339 in UTC with microseconds.
+    pub ts: String,
+    /// What.
+    pub event: Kind,
+    /// The session's id, sixteen hexadecimal digits; absent where a connection belongs to none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub session: Option<String>,
+    /// The control connection's client.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub client: Option<SocketAddr>,
+    /// The control connection's server.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub server: Option<SocketAddr>,
+    /// Why, where something was refused, denied, revoked, or ended.
+    #[serde(skip_serializing_if = "Option::is_none", default, with = "reason_name")]
+    pub reason: Option<Reason>,
+    /// The pinhole that it is about.
+    #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
+    pub pinhole: Option<Pinhole>,
+    /// The connection that it is about (`used`, `denied`, `data_end`).
+    #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
+    pub connection: Option<Connection>,
+    /// Who opened the pinhole (`opened`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub by: Option<By>,
+    /// More, for people.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub detail: Option<String>,
+}
+
+/// What happened.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A control connection is followed from now on.
+    SessionStart,
+    /// A pinhole opened.
+    Opened,
+    /// The daemon has vouched for a pinhole of the fast path.
+    Confirmed,
+    /// A data connection went through a pinhole.
+    Used,
+    /// A pinhole's time ran out.
+    Expired,
+    /// A pinhole was taken back.
+    Revoked,
+    /// An announcement opened nothing.
+    Refused,
+    /// A connection without a pinhole was dropped, or would have been.
+    Denied,
+    /// The session may open nothing any more.
+    Tainted,
+    /// And its control packets are dropped.
+    Killed,
+    /// The session is encrypted.
+    Opaque,
+    /// A data connection ended.
+    DataEnd,
+    /// A control connection is not followed any more, or never was.
+    SessionEnd,
+}
+
+/// A pinhole, in events and in `pinholes`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Pinhole {
+    /// How it was negotiated: `pasv`, `epsv`, `port` or `eprt`.
+    pub mode: NegotiatedBy,
+    /// Who may connect.
+    pub initiator: IpAddr,
+    /// To whom.
+    pub responder: IpAddr,
+    /// To which port.
+    pub port: u16,
+    /// How far it is.
+    pub state: PinholeState,
+    /// Milliseconds until it is gone; 0 where it is gone or used.
+    pub expires_in_ms: u64,
+}
+
+/// How a pinhole was negotiated.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NegotiatedBy {
+    /// PASV and 227 (RFC 959).
+    Pasv,
+    /// EPSV and 229 (RFC 2428).
+    Epsv,
+    /// PORT (RFC 959).
+    Port,
+    /// EPRT (RFC 2428).
+    Eprt,
+}
+
+/// How far a pinhole is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PinholeState {
+    /// The fast path opened it; the daemon has not judged it yet.
+    Provisional,
+    /// The daemon opened it or vouched for it.
+    Confirmed,
+    /// A connection holds it.
+    Bound,
+}
+
+/// A data connection, or an attempt at one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Connection {
+    /// Where the SYN came from.
+    pub from: SocketAddr,
+    /// Where it went.
+    pub to: SocketAddr,
+    /// Payload bytes that the initiator sent (`data_end`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes_out: Option<u64>,
+    /// Payload bytes that the responder sent (`data_end`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes_back: Option<u64>,
+    /// How long it lasted (`data_end`).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub duration_ms: Option<u64>,
+    /// Whether it was dropped (`denied`): false in `observe`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub dropped: Option<bool>,
+}
+
+/// Who opened a pinhole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// The fast path, before the announcement went on.
+    Kernel,
+    /// The daemon.
+    Daemon,
+}
+
+/// A reason travels by its name.
+mod reason_name {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(reason: &Option<Reason>, s: S) -> Result<S::Ok, S::Error> {
+        reason.map(Reason::as_str).serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Reason>, D::Error> {
+        let Some(name) = Option::<String>::deserialize(d)? else { return Ok(None) };
+        Reason::from_name(&name).map(Some).ok_or_else(|| de::Error::custom(format!("unknown reason {name:?}")))
+    }
+}

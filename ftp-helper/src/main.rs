@@ -1,0 +1,2 @@
+//! The `ftp-helper` program.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Tasks of the project: set-up, tests, demo, benchmarks.
+fn main() {}
