@@ -7,9 +7,11 @@ use core::{
 
 /// An IPv6 address, or an IPv4 address in its IPv4-mapped form (RFC 4291 section 2.5.5.2), in network byte order.
 ///
-/// One type for both families means one table, one key and one code path for both.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-#[repr(C)]
+/// One type for both families means one table, one key and one code path for both. Aligned to four bytes, so that the
+/// kernel program copies words; compared as words for the same reason.
+#[derive(Clone, Copy, Eq, Hash, PartialOrd, Ord, Default)]
+#[expect(clippy::derived_hash_with_manual_eq, reason = "equal words are equal bytes")]
+#[repr(C, align(4))]
 pub struct Addr(pub [u8; 16]);
 
 super::pod!(Addr);
@@ -24,18 +26,20 @@ impl Addr {
     /// Whether this is an IPv4 address in its mapped form.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
-        let (high, low) = self.words();
-        high == 0 && low as u32 == MAPPED
+        let [a, b, c, _] = self.words();
+        a | b == 0 && c == MAPPED
     }
 
-    /// The address as two words, as they lie in memory (not a number: only good for comparing).
+    /// The address as four words, as they lie in memory (no numbers: only good for comparing).
     #[inline(always)]
-    pub const fn words(&self) -> (u64, u64) {
+    pub const fn words(&self) -> [u32; 4] {
         let a = &self.0;
-        (
-            u64::from_ne_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]),
-            u64::from_ne_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]),
-        )
+        [
+            u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
+            u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
+            u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
+            u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
+        ]
     }
 
     /// The standard library's form; a mapped address becomes an IPv4 address.
@@ -56,6 +60,14 @@ impl Addr {
         }
         let a = self.0;
         Self([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], 0, 0, 0, 0, 0, 0, 0, 0])
+    }
+}
+
+impl PartialEq for Addr {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let (a, b) = (self.words(), other.words());
+        (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) == 0
     }
 }
 

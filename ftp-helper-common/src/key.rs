@@ -46,9 +46,35 @@ pub struct FlowKey {
     pub responder_port: u16,
 }
 
-super::pod!(SessionKey, PinholeKey, FlowKey);
+/// A data connection as the kernel's table names it: by where its ends lie, so that one look-up finds it from either
+/// direction. [`crate::state::FlowState::hook`] tells which end is the initiator.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[repr(C)]
+pub struct TupleKey {
+    /// The end outside.
+    pub outside: Addr,
+    /// The end inside.
+    pub inside: Addr,
+    /// The outside end's port, host byte order.
+    pub outside_port: u16,
+    /// The inside end's port, host byte order.
+    pub inside_port: u16,
+}
+
+/// Two hosts, the lower address (as bytes lie in memory) first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+#[repr(C)]
+pub struct PairKey {
+    /// The one.
+    pub low: Addr,
+    /// The other.
+    pub high: Addr,
+}
+
+super::pod!(SessionKey, PinholeKey, FlowKey, TupleKey, PairKey);
 
 const _: () = assert!(size_of::<SessionKey>() == 36 && size_of::<PinholeKey>() == 36 && size_of::<FlowKey>() == 36);
+const _: () = assert!(size_of::<TupleKey>() == 36 && size_of::<PairKey>() == 32);
 
 /// Arriving on an outside interface.
 pub const HOOK_IN: u8 = 0;
@@ -65,6 +91,26 @@ impl SessionKey {
     #[inline(always)]
     pub const fn address(&self, side: u8) -> Addr {
         if side == CLIENT { self.client } else { self.server }
+    }
+}
+
+impl TupleKey {
+    /// The same connection with the initiator first; `hook` is the one that the initiator's packets pass.
+    #[inline(always)]
+    pub const fn to_flow(&self, hook: u8) -> FlowKey {
+        let (o, i) = ((self.outside, self.outside_port), (self.inside, self.inside_port));
+        let (a, b) = if hook == HOOK_IN { (o, i) } else { (i, o) };
+        FlowKey { initiator: a.0, responder: b.0, initiator_port: a.1, responder_port: b.1 }
+    }
+}
+
+impl FlowKey {
+    /// The same connection by where its ends lie; `hook` is the one that the initiator's packets pass.
+    #[inline(always)]
+    pub const fn to_tuple(&self, hook: u8) -> TupleKey {
+        let (a, b) = ((self.initiator, self.initiator_port), (self.responder, self.responder_port));
+        let (o, i) = if hook == HOOK_IN { (a, b) } else { (b, a) };
+        TupleKey { outside: o.0, inside: i.0, outside_port: o.1, inside_port: i.1 }
     }
 }
 

@@ -100,18 +100,21 @@ pub struct PortChunk(pub [u64; PORTS_PER_CHUNK]);
 #[repr(C)]
 pub struct PortSet(pub [u64; 1024]);
 
-/// Data of an LPM key: which generation, then the address. The generation counts into the prefix length (32 bits).
+/// Data of an LPM key: which generation, then the address. The generation counts into the prefix length
+/// ([`NET_PREFIX_BASE`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct NetKey {
     /// 0 or 1.
     pub generation: u32,
+    /// Zero: the value behind the key is aligned to eight bytes.
+    pub pad: u32,
     /// The address, mapped if IPv4.
     pub addr: Addr,
 }
 
 /// Bits of an LPM prefix before the address.
-pub const NET_PREFIX_BASE: u32 = 32;
+pub const NET_PREFIX_BASE: u32 = 64;
 
 /// What is known about one server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -127,7 +130,7 @@ pub struct ServerEntry {
 
 super::pod!(KernelPolicy, PortChunk, PortSet, NetKey, ServerEntry);
 
-const _: () = assert!(size_of::<KernelPolicy>() == 64 && size_of::<ServerEntry>() == 8 && size_of::<NetKey>() == 20);
+const _: () = assert!(size_of::<KernelPolicy>() == 64 && size_of::<ServerEntry>() == 8 && size_of::<NetKey>() == 24);
 
 impl PortSet {
     /// No port at all.

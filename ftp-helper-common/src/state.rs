@@ -203,7 +203,20 @@ pub struct ClientState {
     pub dead: u32,
 }
 
+/// Two hosts with a blind session: their denied SYNs are worth keeping for a moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct BlindPair {
+    /// `CLOCK_MONOTONIC` until when.
+    pub until: u64,
+    /// SYNs that may still be kept until then.
+    pub budget: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
 super::pod!(
+    BlindPair,
     SessionState,
     HalfOpen,
     PinholeState,

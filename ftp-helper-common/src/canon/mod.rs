@@ -18,8 +18,9 @@ mod text;
 mod verb;
 
 pub use made::{Made, bit};
-pub use reply::{LINES_MAX, read_line};
-pub use text::{LINE_MAX, Rules, SEGMENT_MAX, Text, scan};
+pub use reply::{LINES_MAX, read_227, read_229, read_line};
+pub use text::{LINE_MAX, Rules, SEGMENT_MAX, Text, scan_line};
+pub use verb::{read_eprt, read_port};
 
 use crate::{
     key::{CLIENT, HOOK_IN, PinholeKey, SERVER, SessionKey},
@@ -72,8 +73,13 @@ pub fn judge<T: Text, R: Rules>(
     if segment.len == 0 {
         return unread(Made::NOTHING);
     }
+    // A long segment has no hash; sent again, it blinds.
+    let scanned = if segment.len <= LINE_MAX { text.scan_line(segment.len) } else { 0 };
+    let (printable, hash) = (scanned & 1 != 0, scanned & !1);
+    let judgement = |made: Made| Judgement { made: Made(made.0 | ends), hash };
     if state.flags & (flag::BLIND | flag::BARRED) != 0 {
-        return unread(Made::NOTHING);
+        // The hash is kept up, so that the last segment sent again does not blind a session that was just resynced.
+        return judgement(Made::NOTHING);
     }
     if segment.fragment {
         return unread(Made::blind(Reason::Fragment));
@@ -82,23 +88,16 @@ pub fn judge<T: Text, R: Rules>(
         return unread(Made::blind(Reason::Urgent));
     }
     if ahead > 0 {
-        return unread(Made::blind(Reason::Gap));
+        return judgement(Made::blind(Reason::Gap));
     }
     if segment.len > SEGMENT_MAX {
         return unread(Made::blind(Reason::TooLong));
     }
     let one_line =
         segment.len <= LINE_MAX && text.at(segment.len - 1) == b'\n' && text.at(segment.len.wrapping_sub(2)) == b'\r';
-    let (printable, hash) = if segment.len <= LINE_MAX {
-        // Without its line ending, if it has one, and with both in the hash.
-        scan_line(text, segment.len)
-    } else {
-        (false, scan(text, segment.len, true).1)
-    };
     if ahead < 0 {
         return Judgement { made: old(segment, state, ahead, hash), hash: 0 };
     }
-    let judgement = |made: Made| Judgement { made: Made(made.0 | ends), hash };
     if segment.side == CLIENT {
         if !one_line {
             return judgement(Made::blind(if segment.len > LINE_MAX { Reason::TooLong } else { Reason::Split }));
@@ -225,16 +224,6 @@ fn end_of_stream(segment: &Segment, ahead: i32) -> u64 {
     0
 }
 
-/// Like [`scan`], but a CRLF at the end does not count as unprintable.
-#[inline(always)]
-fn scan_line<T: Text>(text: T, n: u32) -> (bool, u64) {
-    let m = text.launder(if n < 2 { 0 } else { n - 2 });
-    let (printable, hash) = scan(text, m, false);
-    // The last two bytes, whatever they are.
-    let tail = (text.at(m) as u64) << 8 | text.at(m + 1) as u64;
-    (printable && n > 2, (hash ^ tail).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-}
-
 /// Bytes that were seen before: the last segment again, or the daemon's business.
 #[inline(always)]
 fn old(segment: &Segment, state: &SessionState, ahead: i32, hash: u64) -> Made {
@@ -321,9 +310,9 @@ fn server<T: Text, R: Rules>(
             let port = if replies.multi || (code == 227) != (state.pending == pending::PASV) {
                 0
             } else if code == 227 {
-                reply::read_227(text, replies.at, &key.server)
+                text.read_227(replies.at, &key.server)
             } else {
-                reply::read_229(text, replies.at)
+                text.read_229(replies.at)
             };
             if port == 0 {
                 return Made::blind(Reason::BadArgument);

@@ -11,22 +11,22 @@ pub const LINES_MAX: u32 = 64;
 
 /// What a segment of replies says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Replies {
+pub(super) struct Replies {
     /// Code of the final reply, or 0.
-    pub code: u32,
+    pub(super) code: u32,
     /// Where its line begins.
-    pub at: u32,
+    pub(super) at: u32,
     /// Whether it ended a multi-line reply.
-    pub multi: bool,
+    pub(super) multi: bool,
     /// Code of the multi-line reply that is still open, or 0.
-    pub open: u32,
+    pub(super) open: u32,
     /// Why the segment is not canonical: a [`Reason`], or 0.
-    pub why: u32,
+    pub(super) why: u32,
 }
 
 /// Reads a segment that is one printable line ended by CRLF, with no multi-line reply open.
 #[inline(always)]
-pub fn read_single<T: Text>(t: T) -> Replies {
+pub(super) fn read_single<T: Text>(t: T) -> Replies {
     let code = code(t, 0);
     let sep = t.at(3);
     let nothing = Replies { code: 0, at: 0, multi: false, open: 0, why: 0 };
@@ -44,7 +44,7 @@ pub fn read_single<T: Text>(t: T) -> Replies {
 
 /// Reads a segment of `n` bytes with several lines, or with a multi-line reply open.
 #[inline(always)]
-pub fn read_lines<T: Text>(t: T, n: u32, open: u16) -> Replies {
+pub(super) fn read_lines<T: Text>(t: T, n: u32, open: u16) -> Replies {
     t.put(slot::POSITION, 0);
     t.put(slot::MULTILINE, open as u32);
     t.put(slot::FINAL, 0);

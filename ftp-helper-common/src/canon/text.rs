@@ -23,8 +23,51 @@ pub trait Text: Copy {
     fn put(self, slot: u32, v: u32);
     /// The number in a slot.
     fn get(self, slot: u32) -> u32;
-    /// Calls [`super::reply::read_line`] until it returns false, `max` times at most.
+    /// Calls [`super::read_line`] until it returns false, `max` times at most.
     fn each_line(self, max: u32);
+
+    // The expensive readings. The kernel program overrides them with functions that the verifier looks at one by one,
+    // each once, whatever is known where they are called; their bodies are these.
+
+    /// Whether the `n` bytes are one printable line but for the CRLF at their end (bit 0), and their hash (the rest).
+    #[inline(always)]
+    fn scan_line(self, n: u32) -> u64 {
+        scan_line(self, n)
+    }
+
+    /// The port in the 227 at `at`, see [`super::read_227`].
+    #[inline(always)]
+    fn read_227(self, at: u32, own: &Addr) -> u32 {
+        super::read_227(self, at, own)
+    }
+
+    /// The port in the 229 at `at`, see [`super::read_229`].
+    #[inline(always)]
+    fn read_229(self, at: u32) -> u32 {
+        super::read_229(self, at)
+    }
+
+    /// The port of a PORT line, see [`super::read_port`].
+    #[inline(always)]
+    fn read_port(self, own: &Addr) -> u32 {
+        super::read_port(self, own)
+    }
+
+    /// The port of an EPRT line, see [`super::read_eprt`].
+    #[inline(always)]
+    fn read_eprt(self, own: &Addr) -> u32 {
+        super::read_eprt(self, own)
+    }
+}
+
+/// Whether the `n` bytes ([`LINE_MAX`] at most) are printable but for a CRLF at their end (bit 0), and their hash.
+#[inline(always)]
+pub fn scan_line<T: Text>(t: T, n: u32) -> u64 {
+    let m = t.launder(if n < 2 { 0 } else { n - 2 });
+    let (printable, hash) = scan(t, m);
+    // The last two bytes, whatever they are.
+    let tail = (t.at(m) as u64) << 8 | t.at(m + 1) as u64;
+    mix(hash, tail) << 1 | (printable && n > 2) as u64
 }
 
 /// What the policy says about the announcement in hand. The kernel program looks it up in its tables.
@@ -81,19 +124,18 @@ pub(super) fn is_text(c: u8) -> bool {
     c.wrapping_sub(0x20) < 0x5f
 }
 
-/// Whether the first `m` bytes are printable, and the hash of all `n`; both stop at [`LINE_MAX`] or, with `long`, at
-/// [`SEGMENT_MAX`]. Eight bytes at a time.
+/// Whether the first `n` bytes are printable, and their hash; `n` is [`LINE_MAX`] at most. Eight bytes at a time.
 ///
 /// The hash recognises a segment that is sent again. It is not secret: whoever makes two segments of one hash gets
 /// both recorded, and the daemon compares bytes.
 #[inline(always)]
-pub fn scan<T: Text>(t: T, n: u32, long: bool) -> (bool, u64) {
-    let words = n >> 3;
-    let max = if long { SEGMENT_MAX / 8 } else { LINE_MAX / 8 };
+pub(super) fn scan<T: Text>(t: T, n: u32) -> (bool, u64) {
+    // Three copies, so that nothing that the verifier learns in the loop outlives it.
+    let words = t.launder(n) >> 3;
     let mut bad = 0u64;
     let mut hash = n as u64 ^ SEED;
     let mut w = 0u32;
-    while w < max {
+    while w < LINE_MAX / 8 {
         if w >= words {
             break;
         }
@@ -102,9 +144,9 @@ pub fn scan<T: Text>(t: T, n: u32, long: bool) -> (bool, u64) {
         hash = mix(hash, x);
         w += 1;
     }
-    let rest = (n & 7) * 8;
-    let mask = (1u64 << rest) - 1;
-    let x = t.word(words) & mask;
+    let n = t.launder(n);
+    let mask = (1u64 << ((n & 7) * 8)) - 1;
+    let x = t.word(n >> 3) & mask;
     bad |= not_text(x | (SPACES & !mask));
     (bad == 0, mix(hash, x))
 }
@@ -138,7 +180,7 @@ mod tests {
                 let mut line = [b'a'; 24];
                 line[at] = c;
                 let mut text = HostText::new(&line);
-                let (ok, _) = scan(text.handle(), 24, false);
+                let (ok, _) = scan(text.handle(), 24);
                 assert_eq!(ok, (0x20..=0x7e).contains(&c), "{c:#x} at {at}");
                 assert_eq!(is_text(c), (0x20..=0x7e).contains(&c));
             }
@@ -149,15 +191,15 @@ mod tests {
     fn the_hash_sees_every_byte_and_nothing_behind_the_end() {
         for n in 1..40usize {
             let line = vec![b'x'; n];
-            let (_, h) = scan(HostText::new(&line).handle(), n as u32, false);
+            let (_, h) = scan(HostText::new(&line).handle(), n as u32);
             for i in 0..n {
                 let mut other = line.clone();
                 other[i] = b'y';
-                assert_ne!(scan(HostText::new(&other).handle(), n as u32, false).1, h);
+                assert_ne!(scan(HostText::new(&other).handle(), n as u32).1, h);
             }
             let mut longer = line.clone();
             longer.extend_from_slice(b"tail");
-            assert_eq!(scan(HostText::new(&longer).handle(), n as u32, false).1, h);
+            assert_eq!(scan(HostText::new(&longer).handle(), n as u32).1, h);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{addr::Addr, reason::Reason, state::pending};
 /// `PORT` and `EPRT` come back with their port and without [`bit::OPEN`]: whether they open is the policy's word.
 /// [`bit::ARM`] marks a transfer command here.
 #[inline(always)]
-pub fn read_command<T: Text>(t: T, n: u32, own: &Addr) -> Made {
+pub(super) fn read_command<T: Text>(t: T, n: u32, own: &Addr) -> Made {
     let raw = t.word(0) as u32;
     let verb = raw & UPPER;
     // Three letters, then a space or the end of the line.
@@ -30,8 +30,8 @@ pub fn read_command<T: Text>(t: T, n: u32, own: &Addr) -> Made {
     match verb {
         PASV if n == 6 => Made::pending(pending::PASV, 0),
         EPSV if n == 6 || (n == 8 && (t.at(5) == b'1' || t.at(5) == b'2')) => Made::pending(pending::EPSV, 0),
-        PORT if next == b' ' => announced(t, pending::PORT, number::six(t, 5, own)),
-        EPRT if next == b' ' => announced(t, pending::EPRT, number::eprt(t, 5, own)),
+        PORT if next == b' ' => announced(pending::PORT, t.read_port(own)),
+        EPRT if next == b' ' => announced(pending::EPRT, t.read_eprt(own)),
         PASV | EPSV | PORT | EPRT => Made::blind(Reason::BadArgument),
         USER => Made::pending(pending::LOGIN, bit::LOGOUT | bit::REVOKE),
         REIN => Made::pending(pending::OTHER, bit::LOGOUT | bit::REVOKE),
@@ -46,13 +46,23 @@ pub fn read_command<T: Text>(t: T, n: u32, own: &Addr) -> Made {
     }
 }
 
-/// A PORT or EPRT: its argument must end the line.
+/// The port of a `PORT h1,h2,h3,h4,p1,p2` whose argument ends the line and names `own`, or 0 (RFC 959 section 4.1.2).
 #[inline(always)]
-fn announced<T: Text>(t: T, kind: u8, (port, end): (u32, u32)) -> Made {
-    if port == 0 || t.at(end) != b'\r' {
-        return Made::blind(Reason::BadArgument);
-    }
-    Made::pending(kind, 0).with_port(port)
+pub fn read_port<T: Text>(t: T, own: &Addr) -> u32 {
+    let (port, end) = number::six(t, 5, own);
+    if t.at(end) == b'\r' { port } else { 0 }
+}
+
+/// The port of an `EPRT <d>..<d>..<d>..<d>` whose argument ends the line and names `own`, or 0 (RFC 2428 section 2).
+#[inline(always)]
+pub fn read_eprt<T: Text>(t: T, own: &Addr) -> u32 {
+    let (port, end) = number::eprt(t, 5, own);
+    if t.at(end) == b'\r' { port } else { 0 }
+}
+
+#[inline(always)]
+fn announced(kind: u8, port: u32) -> Made {
+    if port == 0 { Made::blind(Reason::BadArgument) } else { Made::pending(kind, 0).with_port(port) }
 }
 
 /// Clears the bit that tells lower from upper case.

@@ -1,0 +1,245 @@
+//! The daemon's commands, each checked against the entry as it is now.
+
+use core::ptr::addr_of_mut;
+
+use aya_ebpf::{EbpfContext as _, helpers::bpf_skb_load_bytes, programs::TcContext};
+use ftp_helper_common::{
+    command::{Command, Outcome, op},
+    counter::Counter,
+    key::PinholeKey,
+    policy::KernelPolicy,
+    state::{PinholeState, flag, pending, pinhole_flag},
+};
+
+use crate::{
+    maps::{CLIENTS, FLOWS, PINHOLES, SESSIONS, SessionSlot},
+    pinhole, rules,
+    scratch::{self, OF_COMMANDS},
+    util::{count, lock, now, unlock},
+};
+
+/// Carries out the command in the packet; the return value is an [`Outcome`].
+#[inline(always)]
+pub fn run(ctx: &TcContext) -> i32 {
+    let (Some(policy), Some(s)) = (rules::policy(), scratch::scratch(OF_COMMANDS)) else {
+        return Outcome::Malformed as i32;
+    };
+    // SAFETY: the command program's own working memory; the buffer is larger than a command and aligned to eight.
+    let c = unsafe {
+        let at = addr_of_mut!((*s).buffer).cast::<Command>();
+        if bpf_skb_load_bytes(ctx.as_ptr(), 0, at.cast(), size_of::<Command>() as u32) != 0 {
+            return Outcome::Malformed as i32;
+        }
+        &*at.cast_const()
+    };
+    let outcome = match c.op {
+        op::FORGET_FLOW => forget_flow(c),
+        op::FORGET_CLIENT => forget_client(c),
+        _ => match SESSIONS.get_ptr_mut(&c.key) {
+            None => Outcome::NoSession as u32,
+            Some(slot) => match c.op {
+                op::OPEN => open(c, slot, policy),
+                op::CONFIRM => confirm(c),
+                op::REVOKE => revoke(c, slot),
+                op::STANDING => standing(c, slot),
+                op::RESYNC => resync(c, slot),
+                op::FORGET => forget(c, slot),
+                _ => Outcome::Malformed as u32,
+            },
+        },
+    };
+    outcome as i32
+}
+
+#[inline(never)]
+fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
+    // SAFETY: `slot` is a live value of the table, changed under its lock only; here and below.
+    unsafe {
+        let at = addr_of_mut!((*slot).lock);
+        lock(at);
+        let (id, flags, old) = ((*slot).state.id, (*slot).state.flags, (*slot).state.pinhole);
+        unlock(at);
+        if id != c.session {
+            return Outcome::NoSession as u32;
+        }
+        if flags & flag::BARRED != 0 {
+            return Outcome::Barred as u32;
+        }
+        let state = PinholeState {
+            session: id,
+            deadline: now().wrapping_add(policy.timeout),
+            seq: c.seq,
+            mode: c.mode,
+            flags: c.pinhole_flags | pinhole_flag::CONFIRMED,
+            ..PinholeState::default()
+        };
+        let outcome = pinhole::open(&c.pinhole, &state, policy);
+        if outcome != Outcome::Done as u32 {
+            return outcome;
+        }
+        lock(at);
+        let still = (*slot).state.id == id && (*slot).state.flags & flag::BARRED == 0;
+        if still {
+            (*slot).state.version = (*slot).state.version.wrapping_add(1);
+            (*slot).state.pinhole = c.pinhole;
+            (*slot).state.pinhole_seq = c.seq;
+        }
+        unlock(at);
+        if !still {
+            pinhole::remove(&c.pinhole, id);
+            return Outcome::Barred as u32;
+        }
+        if old != c.pinhole {
+            pinhole::revoke(&old, id);
+        }
+    }
+    count(Counter::OpenedSlow);
+    Outcome::Done as u32
+}
+
+/// Vouches for a pinhole of the fast path.
+#[inline(always)]
+fn confirm(c: &Command) -> u32 {
+    let Some(p) = PINHOLES.get_ptr_mut(&c.pinhole) else { return Outcome::NoPinhole as u32 };
+    // SAFETY: `p` is a live value of the table, changed under its lock only.
+    unsafe {
+        let at = addr_of_mut!((*p).lock);
+        lock(at);
+        let same = (*p).state.session == c.session && (*p).state.seq == c.seq;
+        if same {
+            (*p).state.flags |= pinhole_flag::CONFIRMED;
+        }
+        unlock(at);
+        if same { Outcome::Done as u32 } else { Outcome::NoPinhole as u32 }
+    }
+}
+
+#[inline(never)]
+fn revoke(c: &Command, slot: *mut SessionSlot) -> u32 {
+    // SAFETY: as in `open`.
+    unsafe {
+        let at = addr_of_mut!((*slot).lock);
+        lock(at);
+        let same = (*slot).state.id == c.session && (*slot).state.pinhole_seq == c.seq;
+        let key = (*slot).state.pinhole;
+        if same && key.port != 0 {
+            (*slot).state.version = (*slot).state.version.wrapping_add(1);
+            (*slot).state.pinhole = PinholeKey::NONE;
+        }
+        unlock(at);
+        if !same || key.port == 0 || pinhole::remove(&key, c.session) == 0 {
+            return Outcome::NoPinhole as u32;
+        }
+    }
+    count(Counter::Revoked);
+    Outcome::Done as u32
+}
+
+#[inline(never)]
+fn standing(c: &Command, slot: *mut SessionSlot) -> u32 {
+    let bits = c.flags & (flag::TAINTED | flag::KILLED | flag::OPAQUE);
+    // SAFETY: as in `open`.
+    unsafe {
+        let at = addr_of_mut!((*slot).lock);
+        lock(at);
+        let same = (*slot).state.id == c.session;
+        let key = (*slot).state.pinhole;
+        if same {
+            (*slot).state.version = (*slot).state.version.wrapping_add(1);
+            (*slot).state.flags |= bits;
+            (*slot).state.pinhole = PinholeKey::NONE;
+        }
+        unlock(at);
+        if !same {
+            return Outcome::NoSession as u32;
+        }
+        if bits != 0 {
+            pinhole::revoke(&key, c.session);
+        }
+    }
+    Outcome::Done as u32
+}
+
+/// The dialogue is quiet, and both readers stand at the same place: the kernel may look again.
+#[inline(never)]
+fn resync(c: &Command, slot: *mut SessionSlot) -> u32 {
+    // SAFETY: as in `open`.
+    unsafe {
+        let mut outcome = Outcome::Done as u32;
+        let at = addr_of_mut!((*slot).lock);
+        lock(at);
+        let st = addr_of_mut!((*slot).state);
+        if (*st).id != c.session {
+            outcome = Outcome::NoSession as u32;
+        } else if (*st).flags & flag::BARRED != 0 {
+            outcome = Outcome::Barred as u32;
+        } else if (*st).epoch != c.epoch || (*st).next[0] != c.next[0] || (*st).next[1] != c.next[1] {
+            outcome = Outcome::MovedOn as u32;
+        } else {
+            let kept = (*st).flags & !(flag::BLIND | flag::LOGGED_IN | flag::EPSV_ALL | flag::ARMED | flag::UNRECORDED);
+            (*st).flags = kept | c.flags & (flag::LOGGED_IN | flag::EPSV_ALL);
+            (*st).version = (*st).version.wrapping_add(1);
+            (*st).unanswered = 0;
+            (*st).pending = pending::NONE;
+            (*st).multiline = 0;
+            (*st).active_kind = 0;
+            (*st).blind_reason = 0;
+        }
+        unlock(at);
+        if outcome == Outcome::Done as u32 {
+            count(Counter::Resynced);
+        }
+        outcome
+    }
+}
+
+#[inline(never)]
+fn forget(c: &Command, slot: *mut SessionSlot) -> u32 {
+    // SAFETY: as in `open`.
+    unsafe {
+        let at = addr_of_mut!((*slot).lock);
+        lock(at);
+        let same = (*slot).state.id == c.session;
+        let key = (*slot).state.pinhole;
+        if same {
+            // A segment that is being judged must not commit.
+            (*slot).state.version = (*slot).state.version.wrapping_add(1);
+            (*slot).state.flags |= flag::RESET;
+        }
+        unlock(at);
+        if !same {
+            return Outcome::NoSession as u32;
+        }
+        pinhole::revoke(&key, c.session);
+    }
+    if SESSIONS.remove(&c.key).is_err() { Outcome::NoSession as u32 } else { Outcome::Done as u32 }
+}
+
+#[inline(never)]
+fn forget_flow(c: &Command) -> u32 {
+    // The mode's place holds the hook that the initiator's packets pass.
+    let tuple = c.flow.to_tuple(c.mode & 1);
+    if FLOWS.remove(&tuple).is_err() { Outcome::NoPinhole as u32 } else { Outcome::Done as u32 }
+}
+
+#[inline(never)]
+fn forget_client(c: &Command) -> u32 {
+    let key = c.flow.initiator;
+    let Some(p) = CLIENTS.get_ptr_mut(&key) else { return Outcome::NoPinhole as u32 };
+    // SAFETY: `p` is a live value of the table, changed under its lock only.
+    unsafe {
+        let at = addr_of_mut!((*p).lock);
+        lock(at);
+        let free = (*p).state.pinholes == 0;
+        if free {
+            (*p).state.dead = 1;
+        }
+        unlock(at);
+        if !free {
+            return Outcome::Busy as u32;
+        }
+    }
+    if CLIENTS.remove(&key).is_err() { Outcome::NoPinhole as u32 } else { Outcome::Done as u32 }
+}
+
+const _: () = assert!(size_of::<Command>() <= scratch::BUFFER && align_of::<Command>() == 8);

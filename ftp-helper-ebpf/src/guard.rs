@@ -1,0 +1,253 @@
+//! First SYNs into guarded networks.
+
+use core::ptr::{addr_of, addr_of_mut};
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{__sk_buff, BPF_F_INGRESS},
+    helpers::{bpf_redirect, bpf_skb_load_bytes},
+    programs::TcContext,
+};
+use aya_log_ebpf::debug;
+use ftp_helper_common::{
+    counter::Counter,
+    key::{HOOK_IN, HOOK_OUT},
+    policy::{KernelPolicy, PORTS_PER_CHUNK, mode, policy_flag},
+    reason::Reason,
+    record::{MAX_PARKED_FRAME, SynRecord, kind},
+    state::pinhole_flag,
+    tcp,
+};
+
+use crate::{
+    flow,
+    maps::{BLIND_PAIRS, DENIED, FLOWS, INITIATORS, NETS, PARKED, PINHOLES, PORTS, UNPARK_MARK},
+    packet::View,
+    pinhole,
+    programs::{DROP, PASS},
+    record,
+    rules::{self, net},
+    scratch::{self, OF_HOOKS, Scratch, launder},
+    util::{count, count_code, increment, lock, now, unlock},
+    watch,
+};
+
+/// A SYN without ACK.
+#[inline(never)]
+pub fn guard(ctx: &TcContext, view: &View, hook: u8) -> i32 {
+    let (Some(policy), Some(s)) = (rules::policy(), scratch::scratch(OF_HOOKS)) else { return PASS };
+    if hook == HOOK_OUT && is_unparked(ctx) {
+        return unpark(ctx, view, s);
+    }
+    let bits = if hook == HOOK_IN { policy.guards_in } else { policy.guards_out };
+    let bits = bits & guards_of_port(policy, view.destination_port);
+    if bits == 0 || !view.ends(ctx, s) || !is_guarded(s, policy, bits) {
+        return PASS;
+    }
+    if hook == HOOK_OUT && rules::came_from_outside(ctx) {
+        return PASS;
+    }
+    let reason = if view.fragment {
+        Reason::Fragment as u16
+    } else if view.flags & (tcp::FIN | tcp::RST) != 0 {
+        Reason::SynFlags as u16
+    } else {
+        pass_by_pinhole(view, s, hook)
+    };
+    if reason == 0 {
+        count(Counter::SynPassed);
+        return PASS;
+    }
+    deny(ctx, view, s, hook, reason)
+}
+
+/// A fragment, or a packet whose headers can't be followed: towards a guarded network it does not pass.
+#[inline(never)]
+pub fn fragment(ctx: &TcContext, view: &View, hook: u8, reason: u16) -> i32 {
+    let (Some(policy), Some(s)) = (rules::policy(), scratch::scratch(OF_HOOKS)) else { return PASS };
+    let bits = if hook == HOOK_IN { policy.guards_in } else { policy.guards_out };
+    if bits == 0 || !view.ends(ctx, s) || !is_guarded(s, policy, bits) {
+        return PASS;
+    }
+    if hook == HOOK_OUT && rules::came_from_outside(ctx) {
+        return PASS;
+    }
+    count_code(reason & 0x7f);
+    if policy.mode == mode::OBSERVE { PASS } else { DROP }
+}
+
+/// Looks for the pinhole of this SYN and binds it; 0, or why there is none.
+#[inline(never)]
+fn pass_by_pinhole(view: &View, s: *mut Scratch, hook: u8) -> u16 {
+    // SAFETY: `s` is this CPU's working memory; `p` is a live value of the table, changed under its lock only.
+    unsafe {
+        let ends = &*addr_of!((*s).ends);
+        let key = pinhole::key_in(s, &ends.initiator, &ends.responder, ends.responder_port, hook);
+        let Some(p) = PINHOLES.get_ptr_mut(key) else {
+            // Consumed already: the same SYN may still come again, until its sender has seen the answer.
+            if let Some(f) = FLOWS.get_ptr(flow::tuple_in(s, hook)) {
+                if (*f).state.isn[0] == view.seq {
+                    return 0;
+                }
+            }
+            return Reason::NoPinhole as u16;
+        };
+        let time = now();
+        let mut reason = 0;
+        let at = addr_of_mut!((*p).lock);
+        lock(at);
+        if (*p).state.deadline <= time {
+            reason = Reason::Expired as u16;
+        } else if (*p).state.flags & pinhole_flag::SOURCE_20 != 0 && view.source_port != 20 {
+            reason = Reason::SourcePortNot20 as u16;
+        } else if (*p).state.source_port == 0 || (*p).state.source_port == view.source_port {
+            (*p).state.source_port = view.source_port;
+            (*p).state.isn = view.seq;
+        } else {
+            reason = Reason::OtherSourcePort as u16;
+        }
+        unlock(at);
+        reason
+    }
+}
+
+/// Counts and tells a denied SYN, and keeps it if it may only have come too early.
+#[inline(never)]
+fn deny(ctx: &TcContext, view: &View, s: *mut Scratch, hook: u8, reason: u16) -> i32 {
+    let Some(policy) = rules::policy() else { return PASS };
+    let drop = policy.mode != mode::OBSERVE;
+    let port = view.destination_port as u32;
+    if let Some(chunk) = DENIED.get_ptr_mut(port / PORTS_PER_CHUNK as u32) {
+        // SAFETY: the mask keeps the position inside the entry.
+        unsafe { increment(addr_of_mut!((*chunk).0).cast::<u64>().add((port & 63) as usize)) };
+    }
+    count_code(reason & 0x7f);
+    count(if drop { Counter::SynDenied } else { Counter::SynWouldDeny });
+    // SAFETY: `s` is this CPU's working memory.
+    let syn = unsafe {
+        let syn = addr_of_mut!((*s).syn);
+        (*syn).kind = kind::DENIED;
+        (*syn).hook = hook;
+        (*syn).dropped = drop as u8;
+        (*syn).pad = 0;
+        (*syn).ifindex = record::ifindex(ctx);
+        (*syn).time = now();
+        (*syn).key = (*s).ends;
+        (*syn).reason = reason;
+        (*syn).frame_len = 0;
+        (*syn).vlan = 0;
+        (*syn).ethertype = 0;
+        (*syn).pad2 = 0;
+        &*syn
+    };
+    record::denied(syn);
+    if !drop {
+        return PASS;
+    }
+    debug!(ctx, "SYN to port {} denied: {}", view.destination_port, reason);
+    let may_be_early = reason == Reason::NoPinhole as u16 || reason == Reason::OtherSourcePort as u16;
+    if may_be_early && view.len == 0 && policy.flags & policy_flag::NO_PARKING == 0 && UNPARK_MARK.load() != 0 {
+        park(ctx, view, s);
+    }
+    DROP
+}
+
+/// Keeps a whole SYN for the daemon, if the two hosts have a blind session and a little budget.
+#[inline(never)]
+fn park(ctx: &TcContext, view: &View, s: *mut Scratch) {
+    // SAFETY: `s` is this CPU's working memory.
+    let pair = unsafe { watch::pair(&(*s).ends.initiator, &(*s).ends.responder) };
+    let Some(entry) = BLIND_PAIRS.get_ptr_mut(&pair) else { return };
+    // SAFETY: a value of the table. Two CPUs may take the same piece of the budget: it is a bound on nuisance only.
+    unsafe {
+        if (*entry).until < now() || (*entry).budget == 0 {
+            return;
+        }
+        (*entry).budget -= 1;
+    }
+    let len = ctx.len();
+    if len > MAX_PARKED_FRAME as u32 || len < view.l3 + 40 {
+        return;
+    }
+    let n = (launder(s, len - 1) & (MAX_PARKED_FRAME as u32 - 1)) + 1;
+    // SAFETY: the context is readable; the frame goes behind the record in this CPU's working memory, which has room
+    // for it.
+    unsafe {
+        let skb = ctx.as_ptr().cast::<__sk_buff>();
+        let at = s.cast::<u8>();
+        let header = at.cast::<SynRecord>();
+        *header = (*s).syn;
+        (*header).kind = kind::PARKED;
+        (*header).frame_len = n as u16;
+        (*header).ethertype = u16::from_be((*skb).protocol as u16);
+        (*header).vlan = if (*skb).vlan_present != 0 {
+            (u16::from_be((*skb).vlan_proto as u16) as u32) << 16 | (*skb).vlan_tci & 0xffff
+        } else {
+            0
+        };
+        if bpf_skb_load_bytes(ctx.as_ptr(), 0, at.add(size_of::<SynRecord>()).cast(), n) != 0 {
+            return;
+        }
+        let bytes = core::slice::from_raw_parts(at, size_of::<SynRecord>() + n as usize);
+        if PARKED.output::<[u8]>(bytes, FORCE_WAKEUP).is_ok() {
+            count(Counter::SynParked);
+        }
+    }
+}
+
+const FORCE_WAKEUP: u64 = 2;
+const _: () = assert!(size_of::<SynRecord>() + MAX_PARKED_FRAME <= size_of::<Scratch>());
+
+/// Whether the daemon has sent this packet to be turned round.
+#[inline(always)]
+fn is_unparked(ctx: &TcContext) -> bool {
+    let mark = UNPARK_MARK.load();
+    // SAFETY: the context is readable. What was forwarded came from elsewhere, whatever mark it bears.
+    mark != 0 && unsafe { (*ctx.skb.skb).mark == mark && (*ctx.skb.skb).ingress_ifindex == 0 }
+}
+
+/// Turns a parked SYN round, so that it arrives once more: there it finds its pinhole or does not. A forged mark gains
+/// nothing, since without a live pinhole the packet goes no further.
+#[inline(always)]
+fn unpark(ctx: &TcContext, view: &View, s: *mut Scratch) -> i32 {
+    if !view.ends(ctx, s) {
+        return DROP;
+    }
+    // SAFETY: `s` is this CPU's working memory.
+    let key = unsafe {
+        let ends = &*addr_of!((*s).ends);
+        pinhole::key_in(s, &ends.initiator, &ends.responder, ends.responder_port, HOOK_IN)
+    };
+    if PINHOLES.get_ptr(key).is_none() {
+        return DROP;
+    }
+    count(Counter::SynUnparked);
+    // SAFETY: the helper only notes where the packet goes.
+    unsafe { bpf_redirect(record::ifindex(ctx), BPF_F_INGRESS as u64) as i32 }
+}
+
+/// The guards that cover a port.
+#[inline(always)]
+fn guards_of_port(policy: &KernelPolicy, port: u16) -> u64 {
+    let chunks = (65536 / PORTS_PER_CHUNK) as u32;
+    let index = (policy.generation & 1) * chunks + port as u32 / PORTS_PER_CHUNK as u32;
+    let Some(chunk) = PORTS.get_ptr(index) else { return 0 };
+    // SAFETY: the mask keeps the position inside the entry.
+    unsafe { core::ptr::addr_of!((*chunk).0).cast::<u64>().add((port & 63) as usize).read() }
+}
+
+/// Whether one of these guards covers the responder's network, and looks at this initiator.
+#[inline(always)]
+fn is_guarded(s: *mut Scratch, policy: &KernelPolicy, bits: u64) -> bool {
+    // SAFETY: `s` is this CPU's working memory.
+    let ends = unsafe { &*addr_of!((*s).ends) };
+    let Some(nets) = NETS.get(net(s, policy, &ends.responder)) else { return false };
+    let bits = bits & *nets;
+    if bits & policy.any_initiator != 0 {
+        return true;
+    }
+    if bits == 0 {
+        return false;
+    }
+    INITIATORS.get(net(s, policy, &ends.initiator)).is_some_and(|i| bits & *i != 0)
+}

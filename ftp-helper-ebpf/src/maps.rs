@@ -1,0 +1,127 @@
+//! The tables. The programs write sessions, pinholes, flows, clients and what depends on them; the daemon writes the
+//! policy, and reads everything.
+//!
+//! Sizes are those of a small host; the loader sets them from the configuration.
+
+use aya_ebpf::{
+    Global,
+    bindings::bpf_spin_lock,
+    btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    macros::{btf_map, map},
+    maps::{Array, RingBuf},
+};
+use ftp_helper_common::{
+    addr::Addr,
+    counter,
+    key::{PairKey, PinholeKey, SessionKey, TupleKey},
+    policy::{KernelPolicy, MAX_CONTROL_PORTS, NetKey, PORT_CHUNKS, PortChunk, PortSet, ServerEntry},
+    state::{BlindPair, ClientState, FlowState, HalfOpen, PinholeState, SessionState},
+};
+
+use crate::scratch::Scratch;
+
+/// A session with its lock.
+#[repr(C)]
+pub struct SessionSlot {
+    pub state: SessionState,
+    pub lock: bpf_spin_lock,
+    pub pad: u32,
+}
+
+/// A pinhole with its lock.
+#[repr(C)]
+pub struct PinholeSlot {
+    pub state: PinholeState,
+    pub lock: bpf_spin_lock,
+    pub pad: u32,
+}
+
+/// A data connection with its lock.
+#[repr(C)]
+pub struct FlowSlot {
+    pub state: FlowState,
+    pub lock: bpf_spin_lock,
+    pub pad: u32,
+}
+
+/// A client with its lock.
+#[repr(C)]
+pub struct ClientSlot {
+    pub state: ClientState,
+    pub lock: bpf_spin_lock,
+    pub pad: u32,
+}
+
+/// Data of an LPM key, see [`NetKey`].
+pub type Net = aya_ebpf::btf_maps::lpm_trie::Key<NetKey>;
+
+#[btf_map]
+pub static SESSIONS: HashMap<SessionKey, SessionSlot, 1024> = HashMap::new();
+#[btf_map]
+pub static PINHOLES: HashMap<PinholeKey, PinholeSlot, 1024> = HashMap::new();
+#[btf_map]
+pub static FLOWS: HashMap<TupleKey, FlowSlot, 1024> = HashMap::new();
+#[btf_map]
+pub static CLIENTS: HashMap<Addr, ClientSlot, 1024> = HashMap::new();
+/// Handshakes: any flood lives and dies here.
+#[btf_map]
+pub static HALF_OPEN: LruHashMap<SessionKey, HalfOpen, 1024> = LruHashMap::new();
+/// Control connections that are not followed and have been told about.
+#[btf_map]
+pub static MIDSTREAM: LruHashMap<SessionKey, u64, 1024> = LruHashMap::new();
+/// Hosts whose denied SYNs are kept for a moment.
+#[btf_map]
+pub static BLIND_PAIRS: LruHashMap<PairKey, BlindPair, 1024> = LruHashMap::new();
+
+/// What the engine must see.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 24, 0);
+/// What is only told to people.
+#[map]
+pub static TELEMETRY: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
+/// SYNs that came too early.
+#[map]
+pub static PARKED: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
+
+#[map]
+pub static POLICY: Array<KernelPolicy> = Array::with_max_entries(1, 0);
+/// `CLOCK_MONOTONIC` of the daemon's last sign of life, nanoseconds.
+#[map]
+pub static HEARTBEAT: Array<u64> = Array::with_max_entries(1, 0);
+/// Whether the daemon is reading `EVENTS` (0) and `TELEMETRY` (1) by itself: then nobody needs to wake it.
+#[map]
+pub static AWAKE: Array<u32> = Array::with_max_entries(2, 0);
+#[map]
+pub static PORTS: Array<PortChunk> = Array::with_max_entries(PORT_CHUNKS, 0);
+#[map]
+pub static NO_DATA: Array<PortSet> = Array::with_max_entries(2, 0);
+/// SYNs denied (or that would have been) by destination port, 64 in an entry.
+#[map]
+pub static DENIED: Array<PortChunk> = Array::with_max_entries(PORT_CHUNKS / 2, 0);
+/// Guards (by bit) of a responder's network.
+#[btf_map]
+pub static NETS: LpmTrie<NetKey, u64, 4096> = LpmTrie::new();
+/// Guards (by bit) that look at an initiator.
+#[btf_map]
+pub static INITIATORS: LpmTrie<NetKey, u64, 4096> = LpmTrie::new();
+#[btf_map]
+pub static SERVERS: LpmTrie<NetKey, ServerEntry, 4096> = LpmTrie::new();
+/// The outside interfaces: what came in by one of them was judged there.
+#[btf_map]
+pub static OUTSIDE: HashMap<u32, u32, 256> = HashMap::new();
+
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { counter::COUNT as usize }> = PerCpuArray::new();
+/// Working memory of the hooks, and of the command program (which a hook may interrupt before Linux 6.2).
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Scratch, 2> = PerCpuArray::new();
+
+/// Control ports, 0 where there are fewer; host byte order. Read-only: comparing costs no look-up.
+#[unsafe(no_mangle)]
+pub static CONTROL_PORTS: Global<[u16; MAX_CONTROL_PORTS]> = Global::new([21, 0, 0, 0, 0, 0, 0, 0]);
+/// Marks a parked SYN that the daemon sends on. Drawn by chance at each start; 0 = parking is off.
+#[unsafe(no_mangle)]
+pub static UNPARK_MARK: Global<u32> = Global::new(0);
+/// For `cargo xtask bench`: nothing is committed, so that one packet can be measured many times.
+#[unsafe(no_mangle)]
+pub static BENCH: Global<u32> = Global::new(0);

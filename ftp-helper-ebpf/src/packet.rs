@@ -1,0 +1,280 @@
+//! The packet view: where the headers lie, and what TCP says.
+
+use core::ptr::{addr_of, addr_of_mut};
+
+use aya_ebpf::{EbpfContext as _, helpers::bpf_skb_load_bytes, programs::TcContext};
+use ftp_helper_common::addr::Addr;
+
+use crate::{scratch::Scratch, util::load};
+
+/// What a packet is to us.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Not TCP, or nothing that could be.
+    Other,
+    /// TCP, with a whole header.
+    Tcp,
+    /// A later fragment of TCP.
+    Fragment,
+    /// It may be TCP, but its headers can't be followed.
+    Unreadable,
+}
+
+/// A packet's headers. Ports and numbers in host byte order.
+#[derive(Clone, Copy)]
+pub struct View {
+    /// Where the IP header begins.
+    pub l3: u32,
+    /// Where the payload begins.
+    pub payload: u32,
+    /// Payload length, by the IP header.
+    pub len: u32,
+    pub seq: u32,
+    pub ack: u32,
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub flags: u8,
+    pub v6: bool,
+    /// The first fragment of several.
+    pub fragment: bool,
+}
+
+impl View {
+    pub const EMPTY: Self = Self {
+        l3: 0,
+        payload: 0,
+        len: 0,
+        seq: 0,
+        ack: 0,
+        source_port: 0,
+        destination_port: 0,
+        flags: 0,
+        v6: false,
+        fragment: false,
+    };
+
+    /// Puts the packet's two ends into the working memory, its sender first; whether they could be read.
+    #[inline(always)]
+    pub fn ends(&self, ctx: &TcContext, s: *mut Scratch) -> bool {
+        // SAFETY: `s` is this CPU's working memory; the two addresses lie one behind the other, aligned to four bytes.
+        unsafe {
+            let ends = addr_of_mut!((*s).ends);
+            (*ends).initiator_port = self.source_port;
+            (*ends).responder_port = self.destination_port;
+            if self.v6 {
+                return bpf_skb_load_bytes(ctx.as_ptr(), self.l3 + 8, ends.cast(), 32) == 0;
+            }
+            let Some([from, to]) = load::<[u32; 2]>(ctx, self.l3 + 12) else { return false };
+            let words = ends.cast::<u32>();
+            let mapped = Addr::v4([0; 4]).words();
+            let mut i = 0;
+            while i < 3 {
+                words.add(i).write(mapped[i]);
+                words.add(4 + i).write(mapped[i]);
+                i += 1;
+            }
+            words.add(3).write(from);
+            words.add(7).write(to);
+        }
+        true
+    }
+}
+
+const IPV4: u16 = 0x0800;
+const IPV6: u16 = 0x86dd;
+const VLAN: u16 = 0x8100;
+const QINQ: u16 = 0x88a8;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// Headers before TCP in IPv6, at most.
+const EXTENSIONS_MAX: u32 = 8;
+
+/// Looks at a packet whose IP header begins `LINK` bytes in, or behind tags.
+#[inline(always)]
+pub fn view<const LINK: u32>(ctx: &TcContext, view: &mut View) -> Kind {
+    // The common case costs no call: no tags, no IP options, no extension headers, headers in the linear part.
+    let (data, end) = ends(ctx);
+    let l3 = data + LINK as usize;
+    if l3 + 60 <= end || l3 + 40 <= end {
+        let protocol = if LINK == 0 {
+            // SAFETY: the context is readable; the field is in network byte order.
+            u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16)
+        } else {
+            // SAFETY: within the linear part, compared above.
+            u16::from_be(unsafe { *((data + 12) as *const u16) })
+        };
+        if protocol == IPV4 {
+            // SAFETY: 40 bytes from `l3` on are within the linear part, compared above.
+            let (first, proto, fragment) =
+                unsafe { (*(l3 as *const u8), *((l3 + 9) as *const u8), *((l3 + 6) as *const u16)) };
+            if proto != TCP {
+                return Kind::Other;
+            }
+            if first == 0x45 && u16::from_be(fragment) & 0x3fff == 0 {
+                // SAFETY: as above.
+                let total = u16::from_be(unsafe { *((l3 + 2) as *const u16) }) as u32;
+                return transport(ctx, view, l3 + 20, LINK, 20, if total == 0 { 0 } else { total });
+            }
+        } else if protocol == IPV6 {
+            // SAFETY: as above.
+            let next = unsafe { *((l3 + 6) as *const u8) };
+            if next == UDP {
+                return Kind::Other;
+            }
+            if next == TCP && l3 + 60 <= end {
+                // SAFETY: as above.
+                let total = u16::from_be(unsafe { *((l3 + 4) as *const u16) }) as u32;
+                view.v6 = true;
+                return transport(ctx, view, l3 + 40, LINK, 40, if total == 0 { 0 } else { total + 40 });
+            }
+        } else if protocol != VLAN && protocol != QINQ {
+            return Kind::Other;
+        }
+    }
+    slow::<LINK>(ctx, view)
+}
+
+/// Reads the TCP header at `t` (20 bytes there are in the linear part), behind `ip` bytes of IP header.
+#[inline(always)]
+fn transport(ctx: &TcContext, view: &mut View, t: usize, l3: u32, ip: u32, total: u32) -> Kind {
+    // SAFETY: the caller has compared `t + 20` with the end of the linear part.
+    unsafe {
+        view.source_port = u16::from_be(*(t as *const u16));
+        view.destination_port = u16::from_be(*((t + 2) as *const u16));
+        view.seq = u32::from_be(*((t + 4) as *const u32));
+        view.ack = u32::from_be(*((t + 8) as *const u32));
+        view.flags = *((t + 13) as *const u8);
+        fill(ctx, view, *((t + 12) as *const u8), l3, ip, total)
+    }
+}
+
+/// What follows from the header lengths. `total` is the IP packet's length, 0 if it says so itself (BIG TCP).
+#[inline(always)]
+fn fill(ctx: &TcContext, view: &mut View, offset: u8, l3: u32, ip: u32, total: u32) -> Kind {
+    let header = (offset >> 4) as u32 * 4;
+    let total = if total == 0 { ctx.len().wrapping_sub(l3) } else { total };
+    let headers = ip + header;
+    if header < 20 || headers > total {
+        // No receiver takes it (RFC 9293 section 3.1).
+        return Kind::Unreadable;
+    }
+    view.l3 = l3;
+    view.payload = l3 + headers;
+    view.len = total - headers;
+    Kind::Tcp
+}
+
+/// Tags, IP options, extension headers, fragments, headers outside the linear part: by copying, with calls.
+#[inline(never)]
+fn slow<const LINK: u32>(ctx: &TcContext, view: &mut View) -> Kind {
+    let mut l3 = LINK;
+    let mut protocol = if LINK == 0 {
+        // SAFETY: the context is readable.
+        u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16)
+    } else {
+        let Some(p) = load::<u16>(ctx, 12) else { return Kind::Other };
+        u16::from_be(p)
+    };
+    let mut tags = 0;
+    while tags < 2 {
+        if protocol != VLAN && protocol != QINQ {
+            break;
+        }
+        let Some(p) = load::<u16>(ctx, l3 + 2) else { return Kind::Other };
+        protocol = u16::from_be(p);
+        l3 += 4;
+        tags += 1;
+    }
+    view.l3 = l3;
+    match protocol {
+        IPV4 => slow_v4(ctx, view, l3),
+        IPV6 => slow_v6(ctx, view, l3),
+        VLAN | QINQ => Kind::Unreadable,
+        _ => Kind::Other,
+    }
+}
+
+#[inline(always)]
+fn slow_v4(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
+    let Some(h) = load::<[u8; 20]>(ctx, l3) else { return Kind::Other };
+    if h[9] != TCP {
+        return Kind::Other;
+    }
+    let ip = (h[0] & 15) as u32 * 4;
+    if h[0] >> 4 != 4 || ip < 20 {
+        return Kind::Unreadable;
+    }
+    let fragment = u16::from_be_bytes([h[6], h[7]]);
+    if fragment & 0x1fff != 0 {
+        return Kind::Fragment;
+    }
+    view.fragment = fragment & 0x2000 != 0;
+    let total = u16::from_be_bytes([h[2], h[3]]) as u32;
+    slow_transport(ctx, view, l3, ip, total)
+}
+
+#[inline(always)]
+fn slow_v6(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
+    let Some(h) = load::<[u8; 8]>(ctx, l3) else { return Kind::Other };
+    view.v6 = true;
+    let payload = u16::from_be_bytes([h[4], h[5]]) as u32;
+    let mut next = h[6];
+    let mut ip = 40u32;
+    let mut k = 0;
+    while k < EXTENSIONS_MAX {
+        match next {
+            TCP => return slow_transport(ctx, view, l3, ip, if payload == 0 { 0 } else { payload + 40 }),
+            // Hop-by-hop, routing, destination options (RFC 8200 section 4), mobility, HIP, shim6.
+            0 | 43 | 60 | 135 | 139 | 140 => {
+                let Some(x) = load::<[u8; 2]>(ctx, l3 + ip) else { return Kind::Unreadable };
+                next = x[0];
+                ip += (x[1] as u32 + 1) * 8;
+            }
+            // Authentication header (RFC 4302): length in words of four, less two.
+            51 => {
+                let Some(x) = load::<[u8; 2]>(ctx, l3 + ip) else { return Kind::Unreadable };
+                next = x[0];
+                ip += (x[1] as u32 + 2) * 4;
+            }
+            // Fragment; an atomic one (RFC 6946) is whole.
+            44 => {
+                let Some(x) = load::<[u8; 4]>(ctx, l3 + ip) else { return Kind::Unreadable };
+                next = x[0];
+                let fragment = u16::from_be_bytes([x[2], x[3]]);
+                if fragment & 0xfff8 != 0 {
+                    // Of what, only the first fragment tells for certain.
+                    return if next == UDP || next == 50 || next == 58 { Kind::Other } else { Kind::Fragment };
+                }
+                view.fragment = fragment & 1 != 0;
+                ip += 8;
+            }
+            _ => return Kind::Other,
+        }
+        k += 1;
+    }
+    Kind::Unreadable
+}
+
+#[inline(always)]
+fn slow_transport(ctx: &TcContext, view: &mut View, l3: u32, ip: u32, total: u32) -> Kind {
+    let Some(t) = load::<[u32; 5]>(ctx, l3 + ip) else {
+        // A first fragment too short for the header (RFC 1858), or a truncated packet.
+        return Kind::Unreadable;
+    };
+    view.source_port = (u32::from_be(t[0]) >> 16) as u16;
+    view.destination_port = u32::from_be(t[0]) as u16;
+    view.seq = u32::from_be(t[1]);
+    view.ack = u32::from_be(t[2]);
+    let [offset, flags, ..] = t[3].to_ne_bytes();
+    view.flags = flags;
+    fill(ctx, view, offset, l3, ip, total)
+}
+
+/// Begin and end of the linear part. Volatile, or LLVM merges the loads of two paths and zero-extends the pointer, which
+/// the verifier then takes for a number.
+#[inline(always)]
+fn ends(ctx: &TcContext) -> (usize, usize) {
+    let skb = ctx.as_ptr().cast::<aya_ebpf::bindings::__sk_buff>();
+    // SAFETY: the context is readable.
+    unsafe { (addr_of!((*skb).data).read_volatile() as usize, addr_of!((*skb).data_end).read_volatile() as usize) }
+}

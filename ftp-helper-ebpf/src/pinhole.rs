@@ -1,0 +1,154 @@
+//! Opening and taking back pinholes: the only code that does, for the hooks and for the daemon's commands alike.
+
+use core::ptr::addr_of_mut;
+
+use aya_ebpf::bindings::bpf_spin_lock;
+use ftp_helper_common::{
+    addr::Addr,
+    command::Outcome,
+    counter::Counter,
+    key::PinholeKey,
+    policy::KernelPolicy,
+    state::{ClientState, PinholeState, pending},
+};
+
+use crate::{
+    maps::{CLIENTS, ClientSlot, PINHOLES, PinholeSlot},
+    scratch::Scratch,
+    util::{count, lock, now, unlock},
+};
+
+const NO_EXIST: u64 = 1;
+
+/// Opens a pinhole for `state.session`. One of the same session at the same key is renewed; a live one of another
+/// session is left alone.
+#[inline(never)]
+pub fn open(key: &PinholeKey, state: &PinholeState, policy: &KernelPolicy) -> u32 {
+    if let Some(p) = PINHOLES.get_ptr_mut(key) {
+        // SAFETY: `p` is a live value of the table; the lock serialises with the other writers.
+        unsafe {
+            let at = addr_of_mut!((*p).lock);
+            lock(at);
+            let (owner, deadline) = ((*p).state.session, (*p).state.deadline);
+            if owner == state.session {
+                (*p).state = *state;
+            }
+            unlock(at);
+            if owner == state.session {
+                return Outcome::Done as u32;
+            }
+            if deadline > now() {
+                return Outcome::Taken as u32;
+            }
+        }
+        remove(key, 0);
+    }
+    let client = client_of(key, state.mode);
+    let quota = take(&client, policy.per_client);
+    if quota != Outcome::Done as u32 {
+        return quota;
+    }
+    let slot = PinholeSlot { state: *state, lock: bpf_spin_lock { val: 0 }, pad: 0 };
+    if PINHOLES.insert(key, &slot, NO_EXIST).is_err() {
+        release(&client);
+        return Outcome::Full as u32;
+    }
+    Outcome::Done as u32
+}
+
+/// Takes back a pinhole if it belongs to `session` (0: to anybody); whether it was there.
+#[inline(never)]
+pub fn remove(key: &PinholeKey, session: u64) -> u32 {
+    let Some(p) = PINHOLES.get_ptr_mut(key) else { return 0 };
+    // SAFETY: `p` is a live value of the table; both fields are only ever replaced together, by another pinhole.
+    let (owner, mode) = unsafe { ((*p).state.session, (*p).state.mode) };
+    if session != 0 && owner != session {
+        return 0;
+    }
+    // Of two that remove at once, one succeeds, and that one gives back the quota.
+    if PINHOLES.remove(key).is_err() {
+        return 0;
+    }
+    release(&client_of(key, mode));
+    1
+}
+
+/// Takes back the unconsumed pinhole of a session.
+#[inline(always)]
+pub fn revoke(key: &PinholeKey, session: u64) {
+    if key.port != 0 && remove(key, session) != 0 {
+        count(Counter::Revoked);
+    }
+}
+
+/// A key in the working memory: valid until the next one.
+#[inline(always)]
+pub fn key_in<'a>(s: *mut Scratch, initiator: &Addr, responder: &Addr, port: u16, hook: u8) -> &'a PinholeKey {
+    // SAFETY: `s` is this CPU's working memory.
+    unsafe {
+        let k = addr_of_mut!((*s).pin);
+        (*k).initiator = *initiator;
+        (*k).responder = *responder;
+        (*k).port = port;
+        (*k).hook = hook;
+        (*k).pad = 0;
+        &*k
+    }
+}
+
+/// Whose quota a pinhole counts against: the control connection's client.
+#[inline(always)]
+fn client_of(key: &PinholeKey, mode: u8) -> Addr {
+    if mode == pending::PASV || mode == pending::EPSV { key.initiator.quota_key() } else { key.responder.quota_key() }
+}
+
+/// Counts one pinhole more for a client, unless it has as many as it may.
+#[inline(always)]
+fn take(client: &Addr, limit: u32) -> u32 {
+    if CLIENTS.get_ptr(client).is_none() {
+        let slot = ClientSlot { state: ClientState { pinholes: 0, dead: 0 }, lock: bpf_spin_lock { val: 0 }, pad: 0 };
+        // Another CPU may be faster: then its entry is as good. A full table shows in the look-up below.
+        let _ = CLIENTS.insert(client, &slot, NO_EXIST);
+    }
+    let Some(c) = CLIENTS.get_ptr_mut(client) else { return Outcome::Full as u32 };
+    // SAFETY: `c` is a live value of the table; the lock serialises with the other writers.
+    unsafe {
+        let at = addr_of_mut!((*c).lock);
+        lock(at);
+        let free = (*c).state.dead == 0 && (*c).state.pinholes < limit;
+        if free {
+            (*c).state.pinholes += 1;
+        }
+        unlock(at);
+        if free { Outcome::Done as u32 } else { Outcome::Quota as u32 }
+    }
+}
+
+#[inline(always)]
+fn release(client: &Addr) {
+    let Some(c) = CLIENTS.get_ptr_mut(client) else { return };
+    // SAFETY: as in `take`.
+    unsafe {
+        let at = addr_of_mut!((*c).lock);
+        lock(at);
+        if (*c).state.pinholes > 0 {
+            (*c).state.pinholes -= 1;
+        }
+        unlock(at);
+    }
+}
+
+/// Puts a pinhole back that a reset has freed; the quota is not asked again.
+#[inline(always)]
+pub fn rearm(key: &PinholeKey, state: &PinholeState) -> bool {
+    let client = client_of(key, state.mode);
+    if take(&client, u32::MAX) != Outcome::Done as u32 {
+        return false;
+    }
+    let slot = PinholeSlot { state: *state, lock: bpf_spin_lock { val: 0 }, pad: 0 };
+    if PINHOLES.insert(key, &slot, NO_EXIST).is_err() {
+        release(&client);
+        return false;
+    }
+    true
+}

@@ -1,0 +1,90 @@
+//! The entry points.
+
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
+    macros::classifier,
+    programs::TcContext,
+};
+use ftp_helper_common::{
+    key::{CLIENT, HOOK_IN, HOOK_OUT, SERVER},
+    reason::Reason,
+    tcp,
+};
+
+use crate::{
+    command, flow, guard,
+    packet::{self, Kind},
+    rules, watch,
+};
+
+/// Hands the packet to the next program and filter (`TCX_NEXT` has the same value).
+pub const PASS: i32 = TC_ACT_UNSPEC;
+/// Drops the packet.
+pub const DROP: i32 = TC_ACT_SHOT;
+
+/// Arriving on an Ethernet interface.
+#[classifier]
+pub fn ftp_ingress(ctx: TcContext) -> i32 {
+    hook::<14>(&ctx, HOOK_IN)
+}
+
+/// Leaving by an Ethernet interface.
+#[classifier]
+pub fn ftp_egress(ctx: TcContext) -> i32 {
+    hook::<14>(&ctx, HOOK_OUT)
+}
+
+/// Arriving on an interface without a link-layer header (tun, PPP, WireGuard).
+#[classifier]
+pub fn ftp_ingress_l3(ctx: TcContext) -> i32 {
+    hook::<0>(&ctx, HOOK_IN)
+}
+
+/// Leaving by an interface without a link-layer header.
+#[classifier]
+pub fn ftp_egress_l3(ctx: TcContext) -> i32 {
+    hook::<0>(&ctx, HOOK_OUT)
+}
+
+/// What the daemon runs to change the tables; never attached.
+#[classifier]
+pub fn ftp_command(ctx: TcContext) -> i32 {
+    command::run(&ctx)
+}
+
+/// What the benchmarks compare with.
+#[classifier]
+pub fn ftp_empty(_ctx: TcContext) -> i32 {
+    PASS
+}
+
+/// `LINK` is the length of the link-layer header.
+#[inline(always)]
+fn hook<const LINK: u32>(ctx: &TcContext, hook: u8) -> i32 {
+    let mut view = packet::View::EMPTY;
+    match packet::view::<LINK>(ctx, &mut view) {
+        Kind::Other => return PASS,
+        Kind::Fragment => return guard::fragment(ctx, &view, hook, Reason::Fragment as u16),
+        Kind::Unreadable => return guard::fragment(ctx, &view, hook, Reason::UnreadableHeaders as u16),
+        Kind::Tcp => {}
+    }
+    let to_control = rules::is_control(view.destination_port);
+    let from_control = rules::is_control(view.source_port);
+    if to_control || from_control {
+        if to_control && from_control {
+            return watch::ambiguous();
+        }
+        return watch::watch(ctx, &view, if to_control { CLIENT } else { SERVER }, hook);
+    }
+    if view.flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0 {
+        // Bulk data: a look-up once in a mebibyte of sequence space.
+        if view.len == 0 || (view.seq ^ view.seq.wrapping_add(view.len)) >> 20 == 0 {
+            return PASS;
+        }
+        return flow::flow(ctx, &view, hook);
+    }
+    if view.flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
+        return guard::guard(ctx, &view, hook);
+    }
+    flow::flow(ctx, &view, hook)
+}

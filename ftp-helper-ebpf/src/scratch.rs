@@ -1,0 +1,173 @@
+//! Working memory: too large for the stack, and beyond what the verifier tracks.
+
+use core::{
+    ffi::c_void,
+    ptr::{addr_of, addr_of_mut},
+};
+
+use aya_ebpf::helpers::bpf_loop;
+use ftp_helper_common::{
+    addr::Addr,
+    canon::{self, SEGMENT_MAX, Text},
+    key::{FlowKey, PinholeKey, SessionKey, TupleKey},
+    record::{CHUNK, FlowRecord, SegmentRecord, SynRecord},
+    state::{FlowState, SessionState},
+};
+
+use crate::maps::SCRATCH;
+
+/// Bytes behind the record's header: a chunk, the NUL behind it, and room so that every masked position is inside.
+pub const BUFFER: usize = 4096;
+const _: () = assert!(CHUNK == SEGMENT_MAX as usize && BUFFER >= 2 * CHUNK);
+
+/// One CPU's working memory.
+#[repr(C)]
+pub struct Scratch {
+    /// What is written to the ring buffer: header, then payload.
+    pub record: SegmentRecord,
+    pub buffer: [u8; BUFFER],
+    /// The key of the session in hand.
+    pub key: SessionKey,
+    pub pad: u32,
+    /// Its snapshot, with room for the lock behind it: as it lies in the table.
+    pub state: SessionState,
+    pub state_lock: [u32; 2],
+    /// What becomes of it.
+    pub next: SessionState,
+    /// The packet's two ends, its sender first.
+    pub ends: FlowKey,
+    /// Keys for look-ups.
+    pub pin: PinholeKey,
+    pub tuple: TupleKey,
+    pub net: [u32; 7],
+    /// A data connection, as it lies in the table.
+    pub flow: FlowState,
+    pub flow_lock: [u32; 2],
+    /// What is told of it.
+    pub told: FlowRecord,
+    pub syn: SynRecord,
+    pub segment: canon::Segment,
+    pub hash: u64,
+    pub slots: [u32; 32],
+    pub launder: u32,
+}
+
+/// The hooks' working memory.
+pub const OF_HOOKS: u32 = 0;
+/// The command program's.
+pub const OF_COMMANDS: u32 = 1;
+
+/// This CPU's working memory.
+#[inline(always)]
+pub fn scratch(which: u32) -> Option<*mut Scratch> {
+    SCRATCH.get_ptr_mut(which)
+}
+
+/// `v`, of which neither LLVM nor the verifier knows anything any more.
+#[inline(always)]
+pub fn launder(s: *mut Scratch, v: u32) -> u32 {
+    // SAFETY: `s` is this CPU's working memory.
+    unsafe {
+        let p = addr_of_mut!((*s).launder);
+        p.write_volatile(v);
+        p.read_volatile()
+    }
+}
+
+/// The segment in the working memory.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct InScratch(pub *mut Scratch);
+
+impl Text for InScratch {
+    #[inline(always)]
+    fn at(self, i: u32) -> u8 {
+        // SAFETY: the mask keeps the position inside the buffer.
+        unsafe { addr_of!((*self.0).buffer).cast::<u8>().add((i & (BUFFER as u32 - 1)) as usize).read() }
+    }
+
+    #[inline(always)]
+    fn word(self, i: u32) -> u64 {
+        // SAFETY: as above; the buffer begins at a multiple of eight.
+        unsafe { addr_of!((*self.0).buffer).cast::<u64>().add((i & (BUFFER as u32 / 8 - 1)) as usize).read() }
+    }
+
+    #[inline(always)]
+    fn launder(self, v: u32) -> u32 {
+        launder(self.0, v)
+    }
+
+    #[inline(always)]
+    fn put(self, slot: u32, v: u32) {
+        // SAFETY: the mask keeps the position inside the array.
+        unsafe { addr_of_mut!((*self.0).slots).cast::<u32>().add((slot & 31) as usize).write_volatile(v) }
+    }
+
+    #[inline(always)]
+    fn get(self, slot: u32) -> u32 {
+        // SAFETY: as above.
+        unsafe { addr_of!((*self.0).slots).cast::<u32>().add((slot & 31) as usize).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn each_line(self, max: u32) {
+        // SAFETY: the callback has the signature that the helper calls, and takes no context.
+        unsafe { bpf_loop(max, read_one_line as *mut c_void, core::ptr::null_mut(), 0) };
+    }
+
+    #[inline(always)]
+    fn scan_line(self, n: u32) -> u64 {
+        ftp_scan_line(n)
+    }
+
+    #[inline(always)]
+    fn read_227(self, at: u32, _own: &Addr) -> u32 {
+        ftp_read_227(at)
+    }
+
+    #[inline(always)]
+    fn read_229(self, at: u32) -> u32 {
+        ftp_read_229(at)
+    }
+
+    #[inline(always)]
+    fn read_port(self, _own: &Addr) -> u32 {
+        ftp_read_port()
+    }
+
+    #[inline(always)]
+    fn read_eprt(self, _own: &Addr) -> u32 {
+        ftp_read_eprt()
+    }
+}
+
+/// Global functions: the verifier looks at each once, knowing nothing of where it is called. They find the segment by
+/// themselves and take numbers only.
+macro_rules! global {
+    ($(fn $name:ident($($arg:ident),*) -> $ret:ty => |$s:ident| $body:expr;)*) => {
+        $(
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            extern "C" fn $name($($arg: u32),*) -> $ret {
+                let Some($s) = scratch(OF_HOOKS) else { return 0 };
+                // SAFETY: this CPU's working memory.
+                #[allow(unused_unsafe, reason = "not every body looks at the key")]
+                unsafe { $body }
+            }
+        )*
+    };
+}
+
+global! {
+    fn ftp_scan_line(n) -> u64 => |s| canon::scan_line(InScratch(s), n);
+    fn ftp_read_227(at) -> u32 => |s| canon::read_227(InScratch(s), at, &*addr_of!((*s).key.server));
+    fn ftp_read_229(at) -> u32 => |s| canon::read_229(InScratch(s), at);
+    fn ftp_read_port() -> u32 => |s| canon::read_port(InScratch(s), &*addr_of!((*s).key.client));
+    fn ftp_read_eprt() -> u32 => |s| canon::read_eprt(InScratch(s), &*addr_of!((*s).key.client));
+}
+
+/// Verified once, run once a line.
+extern "C" fn read_one_line(_index: u64, _context: *mut c_void) -> i64 {
+    let Some(s) = scratch(OF_HOOKS) else { return 1 };
+    if canon::read_line(InScratch(s)) { 0 } else { 1 }
+}

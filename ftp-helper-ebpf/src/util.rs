@@ -1,0 +1,90 @@
+//! Small things that all programs need.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::bpf_spin_lock,
+    helpers::{bpf_ktime_get_coarse_ns, bpf_skb_load_bytes, bpf_spin_lock as lock_helper, bpf_spin_unlock},
+    programs::TcContext,
+};
+use ftp_helper_common::{
+    counter::{self, Counter},
+    reason::Reason,
+};
+
+use crate::maps::COUNTERS;
+
+/// `CLOCK_MONOTONIC` at the resolution of the timer tick, nanoseconds: a few nanoseconds to read, and enough here.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: the helper takes no arguments and has no side effects.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// Counts an event.
+#[inline(always)]
+pub fn count(c: Counter) {
+    add(c as u32);
+}
+
+/// Counts a reason.
+#[inline(always)]
+pub fn count_reason(r: Reason) {
+    add(counter::of_reason(r));
+}
+
+/// Counts a reason by its number.
+#[inline(always)]
+pub fn count_code(code: u16) {
+    add(counter::FIRST_REASON + code as u32);
+}
+
+#[inline(always)]
+fn add(index: u32) {
+    if let Some(p) = COUNTERS.get_ptr_mut(index) {
+        // SAFETY: the slot is this CPU's own.
+        unsafe { *p += 1 }
+    }
+}
+
+/// Copies `size_of::<T>()` bytes of the packet from `at`.
+#[inline(always)]
+pub fn load<T: Copy>(ctx: &TcContext, at: u32) -> Option<T> {
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes exactly the given number of bytes into the given memory, or fails.
+    let failed = unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, value.as_mut_ptr().cast(), size_of::<T>() as u32) };
+    if failed != 0 {
+        return None;
+    }
+    // SAFETY: the helper has filled it; callers use it for integers and arrays of integers only.
+    Some(unsafe { value.assume_init() })
+}
+
+/// Takes the spin lock of a table's entry.
+///
+/// # Safety
+/// `lock` must lie in a table's value, and [`unlock`] must follow with no call in between.
+#[inline(always)]
+pub unsafe fn lock(lock: *mut bpf_spin_lock) {
+    // SAFETY: the caller's promise.
+    unsafe { lock_helper(lock) };
+}
+
+/// Releases the spin lock.
+///
+/// # Safety
+/// `lock` must be held.
+#[inline(always)]
+pub unsafe fn unlock(lock: *mut bpf_spin_lock) {
+    // SAFETY: the caller's promise.
+    unsafe { bpf_spin_unlock(lock) };
+}
+
+/// Adds one to a shared counter, atomically (the target has no atomics in `core`).
+///
+/// # Safety
+/// `p` must point into a table's value, aligned to eight bytes.
+#[inline(always)]
+pub unsafe fn increment(p: *mut u64) {
+    // SAFETY: the caller's promise; the instruction touches these eight bytes only.
+    unsafe { core::arch::asm!("lock *(u64 *)(r1 + 0) += r2", in("r1") p, in("r2") 1u64) };
+}
