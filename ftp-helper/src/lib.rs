@@ -10,6 +10,7 @@ pub mod config;
 pub mod daemon;
 pub mod dataplane;
 pub mod engine;
+pub mod error;
 pub mod event;
 pub mod ftpd;
 pub mod lab;

@@ -1,0 +1,227 @@
+//! Loading: the object, its sizes, its constants, and errors that say what to do.
+
+use anyhow::{Context as _, anyhow};
+use aya::{
+    EbpfError, EbpfLoader,
+    maps::MapError,
+    programs::{ProgramError, SchedClassifier},
+};
+use ftp_helper_common::{
+    command::Command,
+    policy::{KernelPolicy, MAX_CONTROL_PORTS},
+    record::SegmentRecord,
+    state::{ClientState, FlowState, HalfOpen, Locked, PinholeState, SessionState},
+};
+
+use super::{
+    AttachKind, Dataplane,
+    pins::{PinDir, fnv},
+    platform::Platform,
+};
+use crate::error::{Code, Fault};
+
+/// How the kernel side is to be.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Control ports; eight at most.
+    pub control_ports: Vec<u16>,
+    /// Sessions at most; the other tables follow.
+    pub sessions: u32,
+    /// Size of the ring buffer for events: a power of two, and a multiple of the page size.
+    pub ring_bytes: u32,
+    /// How programs are attached.
+    pub attach: AttachKind,
+    /// Names the instance: tables and links are pinned under it and outlive the daemon. None: nothing is pinned.
+    pub instance: Option<String>,
+    /// Programs log through aya-log down to this level (1 error to 5 trace); 0 costs nothing.
+    pub log_level: u8,
+    /// For measuring: what a packet would change is not changed.
+    pub bench: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            control_ports: vec![21],
+            sessions: 65536,
+            ring_bytes: 16 << 20,
+            attach: AttachKind::Auto,
+            instance: None,
+            log_level: 0,
+            bench: false,
+        }
+    }
+}
+
+/// Handshakes, and other tables that make room by themselves.
+const TRANSIENT: u32 = 16384;
+/// Tables that outlive the daemon. The rest is working memory, or told to people only.
+const PINNED: [&str; 17] = [
+    "SESSIONS",
+    "PINHOLES",
+    "FLOWS",
+    "CLIENTS",
+    "HALF_OPEN",
+    "MIDSTREAM",
+    "EVENTS",
+    "POLICY",
+    "HEARTBEAT",
+    "PORTS",
+    "NO_DATA",
+    "DENIED",
+    "NETS",
+    "INITIATORS",
+    "SERVERS",
+    "OUTSIDE",
+    "COUNTERS",
+];
+
+/// The BPF object that was built into this program.
+pub fn object() -> &'static [u8] {
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ftp-helper-ebpf"))
+}
+
+impl Dataplane {
+    /// Loads programs and tables, or takes over the tables that an earlier daemon of this instance left.
+    ///
+    /// # Errors
+    /// When the host can't run it, the caller may not, or the kernel refuses.
+    pub fn load(options: &Options) -> anyhow::Result<Self> {
+        Platform::here().check()?;
+        let pins = match &options.instance {
+            Some(instance) => Some(PinDir::open(instance, layout(options))?),
+            None => None,
+        };
+        let adopted = pins.as_ref().is_some_and(|p| p.has("SESSIONS"));
+        let mark = random_mark()?;
+        let mut ports = [0u16; MAX_CONTROL_PORTS];
+        if options.control_ports.len() > ports.len() {
+            anyhow::bail!(
+                "there are {} control ports, {} at most are allowed",
+                options.control_ports.len(),
+                ports.len()
+            );
+        }
+        ports[..options.control_ports.len()].copy_from_slice(&options.control_ports);
+        let bench = u32::from(options.bench);
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global("CONTROL_PORTS", &ports, true)
+            .override_global("UNPARK_MARK", &mark, true)
+            .override_global("BENCH", &bench, true)
+            .override_global("AYA_LOG_LEVEL", &options.log_level, true);
+        for (name, entries) in sizes(options) {
+            loader.map_max_entries(name, entries);
+        }
+        if let Some(pins) = &pins {
+            for name in PINNED {
+                loader.map_pin_path(name, pins.pin(name));
+            }
+        }
+        let loaded = loader.load(object()).map_err(|e| explain(e.into())).and_then(|mut ebpf| {
+            for (name, program) in ebpf.programs_mut() {
+                let program: &mut SchedClassifier =
+                    program.try_into().context("the object holds another kind of program")?;
+                program
+                    .load()
+                    .map_err(|e| explain(e.into()))
+                    .with_context(|| format!("can't load the program {name}"))?;
+            }
+            Ok(ebpf)
+        });
+        let ebpf = match loaded {
+            Ok(ebpf) => ebpf,
+            Err(e) => {
+                // Nothing half-done is left behind; what an earlier daemon pinned stays.
+                if let Some(pins) = pins.filter(|_| !adopted) {
+                    pins.remove_all().context(format!("{e:#}"))?;
+                }
+                return Err(e);
+            }
+        };
+        let kind = match options.attach {
+            AttachKind::Auto if Platform::here().has_tcx() => AttachKind::Tcx,
+            AttachKind::Auto => AttachKind::Clsact,
+            kind => kind,
+        };
+        Ok(Self { ebpf, attached: Vec::new(), pins, kind, adopted, mark })
+    }
+}
+
+fn sizes(options: &Options) -> [(&'static str, u32); 8] {
+    let n = options.sessions.max(1);
+    [
+        ("SESSIONS", n),
+        // While one replaces another, a session has two.
+        ("PINHOLES", n.saturating_add(n / 8).saturating_add(64)),
+        ("FLOWS", n.saturating_mul(2)),
+        ("CLIENTS", n.saturating_add(64)),
+        ("HALF_OPEN", TRANSIENT),
+        ("MIDSTREAM", TRANSIENT),
+        ("BLIND_PAIRS", TRANSIENT),
+        ("EVENTS", options.ring_bytes),
+    ]
+}
+
+/// Stands for everything that the tables' contents depend on.
+fn layout(options: &Options) -> u64 {
+    let shape = format!(
+        "{} {:?} {:?}",
+        env!("CARGO_PKG_VERSION"),
+        sizes(options),
+        [
+            size_of::<Locked<SessionState>>(),
+            size_of::<Locked<PinholeState>>(),
+            size_of::<Locked<FlowState>>(),
+            size_of::<Locked<ClientState>>(),
+            size_of::<HalfOpen>(),
+            size_of::<KernelPolicy>(),
+            size_of::<SegmentRecord>(),
+            size_of::<Command>(),
+        ]
+    );
+    fnv(shape.as_bytes())
+}
+
+fn random_mark() -> anyhow::Result<u32> {
+    let mut bytes = [0u8; 4];
+    // SAFETY: the kernel writes at most the given number of bytes into the buffer.
+    let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if n != bytes.len() as isize {
+        return Err(std::io::Error::last_os_error()).context("can't draw a random number");
+    }
+    Ok(u32::from_ne_bytes(bytes) | 1)
+}
+
+/// Puts the remedy beside what the kernel said.
+fn explain(e: anyhow::Error) -> anyhow::Error {
+    let denied = e.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|io| matches!(io.raw_os_error(), Some(libc::EPERM | libc::EACCES)))
+            || matches!(
+                cause.downcast_ref::<EbpfError>(),
+                Some(EbpfError::MapError(MapError::CreateError { io_error, .. })) if io_error.raw_os_error() == Some(libc::EPERM)
+            )
+    });
+    let verifier = e.downcast_ref::<ProgramError>().and_then(|p| match p {
+        ProgramError::LoadError { verifier_log, .. } => Some(verifier_log.to_string()),
+        _ => None,
+    });
+    if let Some(log) = verifier.filter(|l| !l.is_empty()) {
+        let last: Vec<_> = log.lines().rev().take(12).collect();
+        let last: Vec<_> = last.into_iter().rev().collect();
+        return anyhow!("the kernel's verifier refuses it:\n{}", last.join("\n"));
+    }
+    if denied || !nix::unistd::geteuid().is_root() {
+        return Fault::new(
+            Code::NoPermission,
+            format!(
+                "no permission to load BPF programs ({e:#}): run as root, or with the capabilities CAP_BPF, CAP_NET_ADMIN, \
+                 CAP_PERFMON and CAP_NET_RAW"
+            ),
+        )
+        .into();
+    }
+    e
+}

@@ -1,0 +1,154 @@
+//! Where tables and links outlive the daemon: a folder in bpffs.
+//!
+//! `/sys/fs/bpf/ftp-helper/<network namespace>-<instance>/<layout>/`. The layout stands for the sizes of everything in
+//! the tables: a daemon takes over only what it can read, and removes what another version left behind.
+
+use std::{
+    fs, io,
+    os::linux::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::statfs,
+};
+
+use crate::error::{Code, Fault};
+
+/// The root of the BPF file system.
+const BPFFS: &str = "/sys/fs/bpf";
+/// `BPF_FS_MAGIC` (linux/magic.h).
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+
+/// The folder of one instance.
+#[derive(Clone, Debug)]
+pub struct PinDir {
+    instance: PathBuf,
+    path: PathBuf,
+}
+
+impl PinDir {
+    /// The folder of the instance that this network namespace and the control socket's path name, and of tables with
+    /// this layout. It is made if it is not there, and bpffs is mounted if it is not.
+    ///
+    /// # Errors
+    /// When there is no bpffs and it can't be mounted, or the folder can't be made.
+    pub fn open(instance: &str, layout: u64) -> anyhow::Result<Self> {
+        ensure_bpffs()?;
+        let namespace = fs::metadata("/proc/thread-self/ns/net").context("can't tell the network namespace")?.st_ino();
+        let instance =
+            Path::new(BPFFS).join("ftp-helper").join(format!("{namespace}-{:08x}", fnv(instance.as_bytes()) as u32));
+        let path = instance.join(format!("{layout:016x}"));
+        fs::create_dir_all(&path).map_err(|e| denied(&e, format!("can't make {}: {e}", path.display())))?;
+        Ok(Self { instance, path })
+    }
+
+    /// A pin's path.
+    pub fn pin(&self, name: &str) -> PathBuf {
+        // bpffs reserves the dot.
+        self.path.join(name.replace('.', "_"))
+    }
+
+    /// Whether something is pinned under this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.pin(name).exists()
+    }
+
+    /// Names of what is pinned and begins with `prefix`.
+    pub fn names(&self, prefix: &str) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(&self.path) else { return Vec::new() };
+        entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| n.starts_with(prefix)).collect()
+    }
+
+    /// Makes a mark: an empty folder.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn mark(&self, name: &str) -> anyhow::Result<()> {
+        match fs::create_dir(self.pin(name)) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                Err(e).with_context(|| format!("can't make {}", self.pin(name).display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes a pin or a mark; it is no error if it is not there.
+    ///
+    /// # Errors
+    /// When it can't be removed.
+    pub fn remove(&self, name: &str) -> anyhow::Result<()> {
+        let path = self.pin(name);
+        let result = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+        match result {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("can't remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what daemons of other layouts left behind: their links detach.
+    ///
+    /// # Errors
+    /// When something can't be removed.
+    pub fn remove_others(&self) -> anyhow::Result<()> {
+        let Ok(entries) = fs::read_dir(&self.instance) else { return Ok(()) };
+        for path in entries.filter_map(|e| Some(e.ok()?.path())) {
+            if path != self.path {
+                remove_tree(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything, the folder included.
+    ///
+    /// # Errors
+    /// When something can't be removed.
+    pub fn remove_all(&self) -> anyhow::Result<()> {
+        remove_tree(&self.instance)
+    }
+}
+
+/// A short, stable hash (FNV-1a): for names, not for secrets.
+pub(super) fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn remove_tree(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("can't remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn ensure_bpffs() -> anyhow::Result<()> {
+    let is_bpffs = |path: &str| statfs(path).is_ok_and(|s| i64::from(s.filesystem_type().0) == BPF_FS_MAGIC);
+    if is_bpffs(BPFFS) {
+        return Ok(());
+    }
+    mount(
+        Some("bpf"),
+        BPFFS,
+        Some("bpf"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        Some("mode=0700"),
+    )
+    .map_err(|e| {
+        denied(
+            &e.into(),
+            format!("there is no BPF file system at {BPFFS} and it can't be mounted ({e}): mount -t bpf bpf {BPFFS}"),
+        )
+    })?;
+    Ok(())
+}
+
+fn denied(e: &io::Error, message: String) -> Fault {
+    let code = if e.kind() == io::ErrorKind::PermissionDenied { Code::NoPermission } else { Code::Failure };
+    Fault::new(code, message)
+}

@@ -1,0 +1,157 @@
+//! Reading the kernel's tables.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, anyhow};
+use aya::maps::{Array, HashMap, PerCpuArray};
+use ftp_helper_common::{
+    addr::Addr,
+    counter::{self, Counter},
+    key::{PinholeKey, SessionKey, TupleKey},
+    policy::{PORTS_PER_CHUNK, PortChunk},
+    reason::Reason,
+    state::{ClientState, FlowState, Locked, PinholeState, SessionState},
+};
+
+use super::Dataplane;
+
+/// `BPF_F_LOCK`: the value is copied under its spin lock.
+const LOCKED: u64 = 4;
+
+/// The counters of all CPUs, added up.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    values: Vec<u64>,
+}
+
+impl Counters {
+    /// One counter.
+    pub fn get(&self, c: Counter) -> u64 {
+        self.at(c as u32)
+    }
+
+    /// The counter of a reason.
+    pub fn reason(&self, r: Reason) -> u64 {
+        self.at(counter::of_reason(r))
+    }
+
+    /// Every counter by its name.
+    pub fn by_name(&self) -> BTreeMap<String, u64> {
+        Counter::ALL.iter().map(|c| (c.as_str().to_string(), self.get(*c))).collect()
+    }
+
+    /// Every reason that was counted, by its name.
+    pub fn reasons(&self) -> BTreeMap<String, u64> {
+        let counted = Reason::ALL.iter().map(|r| (r.as_str().to_string(), self.reason(*r)));
+        counted.filter(|(_, n)| *n > 0).collect()
+    }
+
+    fn at(&self, index: u32) -> u64 {
+        self.values.get(index as usize).copied().unwrap_or(0)
+    }
+}
+
+impl Dataplane {
+    /// Reads the counters.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn counters(&self) -> anyhow::Result<Counters> {
+        let map = self.ebpf.map("COUNTERS").ok_or_else(|| anyhow!("no table COUNTERS in the object"))?;
+        let table = PerCpuArray::<_, u64>::try_from(map)?;
+        let mut values = Vec::with_capacity(counter::COUNT as usize);
+        for i in 0..counter::COUNT {
+            values.push(table.get(&i, 0).context("can't read the counters")?.iter().sum());
+        }
+        Ok(Counters { values })
+    }
+
+    /// Every session.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn sessions(&self) -> anyhow::Result<Vec<(SessionKey, SessionState)>> {
+        self.entries::<SessionKey, Locked<SessionState>>("SESSIONS", |v| v.state)
+    }
+
+    /// One session.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn session(&self, key: &SessionKey) -> anyhow::Result<Option<SessionState>> {
+        let map = self.ebpf.map("SESSIONS").ok_or_else(|| anyhow!("no table SESSIONS in the object"))?;
+        let table = HashMap::<_, SessionKey, Locked<SessionState>>::try_from(map)?;
+        Ok(table.get(key, LOCKED).ok().map(|v| v.state))
+    }
+
+    /// Every unconsumed pinhole.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn pinholes(&self) -> anyhow::Result<Vec<(PinholeKey, PinholeState)>> {
+        self.entries::<PinholeKey, Locked<PinholeState>>("PINHOLES", |v| v.state)
+    }
+
+    /// Every data connection.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn flows(&self) -> anyhow::Result<Vec<(TupleKey, FlowState)>> {
+        self.entries::<TupleKey, Locked<FlowState>>("FLOWS", |v| v.state)
+    }
+
+    /// Every client's quota.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn clients(&self) -> anyhow::Result<Vec<(Addr, ClientState)>> {
+        self.entries::<Addr, Locked<ClientState>>("CLIENTS", |v| v.state)
+    }
+
+    /// SYNs denied, or that would have been, by destination port.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn denied_by_port(&self) -> anyhow::Result<BTreeMap<u16, u64>> {
+        let map = self.ebpf.map("DENIED").ok_or_else(|| anyhow!("no table DENIED in the object"))?;
+        let table = Array::<_, PortChunk>::try_from(map)?;
+        let mut counts = BTreeMap::new();
+        for i in 0..(65536 / PORTS_PER_CHUNK) {
+            let chunk = table.get(&(i as u32), 0).context("can't read the denied ports")?;
+            for (j, n) in chunk.0.iter().enumerate().filter(|(_, n)| **n > 0) {
+                counts.insert((i * PORTS_PER_CHUNK + j) as u16, *n);
+            }
+        }
+        Ok(counts)
+    }
+
+    /// An entry that goes while the table is read is left out.
+    fn entries<K: aya::Pod, V: aya::Pod>(
+        &self,
+        name: &str,
+        state: impl Fn(&V) -> <V as Inner>::State,
+    ) -> anyhow::Result<Vec<(K, <V as Inner>::State)>>
+    where
+        V: Inner,
+    {
+        let map = self.ebpf.map(name).ok_or_else(|| anyhow!("no table {name} in the object"))?;
+        let table = HashMap::<_, K, V>::try_from(map)?;
+        let mut all = Vec::new();
+        for key in table.keys() {
+            let key = key.with_context(|| format!("can't read {name}"))?;
+            if let Ok(value) = table.get(&key, LOCKED) {
+                all.push((key, state(&value)));
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// What lies before a lock.
+trait Inner {
+    type State;
+}
+
+impl<T> Inner for Locked<T> {
+    type State = T;
+}

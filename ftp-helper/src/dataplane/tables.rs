@@ -1,0 +1,226 @@
+//! The policy as tables. They are written beside the ones in force, then one write changes over: a packet sees the old
+//! policy or the new one, never a mixture.
+
+use std::{net::IpAddr, ops::RangeInclusive};
+
+use anyhow::{Context as _, anyhow};
+use aya::maps::{Array, LpmTrie, lpm_trie::Key};
+use ftp_helper_common::{
+    addr::Addr,
+    policy::{
+        KernelPolicy, MAX_GUARDS, NET_PREFIX_BASE, NetKey, PORTS_PER_CHUNK, PortChunk, PortSet, ServerEntry, mode,
+        on_loss, policy_flag,
+    },
+};
+use ipnet::IpNet;
+
+use super::Dataplane;
+use crate::engine::policy::{Mode, OnDaemonLoss, Policy, SourcePort};
+
+/// How old the heartbeat may be: several times the interval at which the daemon writes it.
+const STALE_AFTER: u64 = 5_000_000_000;
+const CHUNKS: u32 = (65536 / PORTS_PER_CHUNK) as u32;
+
+/// Where a new TCP connection needs a pinhole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Guard {
+    /// Arriving or leaving.
+    pub direction: Direction,
+    /// Networks of the responder.
+    pub networks: Vec<IpNet>,
+    /// Who is held to it.
+    pub initiators: Vec<IpNet>,
+    /// Ports of the responder.
+    pub ports: RangeInclusive<u16>,
+    /// Ports among them that are left alone.
+    pub except: Vec<RangeInclusive<u16>>,
+}
+
+/// Which way a SYN goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// Arriving on an outside interface.
+    In,
+    /// Leaving by one.
+    Out,
+}
+
+impl Dataplane {
+    /// Puts a policy into force.
+    ///
+    /// # Errors
+    /// When there are too many guards, or a table is full or can't be written.
+    pub fn apply(&mut self, policy: &Policy, guards: &[Guard], fast: FastPath) -> anyhow::Result<()> {
+        if guards.len() > MAX_GUARDS {
+            anyhow::bail!("there are {} guards, {MAX_GUARDS} at most are allowed", guards.len());
+        }
+        let generation = 1 - (self.array::<KernelPolicy>("POLICY")?.get(&0, 0)?.generation & 1);
+        let bit_of = |guard: usize| 1u64 << guard;
+        let mut kernel = KernelPolicy {
+            timeout: nanos(policy.pinhole_timeout),
+            stale_after: STALE_AFTER,
+            generation,
+            per_client: policy.per_client,
+            servers: policy.servers.iter().filter(|s| s.passive_ports.is_some()).count() as u32,
+            mode: match policy.mode {
+                Mode::Observe => mode::OBSERVE,
+                Mode::Drop => mode::DROP,
+            },
+            on_loss: match policy.on_daemon_loss {
+                OnDaemonLoss::Continue => on_loss::CONTINUE,
+                OnDaemonLoss::Close => on_loss::CLOSE,
+            },
+            modes: policy.modes.0,
+            active_open: policy.active_open as u8,
+            ..KernelPolicy::default()
+        };
+        for (flag, set) in [
+            (policy_flag::ACTIVE_INBOUND, policy.active_inbound),
+            (policy_flag::SOURCE_20, policy.active_source_port == SourcePort::Twenty),
+            (policy_flag::NO_FAST_PATH, !fast.fast_path),
+            (policy_flag::NO_PARKING, !fast.parking),
+        ] {
+            if set {
+                kernel.flags |= flag;
+            }
+        }
+        let mut ports = vec![0u64; 65536];
+        for (i, guard) in guards.iter().enumerate() {
+            match guard.direction {
+                Direction::In => kernel.guards_in |= bit_of(i),
+                Direction::Out => kernel.guards_out |= bit_of(i),
+            }
+            if covers_everything(&guard.initiators) {
+                kernel.any_initiator |= bit_of(i);
+            }
+            for port in guard.ports.clone() {
+                let left_alone = guard.except.iter().any(|e| e.contains(&port)) || policy.control_ports.contains(&port);
+                if !left_alone {
+                    ports[usize::from(port)] |= bit_of(i);
+                }
+            }
+        }
+        self.write_ports(generation, &ports)?;
+        self.write_port_set(generation, policy)?;
+        let bits = |of: fn(&Guard) -> &Vec<IpNet>| {
+            prefixes(guards.iter().enumerate().map(|(i, g)| (of(g).as_slice(), bit_of(i))), |a, b| a | b)
+        };
+        self.write_trie("NETS", generation, &bits(|g| &g.networks))?;
+        self.write_trie("INITIATORS", generation, &bits(|g| &g.initiators))?;
+        let servers: Vec<_> =
+            policy.servers.iter().map(|s| (s.networks.as_slice(), entry(s.passive_ports.as_ref()))).collect();
+        // The first server that matches counts, as in the engine.
+        self.write_trie("SERVERS", generation, &prefixes(servers.into_iter(), |first, _| first))?;
+        self.array::<KernelPolicy>("POLICY")?.set(0, kernel, 0).context("can't write the policy")
+    }
+
+    fn write_ports(&mut self, generation: u32, ports: &[u64]) -> anyhow::Result<()> {
+        let mut table: Array<_, PortChunk> = self.array("PORTS")?;
+        for (i, chunk) in ports.chunks_exact(PORTS_PER_CHUNK).enumerate() {
+            let mut entry = PortChunk([0; PORTS_PER_CHUNK]);
+            entry.0.copy_from_slice(chunk);
+            table.set(generation * CHUNKS + i as u32, entry, 0).context("can't write the guarded ports")?;
+        }
+        Ok(())
+    }
+
+    fn write_port_set(&mut self, generation: u32, policy: &Policy) -> anyhow::Result<()> {
+        let mut set = Box::new(PortSet::EMPTY);
+        for port in policy.deny_ports.iter().chain(&policy.control_ports) {
+            set.insert(*port);
+        }
+        self.array::<PortSet>("NO_DATA")?.set(generation, *set, 0).context("can't write the deny-list")
+    }
+
+    fn write_trie<V: aya::Pod>(&mut self, name: &str, generation: u32, entries: &[(IpNet, V)]) -> anyhow::Result<()> {
+        let map = self.ebpf.map_mut(name).ok_or_else(|| anyhow!("no table {name} in the object"))?;
+        let mut trie: LpmTrie<_, NetKey, V> = LpmTrie::try_from(map)?;
+        let old: Vec<_> = trie.keys().collect::<Result<_, _>>().context("can't read a table of networks")?;
+        for key in old.into_iter().filter(|k| k.data().generation == generation) {
+            trie.remove(&key).context("can't clear a table of networks")?;
+        }
+        for (net, value) in entries {
+            let key = Key::new(
+                NET_PREFIX_BASE + prefix_len(net),
+                NetKey { generation, pad: 0, addr: Addr::from(net.network()) },
+            );
+            trie.insert(&key, value, 0)
+                .with_context(|| format!("can't put {net} into {name}: are there too many networks?"))?;
+        }
+        Ok(())
+    }
+}
+
+/// What of the kernel's shortcuts is on. Both are, except where their worth is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FastPath {
+    /// The kernel opens canonical announcements by itself.
+    pub fast_path: bool,
+    /// SYNs that came too early are kept and sent on.
+    pub parking: bool,
+}
+
+impl Default for FastPath {
+    fn default() -> Self {
+        Self { fast_path: true, parking: true }
+    }
+}
+
+/// For each prefix that anybody names, what holds there: its own values and those of every prefix around it.
+fn prefixes<'a, V: Copy>(named: impl Iterator<Item = (&'a [IpNet], V)>, join: impl Fn(V, V) -> V) -> Vec<(IpNet, V)> {
+    let all: Vec<(IpNet, V)> = named.flat_map(|(nets, v)| nets.iter().map(move |n| (n.trunc(), v))).collect();
+    let mut nets: Vec<IpNet> = all.iter().map(|(n, _)| *n).collect();
+    nets.sort();
+    nets.dedup();
+    nets.into_iter()
+        .filter_map(|net| {
+            let value = all.iter().filter(|(n, _)| n.contains(&net)).map(|(_, v)| *v).reduce(&join)?;
+            Some((net, value))
+        })
+        .collect()
+}
+
+fn prefix_len(net: &IpNet) -> u32 {
+    u32::from(net.prefix_len()) + if matches!(net.addr(), IpAddr::V4(_)) { 96 } else { 0 }
+}
+
+fn covers_everything(nets: &[IpNet]) -> bool {
+    let whole = |v4: bool| nets.iter().any(|n| n.prefix_len() == 0 && matches!(n, IpNet::V4(_)) == v4);
+    whole(true) && whole(false)
+}
+
+fn entry(range: Option<&RangeInclusive<u16>>) -> ServerEntry {
+    range.map_or(ServerEntry::default(), |r| ServerEntry { low: *r.start(), high: *r.end(), pad: 0 })
+}
+
+fn nanos(d: std::time::Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_inherits_from_those_around_it() {
+        let net = |s: &str| s.parse::<IpNet>().unwrap();
+        let (wide, narrow, other) =
+            ([net("10.0.0.0/8")], [net("10.1.0.0/16"), net("2001:db8::/32")], [net("10.1.2.0/24")]);
+        let named = [(&wide[..], 1u64), (&narrow[..], 2), (&other[..], 4)];
+        let all = prefixes(named.into_iter(), |a, b| a | b);
+        let of = |s: &str| all.iter().find(|(n, _)| *n == net(s)).unwrap().1;
+        assert_eq!(of("10.0.0.0/8"), 1);
+        assert_eq!(of("10.1.0.0/16"), 3);
+        assert_eq!(of("10.1.2.0/24"), 7);
+        assert_eq!(of("2001:db8::/32"), 2);
+        assert_eq!(prefix_len(&net("10.0.0.0/8")), 104);
+    }
+
+    #[test]
+    fn everything_means_both_families() {
+        let nets = |all: &[&str]| all.iter().map(|s| s.parse().unwrap()).collect::<Vec<IpNet>>();
+        assert!(covers_everything(&nets(&["0.0.0.0/0", "::/0"])));
+        assert!(!covers_everything(&nets(&["0.0.0.0/0"])));
+        assert!(!covers_everything(&nets(&["0.0.0.0/1", "::/0"])));
+    }
+}
