@@ -52,6 +52,17 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// The same for a command whose output matters only when it fails: then it is part of the error.
+pub(crate) fn run_quietly(command: &mut Command) -> Result<()> {
+    let line = line(command);
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("can't start: {line}"))?;
+    if !output.status.success() {
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).trim_end().to_owned());
+        bail!("failed ({}): {line}\n{}", output.status, said.join("\n").trim());
+    }
+    Ok(())
+}
+
 /// The command as one would type it.
 pub(crate) fn line(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
@@ -97,6 +108,8 @@ mod tests {
     fn an_error_names_the_command() {
         let error = run(Command::new("sh").args(["-c", "exit 3"])).expect_err("it exits 3").to_string();
         assert!(error.contains("sh -c 'exit 3'") && error.contains('3'), "{error}");
+        let error = run_quietly(Command::new("sh").args(["-c", "echo a; echo b >&2; exit 1"])).expect_err("it exits 1");
+        assert!(error.to_string().ends_with("\na\nb"), "{error}");
         let error = run(&mut Command::new("no-such-program-anywhere")).expect_err("it is not there").to_string();
         assert!(error.contains("can't start: no-such-program-anywhere"), "{error}");
     }

@@ -88,7 +88,7 @@ impl<'a> Setup<'a> {
     }
 
     fn missing(&self) -> Vec<&'static Need> {
-        self.needs.iter().copied().filter(|need| !(need.probe)(self.host)).collect()
+        self.needs.iter().copied().filter(|need| !need.is_met(self.host)).collect()
     }
 
     fn plan(&self, missing: &[&Need]) -> Plan {
@@ -99,12 +99,12 @@ impl<'a> Setup<'a> {
         match action {
             Action::Root(argv) if argv.last().is_some_and(|word| word == "update") => {
                 // One broken source of packages must not stop what the others have: apt-get install tells what is missing.
-                if let Err(error) = command::run(&mut command::as_root(self.host, argv)) {
+                if let Err(error) = command::run_quietly(&mut command::as_root(self.host, argv)) {
                     println!("set-up: {error:#}; going on with the lists of packages that are here");
                 }
                 Ok(())
             }
-            Action::Root(argv) => command::run(&mut command::as_root(self.host, argv)),
+            Action::Root(argv) => command::run_quietly(&mut command::as_root(self.host, argv)),
             Action::Cargo(args, _) => command::run(command::cargo(self.host).args(args)),
             Action::User(argv) => {
                 let (program, args) = argv.split_first().context("an action has a program")?;

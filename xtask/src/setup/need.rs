@@ -4,7 +4,7 @@ use std::{env, fs, path::Path, process::Command};
 
 use crate::{
     host::{Host, Rights, output_of},
-    setup::servers::{self, SERVERS, Server},
+    setup::servers::{self, Server},
 };
 
 /// The version of bpf-linker that is known to work with the BPF compiler's LLVM.
@@ -23,9 +23,24 @@ pub(crate) struct Need {
     /// Which tasks need it.
     pub(crate) purpose: Purpose,
     /// Whether it is there.
-    pub(crate) probe: fn(&Host) -> bool,
+    probe: Probe,
     /// How to get it.
     pub(crate) remedy: Remedy,
+}
+
+/// How to find out whether something is there.
+#[derive(Clone, Copy)]
+enum Probe {
+    /// By a look of its own.
+    Fact(fn(&Host) -> bool),
+    /// A program of this name.
+    Program(&'static str),
+    /// A program of this name that calls itself at least this version.
+    Version(&'static str, Version),
+    /// A library that the dynamic linker finds.
+    Library(&'static str),
+    /// A server that was unpacked.
+    Server(&'static Server),
 }
 
 /// Which tasks need something.
@@ -85,7 +100,7 @@ pub(crate) static NEEDS: &[Need] = &[
         what: "a rustc for BPF",
         why: "compiles the programs that run in the kernel",
         purpose: Purpose::Build,
-        probe: has_bpf_compiler,
+        probe: Probe::Fact(has_bpf_compiler),
         remedy: Remedy::Apt {
             packages: &["rustc-web", "libstd-rust-web-dev-bpf"],
             elsewhere: "rustup toolchain install nightly --component rust-src",
@@ -95,157 +110,127 @@ pub(crate) static NEEDS: &[Need] = &[
         what: "bpf-linker",
         why: "links them",
         purpose: Purpose::Build,
-        probe: |host| {
-            ["BPF_LINKER", "FTP_HELPER_BPF_OBJECT"].iter().any(|v| env::var_os(v).is_some())
-                || host.program("bpf-linker").is_some_and(|p| Version::of(&p).is_some_and(|v| v >= BPF_LINKER))
-        },
+        probe: Probe::Fact(has_bpf_linker),
         remedy: Remedy::Crate { name: "bpf-linker", version: BPF_LINKER, takes: "a minute or two" },
     },
-    Need {
-        what: "ip",
-        why: "lays out the lab's namespaces and links",
-        purpose: Purpose::Lab,
-        probe: |host| host.program("ip").is_some(),
-        remedy: Remedy::Apt { packages: &["iproute2"], elsewhere: "iproute2" },
-    },
-    Need {
-        what: "nft",
-        why: "loads the lab's rulesets, packet loss among them",
-        purpose: Purpose::Lab,
-        probe: |host| host.program("nft").is_some(),
-        remedy: Remedy::Apt { packages: &["nftables"], elsewhere: "nftables" },
-    },
-    Need {
-        what: "curl",
-        why: "an FTP client of the lab",
-        purpose: Purpose::Lab,
-        probe: |host| host.program("curl").is_some(),
-        remedy: Remedy::Apt { packages: &["curl"], elsewhere: "curl, built with FTP" },
-    },
-    Need {
-        what: "lftp",
-        why: "an FTP client of the lab",
-        purpose: Purpose::Lab,
-        probe: |host| host.program("lftp").is_some(),
-        remedy: Remedy::Apt { packages: &["lftp"], elsewhere: "lftp" },
-    },
-    Need {
-        what: "tnftp",
-        why: "an FTP client of the lab",
-        purpose: Purpose::Lab,
-        probe: |host| host.program("tnftp").is_some(),
-        remedy: Remedy::Apt { packages: &["tnftp"], elsewhere: "tnftp" },
-    },
-    Need {
-        what: "tcpdump",
-        why: "shows what went over the lab's wires",
-        purpose: Purpose::Lab,
-        probe: |host| host.program("tcpdump").is_some(),
-        remedy: Remedy::Apt { packages: &["tcpdump"], elsewhere: "tcpdump" },
-    },
+    program("ip", "lays out the lab's namespaces and links", &["iproute2"]),
+    program("nft", "loads the lab's rulesets, packet loss among them", &["nftables"]),
+    program("curl", "an FTP client of the lab", &["curl"]),
+    program("lftp", "an FTP client of the lab", &["lftp"]),
+    program("tnftp", "an FTP client of the lab", &["tnftp"]),
+    program("tcpdump", "shows what went over the lab's wires", &["tcpdump"]),
     Need {
         what: "pyftpdlib",
         why: "an FTP server of the lab",
         purpose: Purpose::Lab,
-        probe: |_| has_pyftpdlib(),
+        probe: Probe::Fact(has_pyftpdlib),
         remedy: Remedy::Apt {
             packages: &["python3-pyftpdlib"],
             elsewhere: "pyftpdlib for /usr/bin/python3, version 1.5",
         },
     },
-    Need {
-        what: "libraries",
-        why: "what vsftpd, ProFTPD and Pure-FTPd are linked with",
-        purpose: Purpose::Lab,
-        probe: |host| servers::has_libraries(host),
-        remedy: Remedy::Apt {
-            packages: servers::LIBRARIES,
-            elsewhere: "the libraries that ldd finds missing for these servers",
-        },
-    },
-    Need {
-        what: SERVERS[0].name,
-        why: "an FTP server of the lab",
-        purpose: Purpose::Lab,
-        probe: |host| SERVERS[0].is_unpacked(host),
-        remedy: Remedy::Server(&SERVERS[0]),
-    },
-    Need {
-        what: SERVERS[1].name,
-        why: "an FTP server of the lab",
-        purpose: Purpose::Lab,
-        probe: |host| SERVERS[1].is_unpacked(host),
-        remedy: Remedy::Server(&SERVERS[1]),
-    },
-    Need {
-        what: SERVERS[2].name,
-        why: "an FTP server of the lab",
-        purpose: Purpose::Lab,
-        probe: |host| SERVERS[2].is_unpacked(host),
-        remedy: Remedy::Server(&SERVERS[2]),
-    },
-    Need {
-        what: "rustfmt",
-        why: "checks how the sources are laid out",
-        purpose: Purpose::Checks,
-        probe: |host| has_cargo_command(host, "fmt"),
-        remedy: Remedy::Component("rustfmt"),
-    },
-    Need {
-        what: "clippy",
-        why: "lints the sources",
-        purpose: Purpose::Checks,
-        probe: |host| has_cargo_command(host, "clippy"),
-        remedy: Remedy::Component("clippy"),
-    },
+    server(&servers::VSFTPD),
+    server(&servers::PROFTPD),
+    server(&servers::PURE_FTPD),
+    library("libacl.so.1", "ProFTPD is linked with it", &["libacl1"]),
+    library("libcap.so.2", "all three servers are linked with it", &["libcap2"]),
+    library("libhiredis.so.0.14", "ProFTPD is linked with it", &["libhiredis0.14"]),
+    library("libidn2.so.0", "ProFTPD is linked with it", &["libidn2-0"]),
+    library("libmemcached.so.11", "ProFTPD is linked with it", &["libmemcached11"]),
+    library("libmemcachedutil.so.2", "ProFTPD is linked with it", &["libmemcachedutil2"]),
+    library("libncursesw.so.6", "ProFTPD is linked with it", &["libncursesw6"]),
+    library("libpam.so.0", "all three servers are linked with it", &["libpam0g"]),
+    library("libpcre2-posix.so.3", "ProFTPD is linked with it", &["libpcre2-posix3"]),
+    library("libsodium.so.23", "ProFTPD and Pure-FTPd are linked with it", &["libsodium23"]),
+    library("libssl.so.3", "all three servers are linked with it", &["libssl3"]),
+    library("libwrap.so.0", "vsftpd is linked with it", &["libwrap0"]),
+    component("rustfmt", "checks how the sources are laid out", |host| has_cargo_command(host, "fmt")),
+    component("clippy", "lints the sources", |host| has_cargo_command(host, "clippy")),
     Need {
         what: "cargo-deny",
         why: "checks the licences and the origin of the dependencies",
         purpose: Purpose::Checks,
-        probe: |host| host.program("cargo-deny").is_some_and(|p| Version::of(&p).is_some_and(|v| v >= CARGO_DENY)),
+        probe: Probe::Version("cargo-deny", CARGO_DENY),
         remedy: Remedy::Crate { name: "cargo-deny", version: CARGO_DENY, takes: "some four minutes" },
     },
     Need {
         what: "BPF file system",
         why: "where maps and programs are pinned",
         purpose: Purpose::Kernel,
-        probe: |_| fs::read_to_string("/proc/self/mounts").is_ok_and(|mounts| has_bpffs(&mounts)),
+        probe: Probe::Fact(|_| fs::read_to_string("/proc/self/mounts").is_ok_and(|mounts| has_bpffs(&mounts))),
         remedy: Remedy::MountBpffs,
     },
     Need {
         what: "kernel",
         why: "6.1 is the oldest that ftp-helper runs on",
         purpose: Purpose::Kernel,
-        probe: |_| {
+        probe: Probe::Fact(|_| {
             let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
             Version::parse(&release).is_some_and(|v| v >= KERNEL)
-        },
+        }),
         remedy: Remedy::Host("boot a kernel of version 6.1 or later"),
     },
     Need {
         what: "kernel types",
         why: "/sys/kernel/btf/vmlinux, which the BPF loader reads",
         purpose: Purpose::Kernel,
-        probe: |_| Path::new("/sys/kernel/btf/vmlinux").is_file(),
+        probe: Probe::Fact(|_| Path::new("/sys/kernel/btf/vmlinux").is_file()),
         remedy: Remedy::Host("boot a kernel built with CONFIG_DEBUG_INFO_BTF=y"),
     },
     Need {
         what: "IPv6",
         why: "half of the lab's transfers",
         purpose: Purpose::Lab,
-        probe: |_| Path::new("/proc/sys/net/ipv6/conf").is_dir(),
+        probe: Probe::Fact(|_| Path::new("/proc/sys/net/ipv6/conf").is_dir()),
         remedy: Remedy::Host("boot without ipv6.disable=1 (net.ipv6.conf.*.disable_ipv6 of this host does not matter)"),
     },
     Need {
         what: "namespaces",
         why: "the lab's hosts",
         purpose: Purpose::Lab,
-        probe: can_unshare,
+        probe: Probe::Fact(can_unshare),
         remedy: Remedy::Host(
             "root may not make network namespaces here: give the container CAP_SYS_ADMIN and CAP_NET_ADMIN",
         ),
     },
 ];
+
+/// A program of the lab; elsewhere its package is called the same.
+const fn program(name: &'static str, why: &'static str, packages: &'static [&'static str]) -> Need {
+    let remedy = Remedy::Apt { packages, elsewhere: packages[0] };
+    Need { what: name, why, purpose: Purpose::Lab, probe: Probe::Program(name), remedy }
+}
+
+/// A library of a server that is unpacked, not installed.
+const fn library(soname: &'static str, why: &'static str, packages: &'static [&'static str]) -> Need {
+    let remedy = Remedy::Apt { packages, elsewhere: soname };
+    Need { what: soname, why, purpose: Purpose::Lab, probe: Probe::Library(soname), remedy }
+}
+
+/// A server of the lab.
+const fn server(server: &'static Server) -> Need {
+    let why = "an FTP server of the lab";
+    Need { what: server.name, why, purpose: Purpose::Lab, probe: Probe::Server(server), remedy: Remedy::Server(server) }
+}
+
+/// A component of the Rust toolchain.
+const fn component(name: &'static str, why: &'static str, fact: fn(&Host) -> bool) -> Need {
+    let remedy = Remedy::Component(name);
+    Need { what: name, why, purpose: Purpose::Checks, probe: Probe::Fact(fact), remedy }
+}
+
+impl Need {
+    /// Whether it is there.
+    pub(crate) fn is_met(&self, host: &Host) -> bool {
+        match self.probe {
+            Probe::Fact(fact) => fact(host),
+            Probe::Program(name) => host.program(name).is_some(),
+            Probe::Version(name, version) => has_version(host, name, version),
+            Probe::Library(soname) => servers::has_library(host, soname),
+            Probe::Server(server) => server.is_unpacked(host),
+        }
+    }
+}
 
 impl Version {
     /// What `PROGRAM --version` says.
@@ -287,12 +272,21 @@ fn has_bpf_compiler(host: &Host) -> bool {
     sysroot.is_some_and(|s| s.join("lib/rustlib/src/rust/library/core").is_dir())
 }
 
+fn has_bpf_linker(host: &Host) -> bool {
+    let given = ["BPF_LINKER", "FTP_HELPER_BPF_OBJECT"].iter().any(|v| env::var_os(v).is_some());
+    given || has_version(host, "bpf-linker", BPF_LINKER)
+}
+
+fn has_version(host: &Host, program: &str, wanted: Version) -> bool {
+    host.program(program).and_then(|program| Version::of(&program)).is_some_and(|version| version >= wanted)
+}
+
 fn has_cargo_command(host: &Host, name: &str) -> bool {
     output_of(crate::command::cargo(host).args([name, "--version"])).is_some()
 }
 
 /// Debian's python3 has it, whatever other python3 comes first in `PATH`.
-fn has_pyftpdlib() -> bool {
+fn has_pyftpdlib(_: &Host) -> bool {
     let look = "import importlib.util as u, sys; sys.exit(u.find_spec('pyftpdlib') is None)";
     output_of(Command::new("/usr/bin/python3").args(["-c", look])).is_some()
 }

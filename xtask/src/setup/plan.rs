@@ -124,7 +124,16 @@ fn actions(missing: &[&Need], rights: Rights) -> Vec<Action> {
         update.push(Action::Root(["apt-get", "-qq", "update"].map(str::to_owned).into()));
     }
     if !packages.is_empty() {
-        let words = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "install", "--no-install-recommends"];
+        let words = [
+            "env",
+            "DEBIAN_FRONTEND=noninteractive",
+            "apt-get",
+            "-qq",
+            "-o",
+            "DPkg::Lock::Timeout=300",
+            "install",
+            "--no-install-recommends",
+        ];
         update.push(Action::Root(words.map(str::to_owned).into_iter().chain(packages).collect()));
     }
     update.into_iter().chain(root).chain(rest).collect()
@@ -228,7 +237,7 @@ mod tests {
 
     #[test]
     fn elsewhere_one_message_names_everything() {
-        let missing = ["a rustc for BPF", "bpf-linker", "nft", "ProFTPD", "libraries", "IPv6", "clippy"];
+        let missing = ["a rustc for BPF", "bpf-linker", "nft", "ProFTPD", "libhiredis.so.0.14", "IPv6", "clippy"];
         let text = text(on(FEDORA, Rights::Root, &missing));
         for part in [
             "this is Fedora Linux 40",
@@ -236,7 +245,7 @@ mod tests {
             "cargo install bpf-linker --version 0.10.3 --locked",
             "  nftables\n",
             "proftpd-core and proftpd-mod-crypto, unpacked into /srv/servers/proftpd",
-            "libhiredis0.14",
+            "libhiredis.so.0.14 (Debian: libhiredis0.14)",
             "rustup component add clippy",
             "ipv6.disable=1",
         ] {

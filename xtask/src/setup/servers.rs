@@ -5,7 +5,7 @@ use std::{
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -28,60 +28,34 @@ pub(crate) struct Server {
     files: &'static [&'static str],
 }
 
-/// The servers.
-pub(crate) static SERVERS: [Server; 3] = [
-    Server { name: "vsftpd", dir: "vsftpd", packages: &["vsftpd"], files: &["usr/sbin/vsftpd"] },
-    Server {
-        name: "ProFTPD",
-        dir: "proftpd",
-        packages: &["proftpd-core", "proftpd-mod-crypto"],
-        files: &["usr/sbin/proftpd", "usr/lib/proftpd/mod_tls.so"],
-    },
-    Server {
-        name: "Pure-FTPd",
-        dir: "pureftpd",
-        packages: &["pure-ftpd", "pure-ftpd-common"],
-        files: &["usr/sbin/pure-ftpd", "usr/sbin/pure-ftpd-wrapper"],
-    },
-];
+/// vsftpd.
+pub(crate) static VSFTPD: Server =
+    Server { name: "vsftpd", dir: "vsftpd", packages: &["vsftpd"], files: &["usr/sbin/vsftpd"] };
 
-/// Debian's packages of the libraries that these servers are linked with, beyond libc.
-pub(crate) const LIBRARIES: &[&str] = &[
-    "libacl1",
-    "libcap2",
-    "libhiredis0.14",
-    "libidn2-0",
-    "libmemcached11",
-    "libmemcachedutil2",
-    "libncursesw6",
-    "libpam0g",
-    "libpcre2-posix3",
-    "libsodium23",
-    "libssl3",
-    "libwrap0",
-];
+/// ProFTPD, with TLS.
+pub(crate) static PROFTPD: Server = Server {
+    name: "ProFTPD",
+    dir: "proftpd",
+    packages: &["proftpd-core", "proftpd-mod-crypto"],
+    files: &["usr/sbin/proftpd", "usr/lib/proftpd/mod_tls.so"],
+};
 
-/// The libraries themselves, in the order of [`LIBRARIES`].
-const SONAMES: &[&str] = &[
-    "libacl.so.1",
-    "libcap.so.2",
-    "libhiredis.so.0.14",
-    "libidn2.so.0",
-    "libmemcached.so.11",
-    "libmemcachedutil.so.2",
-    "libncursesw.so.6",
-    "libpam.so.0",
-    "libpcre2-posix.so.3",
-    "libsodium.so.23",
-    "libssl.so.3",
-    "libwrap.so.0",
-];
+/// Pure-FTPd.
+pub(crate) static PURE_FTPD: Server = Server {
+    name: "Pure-FTPd",
+    dir: "pureftpd",
+    packages: &["pure-ftpd", "pure-ftpd-common"],
+    files: &["usr/sbin/pure-ftpd", "usr/sbin/pure-ftpd-wrapper"],
+};
 
 impl Server {
     /// Whether it is where the lab looks for it.
     pub(crate) fn is_unpacked(&self, host: &Host) -> bool {
-        let dir = host.lab_servers().join(self.dir);
-        self.files.iter().all(|file| dir.join(file).is_file())
+        self.is_in(&host.lab_servers())
+    }
+
+    fn is_in(&self, servers: &Path) -> bool {
+        self.files.iter().all(|file| servers.join(self.dir).join(file).is_file())
     }
 
     /// Downloads Debian's packages and unpacks them. What is there already is replaced at the very end, so that an
@@ -103,9 +77,10 @@ impl Server {
             // Else apt changes to a user who may not write here, and warns.
             download.args(["-o", "APT::Sandbox::User=root"]);
         }
-        quietly(&mut download).context("if the lists of packages are old, `apt-get update` renews them")?;
+        command::run_quietly(&mut download)
+            .context("if the lists of packages are old, `apt-get update` renews them")?;
         for package in debs(&packages)? {
-            quietly(Command::new("dpkg").arg("-x").arg(&package).arg(&tree))?;
+            command::run_quietly(Command::new("dpkg").arg("-x").arg(&package).arg(&tree))?;
         }
         let missing: Vec<_> = self.files.iter().filter(|file| !tree.join(file).is_file()).collect();
         if !missing.is_empty() {
@@ -118,26 +93,15 @@ impl Server {
     }
 }
 
-/// Whether the dynamic linker finds every library.
-pub(crate) fn has_libraries(host: &Host) -> bool {
+/// Whether the dynamic linker finds a library.
+pub(crate) fn has_library(host: &Host, soname: &str) -> bool {
     let Some(ldconfig) = host.program("ldconfig") else { return false };
-    output_of(Command::new(ldconfig).arg("-p")).is_some_and(|cache| lacking(&cache).next().is_none())
+    output_of(Command::new(ldconfig).arg("-p")).is_some_and(|cache| lists(&cache, soname))
 }
 
-/// Which libraries a listing of `ldconfig -p` lacks.
-fn lacking(cache: &str) -> impl Iterator<Item = &'static str> {
-    SONAMES.iter().copied().filter(|name| !cache.lines().any(|line| line.split_whitespace().next() == Some(name)))
-}
-
-/// Runs a command whose output matters only when it fails.
-fn quietly(command: &mut Command) -> Result<()> {
-    let line = command::line(command);
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("can't start: {line}"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("failed ({}): {line}\n{}", output.status, said.trim_end());
-    }
-    Ok(())
+/// Whether a listing of `ldconfig -p` has a library.
+fn lists(cache: &str, soname: &str) -> bool {
+    cache.lines().any(|line| line.split_whitespace().next() == Some(soname))
 }
 
 fn debs(dir: &Path) -> Result<Vec<PathBuf>> {
@@ -167,18 +131,26 @@ mod tests {
 
     #[test]
     fn libraries_are_found_by_their_whole_name() {
-        let cache: String = SONAMES.iter().map(|name| format!("\t{name} (libc6,x86-64) => /lib/{name}\n")).collect();
-        assert_eq!(lacking(&cache).next(), None);
-        let cache = cache.replace("\tlibwrap.so.0 ", "\tlibwrap.so.01 ").replace("\tlibssl.so.3 ", "\tlibssl.so ");
-        assert_eq!(lacking(&cache).collect::<Vec<_>>(), ["libssl.so.3", "libwrap.so.0"]);
+        let cache =
+            "2 libs found in cache\n\tlibwrap.so.01 (libc6,x86-64) => /lib/a\n\tlibssl.so.3 (libc6) => /lib/b\n";
+        assert!(lists(cache, "libssl.so.3"));
+        assert!(!lists(cache, "libwrap.so.0") && !lists(cache, "libssl.so") && !lists("", "libssl.so.3"));
     }
 
     #[test]
-    fn each_library_has_its_package() {
-        assert_eq!(LIBRARIES.len(), SONAMES.len());
-        for (package, soname) in LIBRARIES.iter().zip(SONAMES) {
-            let stem = soname.split(".so").next().expect("it has a stem");
-            assert!(package.starts_with(stem), "{package} {soname}");
+    fn a_server_is_there_when_all_its_files_are() {
+        let root = std::env::temp_dir().join(format!("ftp-helper-xtask-servers-{}", std::process::id()));
+        let touch = |file: &str| {
+            let path = root.join(PROFTPD.dir).join(file);
+            fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+            fs::write(path, "").expect("a file");
+        };
+        let mut seen = vec![PROFTPD.is_in(&root)];
+        for file in PROFTPD.files {
+            touch(file);
+            seen.push(PROFTPD.is_in(&root));
         }
+        fs::remove_dir_all(&root).expect("it was there");
+        assert_eq!(seen, [false, false, true]);
     }
 }
