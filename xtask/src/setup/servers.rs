@@ -45,7 +45,7 @@ pub(crate) static PURE_FTPD: Server = Server {
     name: "Pure-FTPd",
     dir: "pureftpd",
     packages: &["pure-ftpd", "pure-ftpd-common"],
-    files: &["usr/sbin/pure-ftpd", "usr/sbin/pure-ftpd-wrapper"],
+    files: &["usr/sbin/pure-ftpd", "usr/bin/pure-pw", "etc/pure-ftpd/pure-ftpd.conf"],
 };
 
 impl Server {

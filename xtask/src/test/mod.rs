@@ -53,14 +53,10 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
         checks(host, options, &mut steps)?;
     }
     let mut count = Count::default();
-    for (name, mut command) in tests(host, options)? {
-        let output = steps.command(name, &mut command)?;
-        let these = Count::of(&output);
-        if these.run() > 0 {
-            steps.note(&these.to_string());
-        }
-        count.add(these);
-    }
+    let (unit, build, end_to_end) = tests(host, options)?;
+    count.add(tested("unit and integration", unit, options, &mut steps)?);
+    steps.command("build", &mut { build })?;
+    count.add(tested("end to end", end_to_end, options, &mut steps)?);
     if options.filter.is_none() {
         steps.check("documented configurations", || configurations(host))?;
     }
@@ -74,11 +70,21 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
     }
-    match &options.filter {
-        _ if count.run() > 0 => Ok(()),
-        Some(filter) => bail!("no test has {filter:?} in its name"),
-        None => bail!("no test was run"),
+    if let (Some(filter), 0) = (&options.filter, count.run()) {
+        bail!("no test has {filter:?} in its name");
     }
+    Ok(())
+}
+
+/// Runs tests as a step. Without a filter, a step in which no test ran has failed.
+fn tested(name: &'static str, mut tests: Command, options: &Options, steps: &mut Steps) -> Result<Count> {
+    let count = Count::of(&steps.command(name, &mut tests)?);
+    if count.run() > 0 {
+        steps.note(&count.to_string());
+    } else if options.filter.is_none() {
+        steps.fail("no test was run");
+    }
+    Ok(count)
 }
 
 /// The checks of the sources, the cheap ones first.
@@ -119,8 +125,8 @@ fn configurations(host: &Host) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-/// The commands that run the tests, in their order.
-fn tests(host: &Host, options: &Options) -> Result<Vec<(&'static str, Command)>> {
+/// The commands that run the unit and integration tests, build the program, and run the end-to-end tests.
+fn tests(host: &Host, options: &Options) -> Result<(Command, Command, Command)> {
     let filter = options.filter.as_deref();
     let mut unit = command::cargo(host);
     unit.args(["test", "--workspace", "--exclude", END_TO_END, "--locked", "--no-fail-fast", "--"]).args(filter);
@@ -129,29 +135,19 @@ fn tests(host: &Host, options: &Options) -> Result<Vec<(&'static str, Command)>>
     build.args(["build", "--package", "ftp-helper", "--locked"]);
     // They share the machine's time, and some measure it: one at a time unless told otherwise.
     let threads = env::var("FTP_HELPER_TEST_THREADS").unwrap_or_else(|_| "1".to_owned());
-    if threads.parse::<u16>().is_ok_and(|n| n > 0) {
-        let mut end_to_end = command::cargo(host);
-        end_to_end.args([
-            "test",
-            "--package",
-            END_TO_END,
-            "--locked",
-            "--no-fail-fast",
-            "--",
-            "--test-threads",
-            &threads,
-        ]);
-        end_to_end.args(filter);
-        let environment = environment(host, options);
-        unit.envs(environment.iter().cloned());
-        end_to_end.envs(environment.iter().cloned());
-        if host.rights == Rights::Sudo {
-            end_to_end.env(runner_variable(host)?, runner(&environment));
-        }
-        Ok(vec![("unit and integration", unit), ("build", build), ("end to end", end_to_end)])
-    } else {
-        bail!("FTP_HELPER_TEST_THREADS is {threads:?}; it is a number of threads, 1 or more")
+    if !threads.parse::<u16>().is_ok_and(|n| n > 0) {
+        bail!("FTP_HELPER_TEST_THREADS is {threads:?}; it is a number of threads, 1 or more");
     }
+    let mut end_to_end = command::cargo(host);
+    end_to_end.args(["test", "--package", END_TO_END, "--locked", "--no-fail-fast", "--", "--test-threads", &threads]);
+    end_to_end.args(filter);
+    let environment = environment(host, options);
+    unit.envs(environment.iter().cloned());
+    end_to_end.envs(environment.iter().cloned());
+    if host.rights == Rights::Sudo {
+        end_to_end.env(runner_variable(host)?, runner(&environment));
+    }
+    Ok((unit, build, end_to_end))
 }
 
 /// What the tests read from the environment.
@@ -217,8 +213,9 @@ mod tests {
     #[test]
     fn the_filter_reaches_every_test_program() {
         let options = Options { filter: Some("a01".to_owned()), ..options(false) };
-        let tests = tests(&host(Rights::Root), &options).expect("the variable is not set to nonsense");
-        let filtered = tests.iter().filter(|(_, command)| command.get_args().last() == Some("a01".as_ref()));
-        assert_eq!(filtered.count(), 2);
+        let (unit, build, end_to_end) = tests(&host(Rights::Root), &options).expect("no variable is set to nonsense");
+        let last = |command: &Command| command.get_args().last().map(ToOwned::to_owned);
+        assert_eq!((last(&unit), last(&end_to_end)), (Some("a01".into()), Some("a01".into())));
+        assert_ne!(last(&build), Some("a01".into()));
     }
 }

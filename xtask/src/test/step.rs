@@ -76,6 +76,15 @@ impl Steps {
         }
     }
 
+    /// Makes a failure of the last step.
+    pub(crate) fn fail(&mut self, why: &str) {
+        if let Some(last) = self.done.last_mut() {
+            last.ok = false;
+            println!("{}: FAILED: {why}", last.name);
+        }
+        self.note(why);
+    }
+
     /// The names of the steps that failed.
     pub(crate) fn failed(&self) -> Vec<&'static str> {
         self.done.iter().filter(|step| !step.ok).map(|step| step.name).collect()
@@ -184,6 +193,10 @@ mod tests {
         steps.check("clean", || Ok(Vec::new())).expect("it runs");
         steps.check("dirty", || Ok(vec!["here".to_owned()])).expect("it runs");
         assert_eq!(steps.failed(), ["dirty"]);
+        steps.check("empty", || Ok(Vec::new())).expect("it runs");
+        steps.fail("nothing to do");
+        assert_eq!(steps.failed(), ["dirty", "empty"]);
+        assert!(steps.table().ends_with("nothing to do\n"));
     }
 
     #[test]
