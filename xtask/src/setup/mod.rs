@@ -41,17 +41,17 @@ impl<'a> Setup<'a> {
             println!("set-up: nothing is missing");
             return Ok(());
         }
-        println!("set-up: missing\n{}", plan::list(&missing));
         match self.plan(&missing) {
-            Plan::Explain(text) => print!("{text}"),
+            Plan::Explain(text) => bail!("{}", text.trim_end()),
             Plan::Run(actions) => {
+                println!("set-up: missing\n{}", plan::list(&missing));
                 println!("`cargo xtask setup` would run");
                 for action in actions {
                     println!("  {}", action.line());
                 }
             }
         }
-        bail!("set-up: {} of {} things are missing", missing.len(), self.needs.len());
+        bail!("{} of {} things are missing", missing.len(), self.needs.len());
     }
 
     /// Installs what is missing; says what and why.
@@ -60,30 +60,35 @@ impl<'a> Setup<'a> {
     /// Something can't be installed by us, or could not be.
     pub(crate) fn install(&self) -> Result<()> {
         let start = Instant::now();
-        if self.missing().is_empty() {
+        let missing = self.missing();
+        if missing.is_empty() {
             println!("set-up: nothing is missing");
             return Ok(());
         }
+        // Whoever can't install may not be able to write the lock either.
+        self.actions(&missing)?;
         let _lock = self.lock()?;
+        // Another set-up may have been at work until now.
         let missing = self.missing();
         println!("set-up: missing\n{}", plan::list(&missing));
-        match self.plan(&missing) {
-            Plan::Explain(text) => bail!("{}", text.trim_end()),
-            Plan::Run(actions) => {
-                for action in &actions {
-                    println!("set-up: {}", action.line());
-                    self.act(action)?;
-                }
-            }
+        for action in self.actions(&missing)? {
+            println!("set-up: {}", action.line());
+            self.act(&action)?;
         }
         let missing = self.missing();
-        if missing.is_empty() {
-            println!("set-up: done in {:.1} s", start.elapsed().as_secs_f64());
-            return Ok(());
+        if !missing.is_empty() {
+            self.actions(&missing)?;
+            bail!("set-up did what it can, and this is still missing:\n{}", plan::list(&missing).trim_end());
         }
-        match self.plan(&missing) {
+        println!("set-up: done in {:.1} s", start.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// What to do; an error where the reader has to.
+    fn actions(&self, missing: &[&Need]) -> Result<Vec<Action>> {
+        match self.plan(missing) {
+            Plan::Run(actions) => Ok(actions),
             Plan::Explain(text) => bail!("{}", text.trim_end()),
-            Plan::Run(_) => bail!("set-up did what it can, and this is still missing:\n{}", plan::list(&missing)),
         }
     }
 

@@ -35,15 +35,14 @@ pub(crate) enum Action {
 /// Decides what to do about `missing`, where `servers` is the directory of the lab's servers.
 pub(crate) fn plan(missing: &[&Need], os: &Os, rights: Rights, servers: &Path) -> Plan {
     let faults: Vec<_> = missing.iter().copied().filter(|need| matches!(need.remedy, Remedy::Host(_))).collect();
-    let installable: Vec<_> = missing.iter().copied().filter(|need| is_installed(need.remedy)).collect();
-    if !os.is_debian_12() && !installable.is_empty() {
+    if !os.is_debian_12() && missing.iter().any(|need| is_installed(need.remedy)) {
         let mut text = format!(
             "set-up installs by itself on Debian 12 only, and this is {}. Install what is missing, then run the command \
              again:\n",
             os.name
         );
-        let rows: Vec<_> =
-            installable.iter().map(|n| [n.what.into(), n.why.into(), elsewhere(n.remedy, servers)]).collect();
+        let rest = missing.iter().filter(|need| !matches!(need.remedy, Remedy::Host(_)));
+        let rows: Vec<_> = rest.map(|n| [n.what.into(), n.why.into(), elsewhere(n.remedy, servers)]).collect();
         text.push_str(&table(&rows));
         text.push_str(&faults_text(&faults));
         return Plan::Explain(text);
@@ -51,12 +50,15 @@ pub(crate) fn plan(missing: &[&Need], os: &Os, rights: Rights, servers: &Path) -
     let actions = actions(missing, rights);
     let needs_root = actions.iter().any(|action| matches!(action, Action::Root(_)));
     if needs_root && rights == Rights::None {
-        let mut text = "set-up is not root, and sudo asks for a password. As root, run\n".to_owned();
-        for action in actions.iter().filter(|action| matches!(action, Action::Root(_))) {
-            let _ = writeln!(text, "  sudo {}", action.line().trim_start_matches("sudo -n "));
+        let mut text = format!("missing are\n{}", list(missing));
+        text.push_str("and this is not root, and sudo asks for a password. Run\n");
+        let (as_root, as_user): (Vec<_>, Vec<_>) = actions.iter().partition(|a| matches!(a, Action::Root(_)));
+        for action in as_root {
+            let _ = writeln!(text, "  sudo {}", action.line());
         }
-        text.push_str("and then the command again, which does the rest as you:\n");
-        for action in actions.iter().filter(|action| !matches!(action, Action::Root(_))) {
+        text.push_str("and then the command again");
+        text.push_str(if as_user.is_empty() { ".\n" } else { ", which does the rest without root:\n" });
+        for action in as_user {
             let _ = writeln!(text, "  {}", action.line());
         }
         text.push_str(&faults_text(&faults));
@@ -237,7 +239,16 @@ mod tests {
 
     #[test]
     fn elsewhere_one_message_names_everything() {
-        let missing = ["a rustc for BPF", "bpf-linker", "nft", "ProFTPD", "libhiredis.so.0.14", "IPv6", "clippy"];
+        let missing = [
+            "BPF file system",
+            "a rustc for BPF",
+            "bpf-linker",
+            "nft",
+            "ProFTPD",
+            "libhiredis.so.0.14",
+            "IPv6",
+            "clippy",
+        ];
         let text = text(on(FEDORA, Rights::Root, &missing));
         for part in [
             "this is Fedora Linux 40",
@@ -248,6 +259,7 @@ mod tests {
             "libhiredis.so.0.14 (Debian: libhiredis0.14)",
             "rustup component add clippy",
             "ipv6.disable=1",
+            "mount -t bpf bpf /sys/fs/bpf",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }
