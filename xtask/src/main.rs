@@ -1,2 +1,77 @@
-//! Tasks of the project: set-up, tests, demo, benchmarks.
-fn main() {}
+//! Tasks of the project: set-up, tests, demo, benchmarks. `cargo xtask help` lists them.
+
+mod bench;
+mod command;
+mod demo;
+mod docs;
+mod host;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{
+    host::Host,
+    setup::{Purpose, Setup},
+};
+
+/// Set-up, tests, demo and benchmarks of ftp-helper.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what this host lacks to build, run and test ftp-helper (Debian 12; elsewhere: say what to install).
+    Setup {
+        /// Only say what is missing, and exit 1 if anything is.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Run every check and every test.
+    Test(test::Options),
+    /// Build ftp-helper and show what it does, on a network of namespaces.
+    Demo {
+        /// Passed on to `ftp-helper lab demo`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Build and run one benchmark.
+    Bench {
+        /// Which: `path` is the program `bench-path` of the tests.
+        name: bench::Name,
+        /// Passed on to the benchmark.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without a backtrace, whatever RUST_BACKTRACE says: the text is for people.
+            eprintln!("cargo xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let host = Host::read()?;
+    match cli.task {
+        Task::Setup { check } => {
+            let setup = Setup::of(&host, &Purpose::ALL);
+            if check { setup.check() } else { setup.install() }
+        }
+        Task::Test(options) => test::run(&host, &options),
+        Task::Demo { args } => demo::run(&host, &args),
+        Task::Bench { name, args } => bench::run(&host, &name, &args),
+    }
+}

@@ -1,0 +1,345 @@
+//! What it takes to build, run and test ftp-helper: what, why, how to find out whether it is there, where it comes from.
+
+use std::{env, fs, path::Path, process::Command};
+
+use crate::{
+    host::{Host, Rights, output_of},
+    setup::servers::{self, Server},
+};
+
+/// The version of bpf-linker that is known to work with the BPF compiler's LLVM.
+pub(crate) const BPF_LINKER: Version = Version([0, 10, 3]);
+/// The version of cargo-deny that `deny.toml` is written for.
+pub(crate) const CARGO_DENY: Version = Version([0, 20, 2]);
+/// The oldest kernel that ftp-helper runs on.
+const KERNEL: Version = Version([6, 1, 0]);
+
+/// One thing that a task needs.
+pub(crate) struct Need {
+    /// Its name.
+    pub(crate) what: &'static str,
+    /// What for.
+    pub(crate) why: &'static str,
+    /// Which tasks need it.
+    pub(crate) purpose: Purpose,
+    /// Whether it is there.
+    probe: Probe,
+    /// How to get it.
+    pub(crate) remedy: Remedy,
+}
+
+/// How to find out whether something is there.
+#[derive(Clone, Copy)]
+enum Probe {
+    /// By a look of its own.
+    Fact(fn(&Host) -> bool),
+    /// A program of this name.
+    Program(&'static str),
+    /// A program of this name that calls itself at least this version.
+    Version(&'static str, Version),
+    /// A library that the dynamic linker finds.
+    Library(&'static str),
+    /// A server that was unpacked.
+    Server(&'static Server),
+}
+
+/// Which tasks need something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// Building.
+    Build,
+    /// Networks of namespaces with real servers and clients: demo and end-to-end tests.
+    Lab,
+    /// Loading programs into the kernel: demo, tests and benchmarks.
+    Kernel,
+    /// The checks of the sources.
+    Checks,
+}
+
+impl Purpose {
+    /// Everything.
+    pub(crate) const ALL: [Self; 4] = [Self::Build, Self::Lab, Self::Kernel, Self::Checks];
+}
+
+/// How to get something.
+#[derive(Clone, Copy)]
+pub(crate) enum Remedy {
+    /// Debian's packages; elsewhere what is said.
+    Apt {
+        /// The packages of Debian 12.
+        packages: &'static [&'static str],
+        /// What another distribution needs.
+        elsewhere: &'static str,
+    },
+    /// `cargo install`.
+    Crate {
+        /// The crate.
+        name: &'static str,
+        /// Its version.
+        version: Version,
+        /// How long it takes to build, for people.
+        takes: &'static str,
+    },
+    /// `rustup component add`.
+    Component(&'static str),
+    /// Debian's packages, unpacked into a directory of their own since they exclude one another.
+    Server(&'static Server),
+    /// Mounting the BPF file system.
+    MountBpffs,
+    /// Nothing that could be installed: what the reader has to change.
+    Host(&'static str),
+}
+
+/// A version: major, minor, patch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Version(pub(crate) [u32; 3]);
+
+/// Everything that is needed, in the order in which it is told.
+pub(crate) static NEEDS: &[Need] = &[
+    Need {
+        what: "a rustc for BPF",
+        why: "compiles the programs that run in the kernel",
+        purpose: Purpose::Build,
+        probe: Probe::Fact(has_bpf_compiler),
+        remedy: Remedy::Apt {
+            packages: &["rustc-web", "libstd-rust-web-dev-bpf"],
+            elsewhere: "rustup toolchain install nightly --component rust-src",
+        },
+    },
+    Need {
+        what: "bpf-linker",
+        why: "links them",
+        purpose: Purpose::Build,
+        probe: Probe::Fact(has_bpf_linker),
+        remedy: Remedy::Crate { name: "bpf-linker", version: BPF_LINKER, takes: "a minute or two" },
+    },
+    program("ip", "lays out the lab's namespaces and links", &["iproute2"]),
+    program("nft", "loads the lab's rulesets, packet loss among them", &["nftables"]),
+    program("curl", "an FTP client of the lab", &["curl"]),
+    program("lftp", "an FTP client of the lab", &["lftp"]),
+    program("tnftp", "an FTP client of the lab", &["tnftp"]),
+    program("tcpdump", "shows what went over the lab's wires", &["tcpdump"]),
+    Need {
+        what: "pyftpdlib",
+        why: "an FTP server of the lab",
+        purpose: Purpose::Lab,
+        probe: Probe::Fact(has_pyftpdlib),
+        remedy: Remedy::Apt {
+            packages: &["python3-pyftpdlib"],
+            elsewhere: "pyftpdlib for /usr/bin/python3, version 1.5",
+        },
+    },
+    server(&servers::VSFTPD),
+    server(&servers::PROFTPD),
+    server(&servers::PURE_FTPD),
+    library("libacl.so.1", "ProFTPD is linked with it", &["libacl1"]),
+    library("libcap.so.2", "all three servers are linked with it", &["libcap2"]),
+    library("libhiredis.so.0.14", "ProFTPD is linked with it", &["libhiredis0.14"]),
+    library("libidn2.so.0", "ProFTPD is linked with it", &["libidn2-0"]),
+    library("libmemcached.so.11", "ProFTPD is linked with it", &["libmemcached11"]),
+    library("libmemcachedutil.so.2", "ProFTPD is linked with it", &["libmemcachedutil2"]),
+    library("libncursesw.so.6", "ProFTPD is linked with it", &["libncursesw6"]),
+    library("libpam.so.0", "all three servers are linked with it", &["libpam0g"]),
+    library("libpcre2-posix.so.3", "ProFTPD is linked with it", &["libpcre2-posix3"]),
+    library("libsodium.so.23", "ProFTPD and Pure-FTPd are linked with it", &["libsodium23"]),
+    library("libssl.so.3", "all three servers are linked with it", &["libssl3"]),
+    library("libwrap.so.0", "vsftpd is linked with it", &["libwrap0"]),
+    component("rustfmt", "checks how the sources are laid out", |host| has_cargo_command(host, "fmt")),
+    component("clippy", "lints the sources", |host| has_cargo_command(host, "clippy")),
+    Need {
+        what: "cargo-deny",
+        why: "checks the licences and the origin of the dependencies",
+        purpose: Purpose::Checks,
+        probe: Probe::Version("cargo-deny", CARGO_DENY),
+        remedy: Remedy::Crate { name: "cargo-deny", version: CARGO_DENY, takes: "some four minutes" },
+    },
+    Need {
+        what: "BPF file system",
+        why: "where maps and programs are pinned",
+        purpose: Purpose::Kernel,
+        probe: Probe::Fact(|_| fs::read_to_string("/proc/self/mounts").is_ok_and(|mounts| has_bpffs(&mounts))),
+        remedy: Remedy::MountBpffs,
+    },
+    Need {
+        what: "kernel",
+        why: "6.1 is the oldest that ftp-helper runs on",
+        purpose: Purpose::Kernel,
+        probe: Probe::Fact(|_| {
+            let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+            Version::parse(&release).is_some_and(|v| v >= KERNEL)
+        }),
+        remedy: Remedy::Host("boot a kernel of version 6.1 or later"),
+    },
+    Need {
+        what: "kernel types",
+        why: "/sys/kernel/btf/vmlinux, which the BPF loader reads",
+        purpose: Purpose::Kernel,
+        probe: Probe::Fact(|_| Path::new("/sys/kernel/btf/vmlinux").is_file()),
+        remedy: Remedy::Host("boot a kernel built with CONFIG_DEBUG_INFO_BTF=y"),
+    },
+    Need {
+        what: "IPv6",
+        why: "half of the lab's transfers",
+        purpose: Purpose::Lab,
+        probe: Probe::Fact(|_| Path::new("/proc/sys/net/ipv6/conf").is_dir()),
+        remedy: Remedy::Host("boot without ipv6.disable=1 (net.ipv6.conf.*.disable_ipv6 of this host does not matter)"),
+    },
+    Need {
+        what: "namespaces",
+        why: "the lab's hosts",
+        purpose: Purpose::Lab,
+        probe: Probe::Fact(can_unshare),
+        remedy: Remedy::Host(
+            "root may not make network namespaces here: give the container CAP_SYS_ADMIN and CAP_NET_ADMIN",
+        ),
+    },
+];
+
+/// A program of the lab; elsewhere its package is called the same.
+const fn program(name: &'static str, why: &'static str, packages: &'static [&'static str]) -> Need {
+    let remedy = Remedy::Apt { packages, elsewhere: packages[0] };
+    Need { what: name, why, purpose: Purpose::Lab, probe: Probe::Program(name), remedy }
+}
+
+/// A library of a server that is unpacked, not installed.
+const fn library(soname: &'static str, why: &'static str, packages: &'static [&'static str]) -> Need {
+    let remedy = Remedy::Apt { packages, elsewhere: soname };
+    Need { what: soname, why, purpose: Purpose::Lab, probe: Probe::Library(soname), remedy }
+}
+
+/// A server of the lab.
+const fn server(server: &'static Server) -> Need {
+    let why = "an FTP server of the lab";
+    Need { what: server.name, why, purpose: Purpose::Lab, probe: Probe::Server(server), remedy: Remedy::Server(server) }
+}
+
+/// A component of the Rust toolchain.
+const fn component(name: &'static str, why: &'static str, fact: fn(&Host) -> bool) -> Need {
+    let remedy = Remedy::Component(name);
+    Need { what: name, why, purpose: Purpose::Checks, probe: Probe::Fact(fact), remedy }
+}
+
+impl Need {
+    /// Whether it is there.
+    pub(crate) fn is_met(&self, host: &Host) -> bool {
+        match self.probe {
+            Probe::Fact(fact) => fact(host),
+            Probe::Program(name) => host.program(name).is_some(),
+            Probe::Version(name, version) => has_version(host, name, version),
+            Probe::Library(soname) => servers::has_library(host, soname),
+            Probe::Server(server) => server.is_unpacked(host),
+        }
+    }
+}
+
+impl Version {
+    /// What `PROGRAM --version` says.
+    fn of(program: &Path) -> Option<Self> {
+        Self::parse(&output_of(Command::new(program).arg("--version"))?)
+    }
+
+    /// The first version number in a text, such as `cargo-deny 0.20.2` or `6.1.0-25-amd64`.
+    fn parse(text: &str) -> Option<Self> {
+        let word = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+        let mut parts = word.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().ok());
+        let major = parts.next()??;
+        Some(Self([major, parts.next().flatten().unwrap_or(0), parts.next().flatten().unwrap_or(0)]))
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self([major, minor, patch]) = self;
+        write!(f, "{major}.{minor}.{patch}")
+    }
+}
+
+/// Mirrors the choice of ftp-helper's build script.
+fn has_bpf_compiler(host: &Host) -> bool {
+    if ["OBJECT", "RUSTC", "TOOLCHAIN"].iter().any(|v| env::var_os(format!("FTP_HELPER_BPF_{v}")).is_some()) {
+        return true;
+    }
+    let target = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
+    let ready = |rustc: &Path| {
+        let sysroot = output_of(Command::new(rustc).args(["--print", "sysroot"]));
+        sysroot.is_some_and(|s| Path::new(&s).join("lib/rustlib").join(target).join("lib").is_dir())
+    };
+    if ready(Path::new("/usr/bin/rustc")) || host.program("rustc").is_some_and(|rustc| ready(&rustc)) {
+        return true;
+    }
+    let nightly = output_of(Command::new("rustup").args(["which", "--toolchain", "nightly", "rustc"]));
+    let sysroot = nightly.and_then(|rustc| Some(Path::new(&rustc).parent()?.parent()?.to_path_buf()));
+    sysroot.is_some_and(|s| s.join("lib/rustlib/src/rust/library/core").is_dir())
+}
+
+fn has_bpf_linker(host: &Host) -> bool {
+    let given = ["BPF_LINKER", "FTP_HELPER_BPF_OBJECT"].iter().any(|v| env::var_os(v).is_some());
+    given || has_version(host, "bpf-linker", BPF_LINKER)
+}
+
+fn has_version(host: &Host, program: &str, wanted: Version) -> bool {
+    host.program(program).and_then(|program| Version::of(&program)).is_some_and(|version| version >= wanted)
+}
+
+fn has_cargo_command(host: &Host, name: &str) -> bool {
+    output_of(crate::command::cargo(host).args([name, "--version"])).is_some()
+}
+
+/// Debian's python3 has it, whatever other python3 comes first in `PATH`.
+fn has_pyftpdlib(_: &Host) -> bool {
+    let look = "import importlib.util as u, sys; sys.exit(u.find_spec('pyftpdlib') is None)";
+    output_of(Command::new("/usr/bin/python3").args(["-c", look])).is_some()
+}
+
+/// Whether a table of mounts has the BPF file system where it belongs.
+fn has_bpffs(mounts: &str) -> bool {
+    mounts.lines().any(|line| {
+        let mut fields = line.split(' ');
+        fields.nth(1) == Some("/sys/fs/bpf") && fields.next() == Some("bpf")
+    })
+}
+
+/// Tried where we may be root; without the right to, the tests that need it say so themselves.
+fn can_unshare(host: &Host) -> bool {
+    if host.rights == Rights::None {
+        return true;
+    }
+    let argv = ["unshare", "--net", "--mount", "true"].map(str::to_owned);
+    output_of(&mut crate::command::as_root(host, &argv)).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_and_compared() {
+        assert_eq!(Version::parse("bpf-linker 0.10.3"), Some(Version([0, 10, 3])));
+        assert_eq!(Version::parse("6.1.0-25-amd64\n"), Some(Version([6, 1, 0])));
+        assert_eq!(Version::parse("6.18.44-fc-v445"), Some(Version([6, 18, 44])));
+        assert_eq!(Version::parse("7"), Some(Version([7, 0, 0])));
+        assert_eq!(Version::parse("0.21.0-rc.1"), Some(Version([0, 21, 0])));
+        assert_eq!(Version::parse("no number"), None);
+        assert!(
+            Version([0, 9, 14]) < BPF_LINKER && Version([0, 10, 3]) >= BPF_LINKER && Version([1, 0, 0]) > BPF_LINKER
+        );
+        assert!(Version([5, 15, 999]) < KERNEL);
+        assert_eq!(BPF_LINKER.to_string(), "0.10.3");
+    }
+
+    #[test]
+    fn the_bpf_file_system_is_found_by_place_and_type() {
+        assert!(has_bpffs("sysfs /sys sysfs rw 0 0\nbpf /sys/fs/bpf bpf rw,nosuid 0 0\n"));
+        assert!(has_bpffs("none /sys/fs/bpf bpf rw 0 0\n"));
+        assert!(!has_bpffs("bpf /mnt bpf rw 0 0\ntmpfs /sys/fs/bpf tmpfs rw 0 0\n"));
+        assert!(!has_bpffs(""));
+    }
+
+    #[test]
+    fn every_need_has_a_name_of_its_own() {
+        let mut names: Vec<_> = NEEDS.iter().map(|need| need.what).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), NEEDS.len());
+    }
+}

@@ -1,0 +1,221 @@
+//! `cargo xtask test`: every check and every test, one line a step, and the sum of the tests at the very end.
+
+mod count;
+mod step;
+
+use std::{
+    env, fs,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use self::{count::Count, step::Steps};
+use crate::{
+    command, docs,
+    host::{Host, Rights, output_of},
+    setup::{Purpose, Setup},
+};
+
+/// The package of the end-to-end tests.
+const END_TO_END: &str = "ftp-helper-tests";
+
+/// What `cargo xtask test` knows.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The long forms of the tests as well.
+    #[arg(long)]
+    full: bool,
+    /// Ask for known vulnerabilities of the dependencies as well; needs the advisory database from the network.
+    #[arg(long)]
+    advisories: bool,
+    /// Show what the steps print while they run; always so where the variable CI is set.
+    #[arg(long, short)]
+    verbose: bool,
+    /// Only the tests with this in their names, and no other check.
+    filter: Option<String>,
+}
+
+/// Runs them.
+///
+/// # Errors
+/// A step failed, or no test ran.
+pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
+    let mut purposes = vec![Purpose::Build, Purpose::Lab, Purpose::Kernel];
+    if options.filter.is_none() {
+        purposes.push(Purpose::Checks);
+    }
+    Setup::of(host, &purposes).install()?;
+    let verbose = options.verbose || env::var_os("CI").is_some();
+    let mut steps = Steps::new(host.root.join("target/xtask"), verbose)?;
+    if options.filter.is_none() {
+        checks(host, options, &mut steps)?;
+    }
+    let mut count = Count::default();
+    let (unit, build, end_to_end) = tests(host, options)?;
+    count.add(tested("unit and integration", unit, options, &mut steps)?);
+    steps.command("build", &mut { build })?;
+    count.add(tested("end to end", end_to_end, options, &mut steps)?);
+    if options.filter.is_none() {
+        steps.check("documented configurations", || configurations(host))?;
+    }
+    println!("\n{}", steps.table());
+    for name in &count.failures {
+        println!("failed: {name}");
+    }
+    // What reads the end of the output takes this line for the whole run's.
+    println!("{count}");
+    let failed = steps.failed();
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    if let (Some(filter), 0) = (&options.filter, count.run()) {
+        bail!("no test has {filter:?} in its name");
+    }
+    Ok(())
+}
+
+/// Runs tests as a step. Without a filter, a step in which no test ran has failed.
+fn tested(name: &'static str, mut tests: Command, options: &Options, steps: &mut Steps) -> Result<Count> {
+    let count = Count::of(&steps.command(name, &mut tests)?);
+    if count.run() > 0 {
+        steps.note(&count.to_string());
+    } else if options.filter.is_none() {
+        steps.fail("no test was run");
+    }
+    Ok(count)
+}
+
+/// The checks of the sources, the cheap ones first.
+fn checks(host: &Host, options: &Options, steps: &mut Steps) -> Result<()> {
+    let cargo = |args: &[&str]| {
+        let mut cargo = command::cargo(host);
+        cargo.args(args);
+        cargo
+    };
+    steps.command("fmt", &mut cargo(&["fmt", "--all", "--check"]))?;
+    steps.check("docs", || docs::check(&host.root))?;
+    steps.command("deny", &mut cargo(&["deny", "--all-features", "check", "licenses", "bans", "sources"]))?;
+    if options.advisories {
+        steps.command("advisories", &mut cargo(&["deny", "check", "advisories"]))?;
+    }
+    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    steps.command("clippy", &mut cargo(&clippy))?;
+    let mut rustdoc = cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
+    steps.command("rustdoc", rustdoc.env("RUSTDOCFLAGS", "-D warnings"))?;
+    Ok(())
+}
+
+/// `ftp-helper check` of every configuration that the documentation shows; returns what it says against them.
+fn configurations(host: &Host) -> Result<Vec<String>> {
+    let program = host.target()?.join("debug/ftp-helper");
+    let file = host.root.join("target/xtask/documented.toml");
+    let mut wrong = Vec::new();
+    for example in docs::configurations(&host.root)? {
+        fs::write(&file, &example.text).with_context(|| format!("can't write {}", file.display()))?;
+        let mut check = Command::new(&program);
+        check.arg("check").arg("-c").arg(&file).stdin(Stdio::null());
+        let output = check.output().with_context(|| format!("can't start: {}", command::line(&check)))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            wrong.push(format!("{}: ftp-helper check says ({}):\n{}", example.place, output.status, said.trim_end()));
+        }
+    }
+    Ok(wrong)
+}
+
+/// The commands that run the unit and integration tests, build the program, and run the end-to-end tests.
+fn tests(host: &Host, options: &Options) -> Result<(Command, Command, Command)> {
+    let filter = options.filter.as_deref();
+    let mut unit = command::cargo(host);
+    unit.args(["test", "--workspace", "--exclude", END_TO_END, "--locked", "--no-fail-fast", "--"]).args(filter);
+    // Features are resolved for the packages that are named: so named, program and tests share all they depend on.
+    let mut build = command::cargo(host);
+    build.args(["build", "--package", "ftp-helper", "--locked"]);
+    // They share the machine's time, and some measure it: one at a time unless told otherwise.
+    let threads = env::var("FTP_HELPER_TEST_THREADS").unwrap_or_else(|_| "1".to_owned());
+    if !threads.parse::<u16>().is_ok_and(|n| n > 0) {
+        bail!("FTP_HELPER_TEST_THREADS is {threads:?}; it is a number of threads, 1 or more");
+    }
+    let mut end_to_end = command::cargo(host);
+    end_to_end.args(["test", "--package", END_TO_END, "--locked", "--no-fail-fast", "--", "--test-threads", &threads]);
+    end_to_end.args(filter);
+    let environment = environment(host, options);
+    unit.envs(environment.iter().cloned());
+    end_to_end.envs(environment.iter().cloned());
+    if host.rights == Rights::Sudo {
+        end_to_end.env(runner_variable(host)?, runner(&environment));
+    }
+    Ok((unit, build, end_to_end))
+}
+
+/// What the tests read from the environment.
+fn environment(host: &Host, options: &Options) -> Vec<(&'static str, String)> {
+    let mut environment = vec![("FTP_HELPER_LAB_SERVERS", host.lab_servers().display().to_string())];
+    if host.rights != Rights::None {
+        // Where we can be root, a test that skips itself for want of rights has failed.
+        environment.push(("FTP_HELPER_REQUIRE_ROOT", "1".to_owned()));
+    }
+    if options.full {
+        environment.push(("FTP_HELPER_FULL", "1".to_owned()));
+    }
+    environment
+}
+
+/// The variable that tells cargo by what to start the tests, such as `CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER`.
+fn runner_variable(host: &Host) -> Result<String> {
+    let rustc = host.program("rustc").context("rustc is not in PATH")?;
+    let version = output_of(Command::new(rustc).arg("-vV")).context("`rustc -vV` failed")?;
+    let triple = version.lines().find_map(|line| line.strip_prefix("host: ")).context("`rustc -vV` names no host")?;
+    Ok(format!("CARGO_TARGET_{}_RUNNER", triple.replace(['-', '.'], "_").to_uppercase()))
+}
+
+/// Starts the tests as root. sudo clears the environment, and `-E` is a right that not everybody has: the variables are
+/// set behind it.
+fn runner(environment: &[(&'static str, String)]) -> String {
+    let variables = environment.iter().map(|(name, value)| format!(" {name}={value}"));
+    format!("sudo -n env{}", variables.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(full: bool) -> Options {
+        Options { full, advisories: false, verbose: false, filter: None }
+    }
+
+    fn host(rights: Rights) -> Host {
+        Host { rights, ..Host::read().expect("/proc is there") }
+    }
+
+    #[test]
+    fn tests_may_skip_themselves_only_where_nobody_can_be_root() {
+        let has = |rights, full, name: &str| {
+            environment(&host(rights), &options(full)).iter().any(|(n, value)| *n == name && value == "1")
+        };
+        assert!(
+            has(Rights::Root, false, "FTP_HELPER_REQUIRE_ROOT") && has(Rights::Sudo, false, "FTP_HELPER_REQUIRE_ROOT")
+        );
+        assert!(!has(Rights::None, false, "FTP_HELPER_REQUIRE_ROOT"));
+        assert!(has(Rights::None, true, "FTP_HELPER_FULL") && !has(Rights::Root, false, "FTP_HELPER_FULL"));
+    }
+
+    #[test]
+    fn sudo_passes_the_variables_on() {
+        assert_eq!(runner(&[("A", "1".to_owned()), ("B", "/x".to_owned())]), "sudo -n env A=1 B=/x");
+        let variable = runner_variable(&host(Rights::Sudo)).expect("rustc is there");
+        assert!(variable.starts_with("CARGO_TARGET_") && variable.ends_with("_RUNNER"), "{variable}");
+        assert!(variable.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'), "{variable}");
+    }
+
+    #[test]
+    fn the_filter_reaches_every_test_program() {
+        let options = Options { filter: Some("a01".to_owned()), ..options(false) };
+        let (unit, build, end_to_end) = tests(&host(Rights::Root), &options).expect("no variable is set to nonsense");
+        let last = |command: &Command| command.get_args().last().map(ToOwned::to_owned);
+        assert_eq!((last(&unit), last(&end_to_end)), (Some("a01".into()), Some("a01".into())));
+        assert_ne!(last(&build), Some("a01".into()));
+    }
+}

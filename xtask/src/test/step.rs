@@ -1,0 +1,209 @@
+//! Steps of a run: each is timed, has a log of its own, and one line of summary.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::command;
+
+/// The steps of a run so far.
+pub(crate) struct Steps {
+    logs: PathBuf,
+    verbose: bool,
+    done: Vec<Done>,
+}
+
+/// A step that is over.
+#[derive(Debug)]
+struct Done {
+    name: &'static str,
+    ok: bool,
+    took: Duration,
+    note: String,
+}
+
+impl Steps {
+    /// No step yet. Logs go to the directory `logs`; `verbose` shows the steps' output while they run.
+    ///
+    /// # Errors
+    /// The directory can't be made.
+    pub(crate) fn new(logs: PathBuf, verbose: bool) -> Result<Self> {
+        fs::create_dir_all(&logs).with_context(|| format!("can't make {}", logs.display()))?;
+        Ok(Self { logs, verbose, done: Vec::new() })
+    }
+
+    /// Runs a command as a step, and returns what it printed. That it fails is noted, and no error.
+    ///
+    /// # Errors
+    /// It can't be started, or its log can't be written.
+    pub(crate) fn command(&mut self, name: &'static str, command: &mut Command) -> Result<String> {
+        let start = self.begin(name);
+        let log = self.logs.join(format!("{}.log", name.replace(' ', "-")));
+        let (ok, output) = capture(command, &log, self.verbose)?;
+        if !ok && !self.verbose {
+            println!("FAILED\n$ {}\n{}", command::line(command), output.trim_end());
+        }
+        let note = if ok { String::new() } else { format!("see {}", log.display()) };
+        self.end(name, ok, start.elapsed(), note);
+        Ok(output)
+    }
+
+    /// Runs a check of our own as a step: it returns what is wrong, nothing if all is well.
+    ///
+    /// # Errors
+    /// What the check returns.
+    pub(crate) fn check(&mut self, name: &'static str, check: impl FnOnce() -> Result<Vec<String>>) -> Result<()> {
+        let start = self.begin(name);
+        let wrong = check()?;
+        if !wrong.is_empty() {
+            println!("FAILED\n{}", wrong.join("\n"));
+        }
+        self.end(name, wrong.is_empty(), start.elapsed(), String::new());
+        Ok(())
+    }
+
+    /// Adds to the line that the table has for the last step.
+    pub(crate) fn note(&mut self, note: &str) {
+        if let Some(last) = self.done.last_mut() {
+            let separator = if last.note.is_empty() { "" } else { "; " };
+            last.note = format!("{note}{separator}{}", last.note);
+        }
+    }
+
+    /// Makes a failure of the last step.
+    pub(crate) fn fail(&mut self, why: &str) {
+        if let Some(last) = self.done.last_mut() {
+            last.ok = false;
+            println!("{}: FAILED: {why}", last.name);
+        }
+        self.note(why);
+    }
+
+    /// The names of the steps that failed.
+    pub(crate) fn failed(&self) -> Vec<&'static str> {
+        self.done.iter().filter(|step| !step.ok).map(|step| step.name).collect()
+    }
+
+    /// One line a step.
+    pub(crate) fn table(&self) -> String {
+        let width = self.done.iter().map(|step| step.name.len()).max().unwrap_or(0);
+        let line = |step: &Done| {
+            let Done { name, ok, took, note } = step;
+            let result = if *ok { "ok" } else { "FAILED" };
+            let line = format!("{name:width$}  {result:6}  {:>7.1} s  {note}", took.as_secs_f64());
+            line.trim_end().to_owned() + "\n"
+        };
+        self.done.iter().map(line).collect()
+    }
+
+    fn begin(&self, name: &str) -> Instant {
+        print!("{name} … ");
+        if self.verbose {
+            println!();
+        }
+        // Only so that the name is seen before the step is over.
+        let _ = io::stdout().flush();
+        Instant::now()
+    }
+
+    fn end(&mut self, name: &'static str, ok: bool, took: Duration, note: String) {
+        let result = if ok { "ok" } else { "FAILED" };
+        println!(
+            "{}{result} ({:.1} s)",
+            if self.verbose || !ok { format!("{name}: ") } else { String::new() },
+            took.as_secs_f64()
+        );
+        self.done.push(Done { name, ok, took, note });
+    }
+}
+
+/// Runs a command, both of its outputs in one, into a log and, if wished, onto our own output.
+fn capture(command: &mut Command, log: &Path, show: bool) -> Result<(bool, String)> {
+    let line = command::line(command);
+    let mut file = File::create(log).with_context(|| format!("can't write {}", log.display()))?;
+    let (reader, writer) = io::pipe().context("can't make a pipe")?;
+    let twin = writer.try_clone().context("can't duplicate a pipe")?;
+    command.stdin(Stdio::null()).stdout(writer).stderr(twin);
+    let spawned = command.spawn().with_context(|| format!("can't start: {line}"));
+    // The command keeps its ends of the pipe until then, and reading would never come to an end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = spawned?;
+    let mut output = Vec::new();
+    let mut reader = BufReader::new(reader);
+    loop {
+        let begin = output.len();
+        if reader.read_until(b'\n', &mut output).with_context(|| format!("can't read what it prints: {line}"))? == 0 {
+            break;
+        }
+        let line = &output[begin..];
+        file.write_all(line).with_context(|| format!("can't write {}", log.display()))?;
+        if show {
+            io::stdout().write_all(line).context("can't write to the standard output")?;
+        }
+    }
+    let status = child.wait().with_context(|| format!("can't wait for: {line}"))?;
+    Ok((status.success(), String::from_utf8_lossy(&output).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory of this test's own, removed at the end.
+    struct Logs(PathBuf);
+
+    impl Logs {
+        fn new(name: &str) -> Self {
+            Self(std::env::temp_dir().join(format!("ftp-helper-xtask-{name}-{}", std::process::id())))
+        }
+    }
+
+    impl Drop for Logs {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_step_keeps_both_outputs_in_order_and_its_result() {
+        let logs = Logs::new("both");
+        let mut steps = Steps::new(logs.0.clone(), false).expect("a directory");
+        let good = steps.command("good", Command::new("sh").args(["-c", "echo a; echo b >&2; printf c"]));
+        assert_eq!(good.expect("it starts"), "a\nb\nc");
+        let bad = steps.command("bad one", Command::new("sh").args(["-c", "echo no; exit 7"]));
+        assert_eq!(bad.expect("it starts"), "no\n");
+        steps.note("1 passed");
+        assert_eq!(steps.failed(), ["bad one"]);
+        assert_eq!(fs::read_to_string(logs.0.join("bad-one.log")).expect("a log"), "no\n");
+        let table = steps.table();
+        assert!(table.lines().count() == 2 && table.contains("good     ok"), "{table}");
+        assert!(table.contains("bad one  FAILED") && table.contains("1 passed; see "), "{table}");
+    }
+
+    #[test]
+    fn a_check_fails_by_what_it_finds() {
+        let logs = Logs::new("check");
+        let mut steps = Steps::new(logs.0.clone(), false).expect("a directory");
+        steps.check("clean", || Ok(Vec::new())).expect("it runs");
+        steps.check("dirty", || Ok(vec!["here".to_owned()])).expect("it runs");
+        assert_eq!(steps.failed(), ["dirty"]);
+        steps.check("empty", || Ok(Vec::new())).expect("it runs");
+        steps.fail("nothing to do");
+        assert_eq!(steps.failed(), ["dirty", "empty"]);
+        assert!(steps.table().ends_with("nothing to do\n"));
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_an_error() {
+        let logs = Logs::new("none");
+        let mut steps = Steps::new(logs.0.clone(), false).expect("a directory");
+        let error = steps.command("none", &mut Command::new("no-such-program-anywhere")).expect_err("it is not there");
+        assert!(format!("{error:#}").contains("can't start: no-such-program-anywhere"), "{error:#}");
+    }
+}
