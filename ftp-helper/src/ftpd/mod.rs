@@ -170,9 +170,7 @@ impl FtpdError {
     pub fn is_permission(&self) -> bool {
         match self {
             Self::NoAddress => false,
-            Self::Root { source, .. } | Self::Listen { source, .. } => {
-                source.kind() == io::ErrorKind::PermissionDenied
-            }
+            Self::Root { source, .. } | Self::Listen { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
         }
     }
 }
@@ -317,7 +315,9 @@ fn root_remedy(e: &io::Error) -> &'static str {
 
 fn bind_remedy(e: &io::Error, address: SocketAddr) -> &'static str {
     match e.kind() {
-        io::ErrorKind::AddrInUse => "; another program has the port: stop it (`ss -ltnp` names it) or choose another port",
+        io::ErrorKind::AddrInUse => {
+            "; another program has the port: stop it (`ss -ltnp` names it) or choose another port"
+        }
         io::ErrorKind::AddrNotAvailable => "; no interface has this address (`ip addr` lists them)",
         io::ErrorKind::PermissionDenied if address.port() < 1024 => {
             "; ports below 1024 need root or CAP_NET_BIND_SERVICE: choose another, such as 2121"

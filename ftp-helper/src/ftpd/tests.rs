@@ -88,8 +88,7 @@ fn transfers_in_each_mode_it_knows() {
     assert!(c.ask("USER anonymous").starts_with("331 "));
     assert!(c.ask("PASS x").starts_with("230 "));
     let pasv = c.ask("PASV");
-    let numbers: Vec<u16> =
-        pasv.split(['(', ')']).nth(1).unwrap().split(',').map(|n| n.parse().unwrap()).collect();
+    let numbers: Vec<u16> = pasv.split(['(', ')']).nth(1).unwrap().split(',').map(|n| n.parse().unwrap()).collect();
     let port = numbers[4] * 256 + numbers[5];
     assert!((20000..=30000).contains(&port), "{pasv}");
     let mut data = StdStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
