@@ -364,7 +364,7 @@ impl Wire {
             // Whoever has one interface has the gateway behind it.
             if let [(_, side, _)] = plugs[..] {
                 push(&mut batch, format_args!("route add default via {}", side.v4(1)));
-                push(&mut batch, format_args!("-6 route add default via {}", side.v6(1)));
+                push(&mut batch, format_args!("route add ::/0 via {}", side.v6(1)));
             }
             host.namespace().ip_batch(&batch)?;
         }

@@ -138,7 +138,15 @@ impl Server {
     /// # Errors
     /// When its program is not here, can't be started, or does not greet.
     pub fn start(host: &Host, kind: ServerKind, options: &ServerOptions) -> Result<Self> {
-        let base = subdirectory(host.directory(), &format!("{}-{}-{}", host.name(), kind.name(), options.port))?;
+        let base = host.directory().join(format!("{}-{}-{}", host.name(), kind.name(), options.port));
+        // An earlier one's uploads and passwords are no concern of this one's.
+        match std::fs::remove_dir_all(&base) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(LabError::io(format!("can't remove {}", base.display()))(e));
+            }
+            _ => {}
+        }
+        let base = subdirectory(&base, "")?;
         let setup = Setup { host, options, root: subdirectory(&base, "root")?, base };
         let public = setup.populate()?;
         let Launch { running, login } = match kind {
