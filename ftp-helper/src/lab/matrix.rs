@@ -200,6 +200,8 @@ impl Observer for Unobserved {}
 /// # Errors
 /// When the lab has too few hosts, a server or a client can't be started, or the ruleset is refused.
 pub fn run(lab: &Lab, options: &MatrixOptions, observer: &dyn Observer) -> Result<MatrixReport> {
+    // A ruleset with a mistake in it is told of now, not after the reference run.
+    lab.load_ruleset(options.ruleset.as_deref())?;
     let fixtures = Fixtures::start(lab, options, observer)?;
     let cells = cells(options);
     lab.load_ruleset(None)?;
@@ -322,6 +324,9 @@ impl Fixtures {
             joined.collect::<Result<Vec<_>>>()
         })?
         .concat();
+        for server in &self.servers {
+            server.remove_uploads()?;
+        }
         all.sort_unstable_by_key(|(index, _)| *index);
         Ok(all.into_iter().map(|(_, outcome)| outcome).collect())
     }

@@ -25,7 +25,7 @@ use super::{
     Host, by_name,
     error::{LabError, Result},
     process::Process,
-    servers::{Credentials, DIRECTORY, DOWNLOAD, Server},
+    servers::{Credentials, DIRECTORY, DOWNLOAD, Server, UPLOAD_PREFIX},
     subdirectory,
 };
 
@@ -121,6 +121,13 @@ impl ClientKind {
             Self::Tnftp => "tnftp",
         }
     }
+
+    /// Whether the program is on PATH.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|d| d.join(self.name()).is_file())
+    }
 }
 
 macro_rules! named {
@@ -207,7 +214,8 @@ impl Outcome {
 }
 
 impl Job<'_> {
-    /// Runs the client to its end and looks at the files.
+    /// Runs the client to its end and looks at the files. What it uploaded stays there until
+    /// [`Server::remove_uploads`]: a file that goes while somebody lists makes some servers fail the listing.
     ///
     /// # Errors
     /// When the client's program can't be started, or a file can't be read or written here. That the transfer fails is no
@@ -216,7 +224,7 @@ impl Job<'_> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let work = Work::new(self.from, number)?;
-        let remote = format!("up-{}-{number}", std::process::id());
+        let remote = format!("{UPLOAD_PREFIX}{number}");
         let address = self.server.host().address(self.family);
         let call = Call {
             mode: self.mode,
@@ -243,22 +251,15 @@ impl Job<'_> {
             None => Process::spawn(command)?,
         };
         let done = process.finish(self.limit)?;
-        let there = self.server.public().join(&remote);
-        let outcome = Outcome {
-            uploaded: same(&there, self.upload)?,
+        Ok(Outcome {
+            uploaded: same(&self.server.public().join(&remote), self.upload)?,
             downloaded: same(&call.downloaded(), &self.server.public().join(DOWNLOAD))?,
             listed: read(&call.listed())?.is_some_and(|l| String::from_utf8_lossy(&l).contains(DOWNLOAD)),
             announced: announced(&done.output),
             timed_out: done.status.is_none(),
             took_ms: u64::try_from(done.took.as_millis()).unwrap_or(u64::MAX),
             output: done.output,
-        };
-        match std::fs::remove_file(&there) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(LabError::io(format!("can't remove {}", there.display()))(e))
-            }
-            _ => Ok(outcome),
-        }
+        })
     }
 }
 

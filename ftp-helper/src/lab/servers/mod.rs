@@ -39,6 +39,8 @@ pub const DIRECTORY: &str = "pub";
 /// The file in [`DIRECTORY`] that clients download.
 pub const DOWNLOAD: &str = "download.bin";
 
+/// What the names of uploaded files begin with.
+pub(super) const UPLOAD_PREFIX: &str = "upload-";
 /// The system's user that servers serve as.
 const SERVICE_USER: &str = "daemon";
 /// How long a server may take to greet, on a machine that has other things to do.
@@ -75,6 +77,19 @@ impl ServerKind {
             Self::Bundled => "bundled",
         }
     }
+
+    /// Whether its program is here: fetched into the options' cache, or installed.
+    #[must_use]
+    pub fn is_available(self, options: &ServerOptions) -> bool {
+        let fetched = |name| program::find(&options.cache(), self.name(), name).is_ok();
+        match self {
+            Self::Vsftpd => fetched("vsftpd"),
+            Self::Proftpd => fetched("proftpd"),
+            Self::Pureftpd => fetched("pure-ftpd") && fetched("pure-pw"),
+            Self::Pyftpdlib => pyftpdlib::is_available(),
+            Self::Bundled => true,
+        }
+    }
 }
 
 /// How a server is started.
@@ -101,6 +116,12 @@ impl Default for ServerOptions {
             cache: None,
             bundled: None,
         }
+    }
+}
+
+impl ServerOptions {
+    fn cache(&self) -> PathBuf {
+        self.cache.clone().unwrap_or_else(default_cache)
     }
 }
 
@@ -225,6 +246,21 @@ impl Server {
         }
     }
 
+    /// Removes what clients have uploaded.
+    ///
+    /// # Errors
+    /// When a file can't be removed.
+    pub fn remove_uploads(&self) -> Result<()> {
+        let failed = || format!("can't remove the uploads in {}", self.public.display());
+        for entry in std::fs::read_dir(&self.public).map_err(LabError::io(failed()))? {
+            let entry = entry.map_err(LabError::io(failed()))?;
+            if entry.file_name().as_encoded_bytes().starts_with(UPLOAD_PREFIX.as_bytes()) {
+                std::fs::remove_file(entry.path()).map_err(LabError::io(failed()))?;
+            }
+        }
+        Ok(())
+    }
+
     fn wait_ready(&mut self) -> Result<()> {
         let begun = Instant::now();
         for address in [IpAddr::V4(self.host.v4()), IpAddr::V6(self.host.v6())] {
@@ -305,7 +341,7 @@ impl Setup<'_> {
 
     /// A fetched or installed program, as a command on the host.
     fn program(&self, server: &str, name: &str) -> Result<Command> {
-        let cache = self.options.cache.clone().unwrap_or_else(default_cache);
+        let cache = self.options.cache();
         let found = program::find(&cache, server, name)?;
         let mut command = self.host.command(&found.path);
         if !found.libraries.is_empty() {

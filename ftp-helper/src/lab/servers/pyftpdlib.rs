@@ -1,7 +1,12 @@
 //! pyftpdlib, as Debian's Python has it: anonymous, one process.
 
+use std::process::Command;
+
 use super::{Launch, Setup};
-use crate::lab::error::Result;
+use crate::lab::{error::Result, process};
+
+/// Debian's package is for Debian's own interpreter, whatever else is first on PATH.
+const PYTHON: &str = "/usr/bin/python3";
 
 const SCRIPT: &str = "\
 import sys
@@ -20,10 +25,15 @@ FTPServer(('::', port), FTPHandler).serve_forever()
 pub(super) fn launch(setup: &Setup<'_>) -> Result<Launch> {
     let range = setup.options.passive_ports.range();
     let script = setup.write("pyftpdlib-server.py", SCRIPT)?;
-    // Debian's package is for Debian's own interpreter, whatever else is first on PATH.
-    let mut command = setup.host.command("/usr/bin/python3");
+    let mut command = setup.host.command(PYTHON);
     // A warning that anonymous may write is what is wanted here.
     command.args(["-W", "ignore"]).arg(script);
     command.args([setup.options.port, *range.start(), *range.end()].map(|n| n.to_string())).arg(&setup.root);
     Launch::process(command, "anonymous")
+}
+
+pub(super) fn is_available() -> bool {
+    let mut command = Command::new(PYTHON);
+    command.args(["-c", "import pyftpdlib"]);
+    process::run(command, None).is_ok()
 }
