@@ -1,0 +1,3 @@
+//! Beginnings, ends, time, memory, and the kernel's answers.
+
+use super::*;
