@@ -15,7 +15,7 @@ use ftp_helper_common::{
 use super::{
     grammar::{
         Endpoint,
-        command::{Command, Mode},
+        command::Command,
         reply::{self, ReplyLine},
     },
     line::Line,
@@ -267,12 +267,8 @@ impl Dialogue {
                 endpoint = Some(e);
                 Kind::Eprt
             }
-            Command::Unreadable(mode, reason) => {
+            Command::Unreadable(reason) => {
                 out.push(Step::Refuse(reason, None));
-                // What the server makes of it nobody knows; it supersedes what was announced before, all the same.
-                if matches!(mode, Mode::Port | Mode::Eprt) {
-                    self.armed = None;
-                }
                 Kind::Void
             }
             Command::Unsupported => {
@@ -367,11 +363,9 @@ impl Dialogue {
             return;
         }
         self.fifo.remove(0);
+        let whole = self.fifo.is_empty() && matches!(text, Text::Line(_));
         if self.fifo.is_empty() {
             self.fifo = Vec::new();
-            if matches!(text, Text::Line(_)) {
-                self.doubt = self.doubt.saturating_sub(1);
-            }
         }
         let positive = (200..300).contains(&code);
         match head.kind {
@@ -380,9 +374,9 @@ impl Dialogue {
             _ if passive => out.push(Step::Refuse(Reason::UnsolicitedReply, None)),
             Kind::Port | Kind::Eprt if positive => self.accepted(&head, line, rules, out),
             Kind::Port | Kind::Eprt => {
-                if head.opened {
-                    out.push(Step::RevokeOf(head.seq, Reason::NegativeReply));
-                } else {
+                // Whichever it is: the client has given up what was announced before.
+                out.push(Step::Revoke(Reason::NegativeReply));
+                if !head.opened {
                     out.push(Step::Refuse(Reason::RefusedByServer, announcement(&head, CLIENT, head.seq)));
                 }
             }
@@ -395,6 +389,9 @@ impl Dialogue {
             Kind::EpsvAll => self.epsv_all |= positive,
             Kind::Auth if code < 400 => return out.push(Step::Opaque(Reason::AuthAccepted)),
             _ => {}
+        }
+        if whole {
+            self.doubt = self.doubt.saturating_sub(1);
         }
         self.take_up(rules, out);
     }
@@ -463,7 +460,8 @@ impl Dialogue {
                 self.logged_in = false;
             }
             Kind::Rein => self.logged_in = false,
-            Kind::Pasv | Kind::Epsv => self.armed = None,
+            // What the server makes of a refused one nobody knows; it supersedes what was announced before all the same.
+            Kind::Pasv | Kind::Epsv | Kind::Void => self.armed = None,
             Kind::Port | Kind::Eprt => {
                 self.armed = None;
                 let Some(a) = announcement(&head, CLIENT, head.seq) else { return };
@@ -679,9 +677,8 @@ mod tests {
             assert_eq!(all, [51202], "{active:?}");
         }
         let mut t = Talk::logged_in(ActiveAt::Command);
-        let seq = t.at[0];
         t.client("PORT 1,2,3,4,200,2");
-        assert_eq!(t.server("500 no"), [Step::RevokeOf(seq, Reason::NegativeReply)]);
+        assert_eq!(t.server("500 no"), [Step::Revoke(Reason::NegativeReply)]);
         assert!(matches!(t.client("PORT 1,2,3,4,0,22")[..], [Step::Refuse(Reason::LowPort, Some(_))]));
         assert!(t.server("200 ok").is_empty());
     }

@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn gaps_overlaps_and_the_wrap() {
-        let start = 0xffff_fffc;
+        let start = 0xffff_fffc_u32;
         let at = |n: u32| start.wrapping_add(n);
         let (mut s, mut out) = (Stream::new(start), Vec::new());
         feed(&mut s, at(4), b"efgh", &mut out).unwrap();

@@ -25,7 +25,7 @@ pub(in crate::engine) enum Command {
     /// EPRT.
     Eprt(Endpoint),
     /// One of the four above with an argument that can't be read.
-    Unreadable(Mode, Reason),
+    Unreadable(Reason),
     /// Negotiates in a way that is not followed.
     Unsupported,
     /// USER.
@@ -52,19 +52,6 @@ pub(in crate::engine) enum Command {
     Reply,
 }
 
-/// Which of the four, where the argument can't be read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::engine) enum Mode {
-    /// PASV.
-    Pasv,
-    /// EPSV.
-    Epsv,
-    /// PORT.
-    Port,
-    /// EPRT.
-    Eprt,
-}
-
 impl Command {
     /// Reads a line without its ending.
     pub(in crate::engine) fn parse(line: &[u8]) -> Self {
@@ -76,18 +63,18 @@ impl Command {
         let Ok((_, argument)) = argument_of(argument) else { return unknown(line, verb) };
         match (&*name, argument) {
             (b"PASV", None) => Self::Pasv,
-            (b"PASV", _) => Self::Unreadable(Mode::Pasv, Reason::BadSyntax),
+            (b"PASV", _) => Self::Unreadable(Reason::BadSyntax),
             (b"EPSV", None | Some(b"1" | b"2")) => Self::Epsv,
             (b"EPSV", Some(all)) if all.eq_ignore_ascii_case(b"ALL") => Self::EpsvAll,
-            (b"EPSV", _) => Self::Unreadable(Mode::Epsv, Reason::BadSyntax),
+            (b"EPSV", _) => Self::Unreadable(Reason::BadSyntax),
             (b"PORT", argument) => match argument.map(|a| all_consuming(number::six).parse(a)) {
                 Some(Ok((_, endpoint))) => Self::Port(endpoint),
-                _ => Self::Unreadable(Mode::Port, Reason::BadSyntax),
+                _ => Self::Unreadable(Reason::BadSyntax),
             },
             (b"EPRT", argument) => match argument.map(|a| all_consuming(number::extended_port).parse(a)) {
                 Some(Ok((_, Ok(endpoint)))) => Self::Eprt(endpoint),
-                Some(Ok((_, Err(_)))) => Self::Unreadable(Mode::Eprt, Reason::AddressFamily),
-                _ => Self::Unreadable(Mode::Eprt, Reason::BadSyntax),
+                Some(Ok((_, Err(_)))) => Self::Unreadable(Reason::AddressFamily),
+                _ => Self::Unreadable(Reason::BadSyntax),
             },
             (b"LPRT" | b"LPSV" | b"SPSV" | b"CPSV" | b"APSV", _) => Self::Unsupported,
             (b"USER", _) => Self::User,
@@ -167,13 +154,13 @@ mod tests {
             ("epsv all", Command::EpsvAll),
             ("pOrT 192,0,2,10,195,149", Command::Port(own)),
             ("EPRT !1!192.0.2.10!50069!", Command::Eprt(own)),
-            ("PASV ", Command::Unreadable(Mode::Pasv, Reason::BadSyntax)),
-            ("EPSV 3", Command::Unreadable(Mode::Epsv, Reason::BadSyntax)),
-            ("PORT", Command::Unreadable(Mode::Port, Reason::BadSyntax)),
-            ("PORT  192,0,2,10,195,149", Command::Unreadable(Mode::Port, Reason::BadSyntax)),
-            ("PORT 192,0,2,10,195,149 ", Command::Unreadable(Mode::Port, Reason::BadSyntax)),
-            ("PORT 192,0,2,10,195,149xyz", Command::Unreadable(Mode::Port, Reason::BadSyntax)),
-            ("EPRT |3|192.0.2.10|50069|", Command::Unreadable(Mode::Eprt, Reason::AddressFamily)),
+            ("PASV ", Command::Unreadable(Reason::BadSyntax)),
+            ("EPSV 3", Command::Unreadable(Reason::BadSyntax)),
+            ("PORT", Command::Unreadable(Reason::BadSyntax)),
+            ("PORT  192,0,2,10,195,149", Command::Unreadable(Reason::BadSyntax)),
+            ("PORT 192,0,2,10,195,149 ", Command::Unreadable(Reason::BadSyntax)),
+            ("PORT 192,0,2,10,195,149xyz", Command::Unreadable(Reason::BadSyntax)),
+            ("EPRT |3|192.0.2.10|50069|", Command::Unreadable(Reason::AddressFamily)),
             ("LPRT 4,4", Command::Unsupported),
             ("USER x", Command::User),
             ("acct", Command::Pass),

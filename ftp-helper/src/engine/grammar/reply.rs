@@ -127,7 +127,7 @@ mod tests {
             ("1,2,3 files (198,51,100,5,195,149)", Reason::AmbiguousReply),
             ("(1,2,3,4,5,6) (198,51,100,5,195,149)", Reason::AmbiguousReply),
             ("(198,51,100,5,195,149) 7", Reason::AmbiguousReply),
-            ("(198,51,100,5,195,149,1)", Reason::BadSyntax),
+            ("(198,51,100,5,195,149,1)", Reason::AmbiguousReply),
             ("(1216,256,2,127,127,127)", Reason::BadSyntax),
             ("(198,51,100,5,195,256)", Reason::BadSyntax),
             ("none", Reason::BadSyntax),
