@@ -14,4 +14,5 @@ pub mod error;
 pub mod event;
 pub mod ftpd;
 pub mod lab;
+pub mod metrics;
 pub mod replay;

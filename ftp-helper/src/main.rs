@@ -1,2 +1,7 @@
 //! The `ftp-helper` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ftp_helper::cli::main(std::env::args_os())
+}

@@ -1,4 +1,115 @@
-//! To be written.
+//! The commands: arguments in, data on standard output, diagnostics on standard error, an exit code at the end.
+//!
+//! The commands, their formats and exit codes are documented in `docs/commands.md`.
 
-pub mod ftpd;
-pub mod lab;
+mod check;
+mod ftpd;
+mod lab;
+mod logging;
+mod observe;
+mod output;
+mod query;
+mod replay;
+mod run;
+mod status;
+mod target;
+mod text;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use self::output::Gone;
+use crate::error::Code;
+
+/// Follows FTP control connections and opens exactly the negotiated data port.
+#[derive(Parser, Debug)]
+#[command(name = "ftp-helper", version, about, long_about = None, after_help = EXIT_CODES, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Say more on standard error; twice for everything. RUST_LOG overrides it
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the daemon in the foreground
+    Run(run::RunArgs),
+    /// Read the configuration, say what it means, change nothing
+    Check(check::CheckArgs),
+    /// What is going on: mode, interfaces, tables, counters
+    Status(status::StatusArgs),
+    /// The control connections that are followed
+    Sessions(query::SessionsArgs),
+    /// The pinholes that are open
+    Pinholes(query::PinholesArgs),
+    /// The events that the daemon remembers, or with -f those to come
+    Observe(observe::ObserveArgs),
+    /// Have the daemon read its configuration again
+    Reload(query::ReloadArgs),
+    /// Run a capture through the engine and print the events
+    Replay(replay::ReplayArgs),
+    /// A network of namespaces to test firewalls with
+    Lab(lab::LabArgs),
+    /// The bundled FTP server
+    Ftpd(ftpd::FtpdArgs),
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage or invalid configuration, 3 daemon not running, \
+                          4 problems found, 5 no permission";
+
+/// Runs the program with these arguments, its own name first.
+pub fn main<I, T>(args: I) -> ExitCode
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are no errors: clap knows, and prints them to standard output. If that is closed,
+            // nobody wants to know.
+            let _ = e.print();
+            return if e.use_stderr() { Code::Usage.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    logging::start(cli.verbose, matches!(cli.command, Command::Run(_)));
+    match dispatch(cli.command) {
+        Ok(code) => code,
+        Err(e) if e.downcast_ref::<Gone>().is_some() => ExitCode::SUCCESS,
+        Err(e) => {
+            output::complain(&format!("{e:#}"));
+            Code::of(&e).into()
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => run::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Sessions(args) => query::sessions(args),
+        Command::Pinholes(args) => query::pinholes(args),
+        Command::Observe(args) => observe::run(args),
+        Command::Reload(args) => query::reload(args),
+        Command::Replay(args) => replay::run(args),
+        Command::Lab(args) => Ok(lab::run(args)),
+        Command::Ftpd(args) => Ok(ftpd::run(args)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,1 +1,169 @@
-//! To be written.
+//! The configuration file: what it may say, what it means, and what is wrong with it.
+//!
+//! The keys and their meaning are documented in `docs/configuration.md`.
+
+mod error;
+mod explain;
+mod reader;
+mod sections;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+use serde::Serialize;
+use toml::de::DeTable;
+
+pub use self::{
+    error::{ConfigError, Problem},
+    explain::Explanation,
+};
+use crate::engine::policy::Policy;
+
+/// Where the configuration is, unless told otherwise.
+pub const DEFAULT_PATH: &str = "/etc/ftp-helper/ftp-helper.toml";
+
+/// Where the control socket is, unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/ftp-helper/ftp-helper.sock";
+
+/// Everything that a configuration file says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The file it comes from.
+    pub path: Option<PathBuf>,
+    /// What is allowed.
+    pub policy: Policy,
+    /// Where to look.
+    pub watch: Watch,
+    /// Where a new connection needs a pinhole.
+    pub guards: Vec<Guard>,
+    /// Size of the event ring buffer in bytes: a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+    /// The control socket and the metrics.
+    pub api: Api,
+}
+
+/// Where to look.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Watch {
+    /// Outside interfaces: names or glob patterns; never empty.
+    pub interfaces: Vec<String>,
+    /// Ports that speak FTP, ascending.
+    pub control_ports: Vec<u16>,
+}
+
+/// Networks and ports where a new TCP connection needs a pinhole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Guard {
+    /// Which way the first SYN goes.
+    pub direction: Direction,
+    /// Networks of the responder; never empty.
+    pub networks: Vec<Network>,
+    /// Networks of the initiators that are held to it; never empty.
+    pub initiators: Vec<IpNet>,
+    /// Guarded ports of the responder.
+    pub ports: RangeInclusive<u16>,
+    /// Ports of these that are left alone.
+    pub except_ports: Vec<RangeInclusive<u16>>,
+}
+
+/// Which way the first SYN goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// It arrives on an outside interface.
+    In,
+    /// It leaves by an outside interface.
+    Out,
+}
+
+/// A network of a guard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Network {
+    /// An address or prefix.
+    Prefix(IpNet),
+    /// The addresses of the interface with this name, followed as they change.
+    Interface(String),
+}
+
+/// The control socket and the metrics.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Api {
+    /// Path of the control socket.
+    pub socket: PathBuf,
+    /// Group that may ask.
+    pub read_group: String,
+    /// Group that may also change.
+    pub write_group: String,
+    /// Where metrics are served, if anywhere.
+    pub metrics: Option<SocketAddr>,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self { socket: DEFAULT_SOCKET.into(), read_group: "adm".into(), write_group: "root".into(), metrics: None }
+    }
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// The file can't be read, or says what can't be meant; then with every problem found.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        load_with_notes(path).map(|(config, _)| config)
+    }
+
+    /// Reads the text of a configuration file; `name` is the file's name for messages.
+    ///
+    /// # Errors
+    /// The text says what can't be meant; with every problem found.
+    pub fn parse(text: &str, name: &Path) -> Result<Self, ConfigError> {
+        parse_with_notes(text, name).map(|(config, _)| config)
+    }
+}
+
+/// As [`Config::load`], with what is worth telling although it is no mistake.
+///
+/// # Errors
+/// As [`Config::load`].
+pub fn load_with_notes(path: &Path) -> Result<(Config, Vec<String>), ConfigError> {
+    let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
+    let bytes = fs::read(path).map_err(unreadable)?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let valid = e.utf8_error().valid_up_to();
+        let before = String::from_utf8_lossy(&e.as_bytes()[..valid]).into_owned();
+        let cx = reader::Context::new(&before);
+        cx.problem(valid, "", "is not UTF-8 text", "save the file as UTF-8");
+        ConfigError::Invalid { path: path.to_owned(), problems: cx.into_problems() }
+    })?;
+    parse_with_notes(&text, path)
+}
+
+/// As [`Config::parse`], with what is worth telling although it is no mistake.
+///
+/// # Errors
+/// As [`Config::parse`].
+pub fn parse_with_notes(text: &str, name: &Path) -> Result<(Config, Vec<String>), ConfigError> {
+    let cx = reader::Context::new(text);
+    let read = match DeTable::parse(text) {
+        Ok(table) => Some(sections::read(&cx, table.get_ref(), name)),
+        Err(e) => {
+            let at = e.span().map_or(0, |s| s.start);
+            cx.problem(at, "", e.message().trim().replace('\n', ", "), "correct the TOML here");
+            None
+        }
+    };
+    let problems = cx.into_problems();
+    match read {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(ConfigError::Invalid { path: name.to_owned(), problems }),
+    }
+}

@@ -1,0 +1,319 @@
+//! Client and server over a real socket, with a backend of canned answers.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::broadcast;
+
+use super::{
+    access::Access,
+    client::{Client, Observed},
+    server::{Backend, serve},
+    *,
+};
+use crate::{
+    error::{Code, Fault},
+    event::{Kind, NegotiatedBy, Pinhole, PinholeState},
+};
+
+#[derive(Clone)]
+struct Canned {
+    events: broadcast::Sender<Arc<Event>>,
+    reload: Arc<Mutex<Result<ReloadReport, String>>>,
+}
+
+fn pinhole() -> Pinhole {
+    Pinhole {
+        mode: NegotiatedBy::Pasv,
+        initiator: "192.0.2.10".parse().unwrap(),
+        responder: "198.51.100.5".parse().unwrap(),
+        port: 50069,
+        state: PinholeState::Confirmed,
+        expires_in_ms: 9000,
+    }
+}
+
+impl Backend for Canned {
+    async fn status(&self) -> Status {
+        Status { version: "9.9".into(), mode: "observe".into(), ..Status::default() }
+    }
+
+    async fn sessions(&self) -> Vec<Session> {
+        // More than one line, and more than one buffer.
+        (0..5000)
+            .map(|i| Session {
+                session: format!("{i:016x}"),
+                client: "192.0.2.10:40000".parse().unwrap(),
+                server: "198.51.100.5:21".parse().unwrap(),
+                state: Standing::LoggedIn,
+                sighted: true,
+                reason: None,
+                age_ms: i,
+                idle_ms: 0,
+                pinhole: Some(pinhole()),
+                data_connections: 0,
+                opened: 1,
+                refused: 0,
+            })
+            .collect()
+    }
+
+    async fn pinholes(&self) -> Vec<PinholeRow> {
+        vec![PinholeRow {
+            session: "00000000000000a1".into(),
+            client: "192.0.2.10:40000".parse().unwrap(),
+            server: "198.51.100.5:21".parse().unwrap(),
+            pinhole: pinhole(),
+        }]
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.events.subscribe()
+    }
+
+    async fn reload(&self) -> Result<ReloadReport, String> {
+        self.reload.lock().unwrap().clone()
+    }
+}
+
+/// A server on a thread of its own, so that the blocking client can be used as the commands use it.
+struct Running {
+    _dir: tempfile::TempDir,
+    path: PathBuf,
+    backend: Canned,
+    _runtime: tokio::runtime::Runtime,
+}
+
+fn start(access: Option<Access>) -> Running {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.sock");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let backend = Canned {
+        events: broadcast::Sender::new(100_000),
+        reload: Arc::new(Mutex::new(Ok(ReloadReport { changed: vec!["mode".into()], needs_restart: vec![] }))),
+    };
+    let listener = {
+        let _inside = runtime.enter();
+        tokio::net::UnixListener::bind(&path).unwrap()
+    };
+    let access = access.unwrap_or_else(|| Access::resolve("root", "root").unwrap());
+    runtime.spawn(serve(listener, access, backend.clone()));
+    // Events before the server has subscribed would be lost.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while backend.events.receiver_count() == 0 {
+        assert!(Instant::now() < deadline, "the server does not subscribe");
+        std::thread::yield_now();
+    }
+    Running { _dir: dir, path, backend, _runtime: runtime }
+}
+
+fn event(n: u64) -> Arc<Event> {
+    Arc::new(Event {
+        v: 1,
+        ts: "2026-01-01T00:00:00.000000Z".into(),
+        event: if n.is_multiple_of(2) { Kind::Opened } else { Kind::Expired },
+        session: Some(format!("{n:016x}")),
+        client: None,
+        server: None,
+        reason: None,
+        pinhole: Some(pinhole()),
+        connection: None,
+        by: None,
+        detail: None,
+    })
+}
+
+#[test]
+fn questions_and_answers() {
+    let server = start(None);
+    let mut client = Client::connect(&server.path).unwrap();
+    assert_eq!(client.status().unwrap().version, "9.9");
+    let sessions = client.sessions().unwrap();
+    assert_eq!(sessions.len(), 5000);
+    assert_eq!(sessions[4999].session, format!("{:016x}", 4999));
+    assert_eq!(client.pinholes().unwrap()[0].pinhole, pinhole());
+    assert_eq!(client.reload().unwrap().changed, ["mode"]);
+    *server.backend.reload.lock().unwrap() = Err("f.toml:1:1: no".into());
+    let fault = client.reload().unwrap_err();
+    assert_eq!((fault.code, fault.message.as_str()), (Code::Failure, "f.toml:1:1: no"));
+    // The connection is still good.
+    assert_eq!(client.status().unwrap().mode, "observe");
+}
+
+#[test]
+fn a_row_of_pinholes_has_the_fields_of_an_event() {
+    let row = PinholeRow {
+        session: "00000000000000a1".into(),
+        client: "192.0.2.10:40000".parse().unwrap(),
+        server: "198.51.100.5:21".parse().unwrap(),
+        pinhole: pinhole(),
+    };
+    assert_eq!(
+        serde_json::to_string(&row).unwrap(),
+        r#"{"session":"00000000000000a1","client":"192.0.2.10:40000","server":"198.51.100.5:21","mode":"pasv","initiator":"192.0.2.10","responder":"198.51.100.5","port":50069,"state":"confirmed","expires_in_ms":9000}"#
+    );
+}
+
+#[test]
+fn who_may_not_is_told_so() {
+    // Groups that no test process is in, and no owner.
+    let server = start(Some(Access::of_groups(u32::MAX - 7, u32::MAX - 8)));
+    let mut client = Client::connect(&server.path).unwrap();
+    let fault = client.status().unwrap_err();
+    assert_eq!(fault.code, Code::NoPermission);
+    assert!(fault.message.contains("member of group \"readers\""), "{fault}");
+    let fault = client.reload().unwrap_err();
+    assert_eq!(fault.code, Code::NoPermission);
+    assert!(fault.message.contains("member of group \"writers\""), "{fault}");
+}
+
+#[test]
+fn readers_may_not_change() {
+    let own = nix::unistd::Gid::effective().as_raw();
+    let server = start(Some(Access::of_groups(own, u32::MAX - 8)));
+    let mut client = Client::connect(&server.path).unwrap();
+    assert!(client.status().is_ok());
+    assert_eq!(client.reload().unwrap_err().code, Code::NoPermission);
+}
+
+#[test]
+fn one_user_can_not_take_all_connections() {
+    let own = nix::unistd::Gid::effective().as_raw();
+    let server = start(Some(Access::of_groups(own, own)));
+    let mut clients: Vec<_> = (0..16).map(|_| Client::connect(&server.path).unwrap()).collect();
+    for client in &mut clients {
+        client.status().unwrap();
+    }
+    let fault = Client::connect(&server.path).unwrap().status().unwrap_err();
+    assert!(fault.message.contains("too many connections"), "{fault}");
+    drop(clients);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Client::connect(&server.path).unwrap().status().is_err() {
+        assert!(Instant::now() < deadline, "the connections still count");
+    }
+}
+
+#[test]
+fn nobody_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.sock");
+    assert_eq!(Client::connect(&path).unwrap_err().code, Code::NotRunning);
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let fault = Client::connect(&path).unwrap_err();
+    assert_eq!(fault.code, Code::NotRunning);
+    assert!(fault.message.starts_with(&format!("no daemon answers at {}", path.display())), "{fault}");
+}
+
+#[test]
+fn nonsense_is_answered_and_hung_up_on() {
+    let server = start(None);
+    let ask = |bytes: &[u8]| {
+        let mut stream = UnixStream::connect(&server.path).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut answer = String::new();
+        // A reset after the answer is no failure of ours: the server does not read the rest.
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    };
+    for (sent, part) in [
+        (b"hello\n".to_vec(), "not a request"),
+        (b"{\"v\":1,\"request\":\"erase\"}\n".to_vec(), "unknown variant `erase`"),
+        (b"{\"v\":2,\"request\":\"new\"}\n".to_vec(), "protocol version 2 is not known, this daemon speaks 1"),
+        (b"\xff\xfe\n".to_vec(), "not a request"),
+        (vec![b'x'; REQUEST_MAX], "more than 16384 bytes"),
+    ] {
+        let answer = ask(&sent);
+        let response: Versioned<Response> = serde_json::from_str(&answer).unwrap_or_else(|e| panic!("{answer}: {e}"));
+        match response.body {
+            Response::Error { kind: ErrorKind::BadRequest, message } => assert!(message.contains(part), "{message}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_last_events_are_remembered() {
+    let server = start(None);
+    // An observer that sees the last event proves that the server has taken all of them in.
+    let follower = Client::connect(&server.path).unwrap();
+    let events = server.backend.events.clone();
+    let mut seen = Vec::new();
+    follower
+        .observe(Filter::default(), true, 0, |observed| {
+            match observed {
+                Observed::Ready => {
+                    for n in 0..1500 {
+                        events.send(event(n)).unwrap();
+                    }
+                }
+                Observed::Event(e) => seen.push(*e),
+                Observed::Lagged(n) => panic!("missed {n}"),
+            }
+            Ok::<_, Fault>(seen.len() < 1500)
+        })
+        .unwrap();
+    assert_eq!(seen[0], *event(0));
+    let past = |filter: Filter, last: usize| {
+        let mut past = Vec::new();
+        let each = |observed| {
+            if let Observed::Event(e) = observed {
+                past.push(e.session.unwrap());
+            }
+            Ok::<_, Fault>(true)
+        };
+        Client::connect(&server.path).unwrap().observe(filter, false, last, each).unwrap();
+        past
+    };
+    let all = past(Filter::default(), usize::MAX);
+    assert_eq!(all.len(), 1024);
+    assert_eq!(all[0], format!("{:016x}", 1500 - 1024));
+    assert_eq!(past(Filter::default(), 1), [format!("{:016x}", 1499)]);
+    assert_eq!(past(Filter { event: vec![Kind::Opened], ..Filter::default() }, 1), [format!("{:016x}", 1498)]);
+}
+
+#[test]
+fn a_slow_observer_is_told_what_it_missed_and_slows_nobody() {
+    let server = start(None);
+    let mut stream = UnixStream::connect(&server.path).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(b"{\"v\":1,\"request\":\"observe\",\"follow\":true}\n").unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    assert!(line.contains("observing"), "{line}");
+    // It does not read while far more is sent than its buffers hold; another client is served all the same.
+    for n in 0..60_000 {
+        server.backend.events.send(event(n)).unwrap();
+    }
+    server.backend.events.send(event(1 << 40)).unwrap();
+    let mut past = String::new();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let last = format!("{:016x}", 1u64 << 40);
+    while past != last {
+        assert!(Instant::now() < deadline, "the events do not arrive");
+        let each = |observed| {
+            if let Observed::Event(e) = observed {
+                past = e.session.unwrap();
+            }
+            Ok::<_, Fault>(true)
+        };
+        Client::connect(&server.path).unwrap().observe(Filter::default(), false, 1, each).unwrap();
+    }
+    let (mut seen, mut missed) = (0, 0);
+    while seen + missed < 60_001 {
+        line.clear();
+        reader.read_line(&mut line).unwrap();
+        match serde_json::from_str::<Versioned<Response>>(&line).unwrap().body {
+            Response::Event(_) => seen += 1,
+            Response::Lagged { missed: n } => missed += n,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(seen + missed, 60_001);
+    assert!(missed > 0);
+}

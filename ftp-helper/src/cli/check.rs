@@ -1,0 +1,69 @@
+//! `ftp-helper check`.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use nix::{net::if_::if_nameindex, unistd::Group};
+
+use super::{
+    output::{Out, OutputArgs},
+    target,
+};
+use crate::config::{self, Config, DEFAULT_PATH, Network};
+
+/// Arguments of `check`.
+#[derive(clap::Args, Debug)]
+pub(super) struct CheckArgs {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    config: PathBuf,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Reads the configuration and says what it means.
+pub(super) fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
+    let (config, notes) = config::load_with_notes(&args.config).map_err(|e| target::fault(&e))?;
+    let mut explanation = config.explain();
+    explanation.notes = notes;
+    explanation.notes.extend(about_this_host(&config));
+    let mut out = Out::new(args.output);
+    out.value(&explanation, ToString::to_string)?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the configuration names and this host does not have (yet). No mistake: the file may be for another host, and
+/// an interface is picked up when it appears.
+fn about_this_host(config: &Config) -> Vec<String> {
+    let mut notes = Vec::new();
+    match if_nameindex() {
+        Ok(list) => {
+            let names: Vec<String> = list.iter().map(|i| i.name().to_string_lossy().into_owned()).collect();
+            for pattern in &config.watch.interfaces {
+                let matches = glob::Pattern::new(pattern).is_ok_and(|p| names.iter().any(|n| p.matches(n)));
+                if !matches {
+                    notes.push(format!(
+                        "watch.interfaces: no interface {pattern:?} here now; it is picked up when it appears"
+                    ));
+                }
+            }
+            for network in config.guards.iter().flat_map(|g| &g.networks) {
+                if let Network::Interface(name) = network
+                    && !names.contains(name)
+                {
+                    notes.push(format!(
+                        "guard.networks: no interface {name:?} here now; it is followed when it appears"
+                    ));
+                }
+            }
+        }
+        Err(e) => notes.push(format!("the interfaces of this host can't be listed: {e}")),
+    }
+    for (key, group) in [("read_group", &config.api.read_group), ("write_group", &config.api.write_group)] {
+        if matches!(Group::from_name(group), Ok(None)) {
+            notes.push(format!("api.{key}: there is no group {group:?} here; `run` will refuse to start without it"));
+        }
+    }
+    notes
+}

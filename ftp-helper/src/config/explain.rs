@@ -1,0 +1,261 @@
+//! What a configuration means, for people and for programs: what `check` prints.
+
+use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf};
+
+use ftp_helper_common::state::pending;
+use serde::Serialize;
+
+use super::{Config, Direction, Network};
+use crate::engine::policy::{ActiveOpen, LineEndings, Mode, OnDaemonLoss, SourcePort};
+
+/// A configuration in words and numbers, defaults filled in. The field names are those of the file.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// The file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// `observe` or `drop`.
+    pub mode: &'static str,
+    /// `continue` or `close`.
+    pub on_daemon_loss: &'static str,
+    /// Outside interfaces, names and patterns.
+    pub interfaces: Vec<String>,
+    /// Ports that speak FTP.
+    pub control_ports: Vec<u16>,
+    /// Where a new connection needs a pinhole.
+    pub guards: Vec<GuardExplanation>,
+    /// Allowed ways to negotiate.
+    pub modes: Vec<&'static str>,
+    /// May an outside server connect in to an inside client.
+    pub active_inbound: bool,
+    /// When PORT and EPRT open.
+    pub active_open: &'static str,
+    /// `any` or `20`.
+    pub active_source_port: &'static str,
+    /// Never a data port.
+    pub deny_ports: Vec<u16>,
+    /// `crlf` or `lenient`.
+    pub line_endings: &'static str,
+    /// What is known about single servers.
+    pub servers: Vec<ServerExplanation>,
+    /// How long an unconsumed pinhole lives, milliseconds.
+    pub pinhole_timeout_ms: u64,
+    /// Unconsumed pinholes of one client.
+    pub per_client: u32,
+    /// Sessions at most.
+    pub sessions: u32,
+    /// Time to log in, seconds.
+    pub login_s: u64,
+    /// Time a session may be silent, seconds.
+    pub idle_s: u64,
+    /// Size of the ring buffer, bytes.
+    pub ring_bytes: u32,
+    /// Path of the control socket.
+    pub socket: PathBuf,
+    /// Group that may ask.
+    pub read_group: String,
+    /// Group that may change.
+    pub write_group: String,
+    /// Where metrics are served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
+    /// What is worth knowing although it is no mistake.
+    pub notes: Vec<String>,
+}
+
+/// A guard in words.
+#[derive(Clone, Debug, Serialize)]
+pub struct GuardExplanation {
+    /// Which way the first SYN goes.
+    pub direction: Direction,
+    /// Networks of the responder.
+    pub networks: Vec<String>,
+    /// Networks of the initiators.
+    pub initiators: Vec<String>,
+    /// Guarded ports.
+    pub ports: String,
+    /// Ports of these that are left alone.
+    pub except_ports: Vec<String>,
+}
+
+/// A server in words.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServerExplanation {
+    /// Its addresses.
+    pub address: Vec<String>,
+    /// Ports that its passive mode may announce.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passive_ports: Option<String>,
+}
+
+impl Config {
+    /// What the configuration means.
+    pub fn explain(&self) -> Explanation {
+        let Self { path, policy, watch, guards, ring_bytes, api } = self;
+        let modes =
+            [(pending::PASV, "pasv"), (pending::EPSV, "epsv"), (pending::PORT, "port"), (pending::EPRT, "eprt")];
+        Explanation {
+            file: path.clone(),
+            mode: match policy.mode {
+                Mode::Observe => "observe",
+                Mode::Drop => "drop",
+            },
+            on_daemon_loss: match policy.on_daemon_loss {
+                OnDaemonLoss::Continue => "continue",
+                OnDaemonLoss::Close => "close",
+            },
+            interfaces: watch.interfaces.clone(),
+            control_ports: watch.control_ports.clone(),
+            guards: guards
+                .iter()
+                .map(|g| GuardExplanation {
+                    direction: g.direction,
+                    networks: g
+                        .networks
+                        .iter()
+                        .map(|n| match n {
+                            Network::Prefix(net) => net.to_string(),
+                            Network::Interface(name) => format!("@{name}"),
+                        })
+                        .collect(),
+                    initiators: g.initiators.iter().map(ToString::to_string).collect(),
+                    ports: range(&g.ports),
+                    except_ports: g.except_ports.iter().map(range).collect(),
+                })
+                .collect(),
+            modes: modes.iter().filter(|(mode, _)| policy.modes.allows(*mode)).map(|(_, name)| *name).collect(),
+            active_inbound: policy.active_inbound,
+            active_open: match policy.active_open {
+                ActiveOpen::Auto => "auto",
+                ActiveOpen::Command => "command",
+                ActiveOpen::Reply => "reply",
+                ActiveOpen::Transfer => "transfer",
+            },
+            active_source_port: match policy.active_source_port {
+                SourcePort::Any => "any",
+                SourcePort::Twenty => "20",
+            },
+            deny_ports: policy.deny_ports.iter().copied().collect(),
+            line_endings: match policy.line_endings {
+                LineEndings::Crlf => "crlf",
+                LineEndings::Lenient => "lenient",
+            },
+            servers: policy
+                .servers
+                .iter()
+                .map(|s| ServerExplanation {
+                    address: s.networks.iter().map(ToString::to_string).collect(),
+                    passive_ports: s.passive_ports.as_ref().map(range),
+                })
+                .collect(),
+            pinhole_timeout_ms: u64::try_from(policy.pinhole_timeout.as_millis()).unwrap_or(u64::MAX),
+            per_client: policy.per_client,
+            sessions: policy.limits.sessions,
+            login_s: policy.limits.login.as_secs(),
+            idle_s: policy.limits.idle.as_secs(),
+            ring_bytes: *ring_bytes,
+            socket: api.socket.clone(),
+            read_group: api.read_group.clone(),
+            write_group: api.write_group.clone(),
+            metrics: api.metrics,
+            notes: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.file {
+            Some(file) => writeln!(f, "{} is valid.", file.display())?,
+            None => writeln!(f, "The configuration is valid.")?,
+        }
+        writeln!(f, "\nOutside interfaces: {}", self.interfaces.join(", "))?;
+        writeln!(f, "Control ports: {}", list(&self.control_ports, "none"))?;
+        match self.mode {
+            "observe" => writeln!(f, "Mode observe: nothing is dropped; what would be is counted and told.")?,
+            _ => writeln!(f, "Mode drop: a new connection into a guard without a pinhole is dropped.")?,
+        }
+        match self.on_daemon_loss {
+            "continue" => writeln!(f, "Without the daemon the kernel goes on by this policy.")?,
+            _ => writeln!(f, "Without the daemon the kernel opens nothing.")?,
+        }
+        if self.guards.is_empty() {
+            writeln!(f, "Guards: none; no connection needs a pinhole.")?;
+        }
+        for guard in &self.guards {
+            let way = match guard.direction {
+                Direction::In => "arriving",
+                Direction::Out => "leaving",
+            };
+            write!(
+                f,
+                "Guard: connections {way} from {} to {}, ports {}",
+                guard.initiators.join(", "),
+                guard.networks.join(", "),
+                guard.ports
+            )?;
+            if !guard.except_ports.is_empty() {
+                write!(f, " except {}", guard.except_ports.join(", "))?;
+            }
+            writeln!(f, "; control ports are exempt.")?;
+        }
+        writeln!(f, "Negotiated by: {}", list(&self.modes, "nothing; no pinhole ever opens"))?;
+        writeln!(
+            f,
+            "Active mode: {} to inside clients; opens at {}; source port {}.",
+            if self.active_inbound { "allowed" } else { "not allowed" },
+            match self.active_open {
+                "auto" => "the command towards outside, the reply towards inside",
+                "command" => "the command (towards inside still at the reply)",
+                "reply" => "the reply",
+                _ => "the transfer command",
+            },
+            self.active_source_port
+        )?;
+        writeln!(f, "Never a data port: below 1024, control ports, {}", list(&self.deny_ports, "no others"))?;
+        for server in &self.servers {
+            let ports = server.passive_ports.as_deref().unwrap_or("any port from 1024");
+            writeln!(f, "Server {}: passive mode announces {ports}.", server.address.join(", "))?;
+        }
+        writeln!(
+            f,
+            "Pinholes: {} each, {} at once for one client.",
+            humantime::format_duration(std::time::Duration::from_millis(self.pinhole_timeout_ms)),
+            self.per_client
+        )?;
+        writeln!(
+            f,
+            "Sessions: {} at most; {} to log in, {} of silence; ring buffer {}.",
+            self.sessions,
+            humantime::format_duration(std::time::Duration::from_secs(self.login_s)),
+            humantime::format_duration(std::time::Duration::from_secs(self.idle_s)),
+            bytesize::ByteSize(self.ring_bytes.into()).display().iec()
+        )?;
+        writeln!(
+            f,
+            "Control socket: {}; group {} may ask, group {} may change.",
+            self.socket.display(),
+            self.read_group,
+            self.write_group
+        )?;
+        match self.metrics {
+            Some(address) => write!(f, "Metrics: http://{address}/metrics")?,
+            None => write!(f, "Metrics: off")?,
+        }
+        for note in &self.notes {
+            write!(f, "\nNote: {note}.")?;
+        }
+        Ok(())
+    }
+}
+
+fn list<T: fmt::Display>(items: &[T], none: &str) -> String {
+    if items.is_empty() {
+        return none.to_owned();
+    }
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn range(range: &RangeInclusive<u16>) -> String {
+    if range.start() == range.end() { range.start().to_string() } else { format!("{}-{}", range.start(), range.end()) }
+}

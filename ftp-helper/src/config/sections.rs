@@ -1,0 +1,362 @@
+//! The sections of the file, key by key.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ftp_helper_common::{
+    policy::{MAX_CONTROL_PORTS, MAX_GUARDS},
+    state::pending,
+};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use toml::de::DeTable;
+
+use super::{
+    Api, Config, Direction, Guard, Network, Watch,
+    reader::{Context, Item, Section},
+    values,
+};
+use crate::engine::policy::{ActiveOpen, Limits, LineEndings, Mode, Modes, OnDaemonLoss, Policy, Server, SourcePort};
+
+/// Reads the whole document. Problems go to the context; where there are any, the result is not to be used.
+pub(super) fn read<'a>(cx: &'a Context<'a>, table: &'a DeTable<'a>, name: &Path) -> (Config, Vec<String>) {
+    let root = Section::root(cx, table);
+    let mut notes = Vec::new();
+    let mut policy = Policy::default();
+    let guards = guards(&root);
+    let mode = root.get("mode");
+    match &mode {
+        Some(item) if item.is("mark") => {
+            item.not_available::<()>("mode \"mark\"", "write \"observe\" or \"drop\"");
+        }
+        Some(item) => {
+            let choice = item.choice(&[("observe", Mode::Observe), ("drop", Mode::Drop)]);
+            policy.mode = choice.unwrap_or(policy.mode);
+        }
+        None => {}
+    }
+    if let (Some(item), Mode::Drop, true) = (&mode, policy.mode, guards.is_empty()) {
+        item.refuse::<()>("\"drop\" needs a guard: there is nothing to drop", "add a [[guard]], or write \"observe\"");
+    }
+    if let Some(item) = root.get("on_daemon_loss") {
+        let choice = item.choice(&[("continue", OnDaemonLoss::Continue), ("close", OnDaemonLoss::Close)]);
+        policy.on_daemon_loss = choice.unwrap_or(policy.on_daemon_loss);
+    }
+    let watch = watch(root.section("watch"));
+    policy.control_ports = watch.control_ports.iter().copied().collect();
+    allowed(root.section("policy"), &mut policy);
+    policy.servers = root.sections("server").into_iter().map(server).collect();
+    pinhole(root.section("pinhole"), &mut policy);
+    let ring_bytes = limits(root.section("limits"), &mut policy.limits, &mut notes);
+    for (key, what) in [
+        ("mark", "[mark], the mark for the administrator's own ruleset,"),
+        ("nat", "[nat], the rewriting of addresses,"),
+        ("nftables", "[nftables], the feeding of sets,"),
+    ] {
+        if let Some(item) = root.get(key) {
+            item.not_available::<()>(what, "remove the section");
+        }
+    }
+    let api = api(root.section("api"));
+    root.finish();
+    (Config { path: Some(name.to_owned()), policy, watch, guards, ring_bytes, api }, notes)
+}
+
+fn watch(section: Section<'_>) -> Watch {
+    const REMEDY: &str = "name the outside interfaces: interfaces = [\"wan0\"]";
+    let mut interfaces = Vec::new();
+    match section.get("interfaces") {
+        Some(item) => {
+            if let Some(list) = item.list(REMEDY) {
+                if item.is_empty_list() {
+                    item.refuse::<()>("is empty", REMEDY);
+                }
+                interfaces = list.iter().filter_map(values::interface_pattern).collect();
+            }
+        }
+        None if section.is_present() => section.missing("interfaces", "is missing", REMEDY),
+        None => section.missing("interfaces", "is missing", format!("add a section [watch] and {REMEDY}")),
+    }
+    let mut control_ports = BTreeSet::from([21]);
+    if let Some(item) = section.get("control_ports")
+        && let Some(ports) = values::ports(&item)
+    {
+        control_ports = ports.into_iter().collect();
+        if item.is_empty_list() {
+            item.refuse::<()>("is empty", "name the ports that speak FTP, or remove the key for port 21");
+        } else if control_ports.len() > MAX_CONTROL_PORTS {
+            let n = control_ports.len();
+            item.refuse::<()>(format!("has {n} ports"), format!("name {MAX_CONTROL_PORTS} ports at most"));
+        }
+    }
+    if let Some(item) = section.get("hook") {
+        if item.is("xdp+tc") {
+            item.not_available::<()>("hook \"xdp+tc\"", "write \"tc\", or remove the key");
+        } else {
+            item.choice(&[("tc", ())]);
+        }
+    }
+    section.finish();
+    Watch { interfaces, control_ports: control_ports.into_iter().collect() }
+}
+
+fn guards(root: &Section<'_>) -> Vec<Guard> {
+    let sections = root.sections("guard");
+    if let Some(item) = root.get("guard").filter(|_| sections.len() > MAX_GUARDS) {
+        item.refuse::<()>(
+            format!("there are {} guards", sections.len()),
+            format!("write {MAX_GUARDS} at most; guards of one direction with the same ports can share one"),
+        );
+    }
+    sections.into_iter().map(guard).collect()
+}
+
+fn guard(section: Section<'_>) -> Guard {
+    const NETWORKS: &str = "name the responder's networks: networks = [\"192.0.2.10\"], or [\"@wan0\"]";
+    let mut direction = Direction::In;
+    if let Some(item) = section.get("direction") {
+        direction = item.choice(&[("in", Direction::In), ("out", Direction::Out)]).unwrap_or(direction);
+    }
+    let mut networks = Vec::new();
+    match section.get("networks") {
+        Some(item) => {
+            if item.is_empty_list() {
+                item.refuse::<()>("is empty", NETWORKS);
+            }
+            networks = item.list(NETWORKS).into_iter().flatten().filter_map(|item| network(&item)).collect();
+        }
+        None => section.missing("networks", "is missing", NETWORKS),
+    }
+    let mut initiators = vec![
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+    ];
+    match section.get("initiators") {
+        Some(item) => {
+            if let Some(list) = values::prefixes(&item) {
+                if item.is_empty_list() {
+                    item.refuse::<()>("is empty: the guard would hold nobody", "name the initiators' networks");
+                }
+                initiators = list;
+            }
+        }
+        None if direction == Direction::Out => section.missing(
+            "initiators",
+            "is missing, and a guard of direction \"out\" without it would stop every inside host",
+            "name the FTP servers that connect out: initiators = [\"192.0.2.10\"]",
+        ),
+        None => {}
+    }
+    let mut ports = 1024..=65535;
+    if let Some(item) = section.get("ports") {
+        ports = values::port_range(&item).unwrap_or(ports);
+    }
+    let mut except_ports = Vec::new();
+    if let Some(item) = section.get("except_ports") {
+        let list = item.list("write a list of ports and ranges, such as [3389, \"8080-8090\"]");
+        except_ports = list.into_iter().flatten().filter_map(|item| values::port_range(&item)).collect();
+    }
+    section.finish();
+    Guard { direction, networks, initiators, ports, except_ports }
+}
+
+fn network(item: &Item<'_>) -> Option<Network> {
+    let text = item.text("write an address, a prefix, or @ and the name of an interface")?;
+    match text.strip_prefix('@') {
+        Some(name) => values::interface_name(item, name).map(Network::Interface),
+        None => values::prefix(item).map(Network::Prefix),
+    }
+}
+
+fn allowed(section: Section<'_>, policy: &mut Policy) {
+    if let Some(item) = section.get("modes") {
+        let list = item.list("write a list of \"pasv\", \"epsv\", \"port\" and \"eprt\", or [] for none");
+        let mut modes = Modes::NONE;
+        for item in list.into_iter().flatten() {
+            let choices =
+                [("pasv", pending::PASV), ("epsv", pending::EPSV), ("port", pending::PORT), ("eprt", pending::EPRT)];
+            if let Some(mode) = item.choice(&choices) {
+                modes.0 |= 1 << mode;
+            }
+        }
+        policy.modes = modes;
+    }
+    if let Some(item) = section.get("active_inbound") {
+        policy.active_inbound = item.boolean().unwrap_or(policy.active_inbound);
+    }
+    if let Some(item) = section.get("active_open") {
+        let choices = [
+            ("auto", ActiveOpen::Auto),
+            ("command", ActiveOpen::Command),
+            ("reply", ActiveOpen::Reply),
+            ("transfer", ActiveOpen::Transfer),
+        ];
+        policy.active_open = item.choice(&choices).unwrap_or(policy.active_open);
+    }
+    if let Some(item) = section.get("active_source_port") {
+        const REMEDY: &str = "write \"any\" or 20";
+        if item.is_number() {
+            match item.number(i64::MIN..=i64::MAX) {
+                Some(20) => policy.active_source_port = SourcePort::Twenty,
+                Some(n) => {
+                    item.refuse::<()>(format!("{n} is not a source port of active mode"), REMEDY);
+                }
+                None => {}
+            }
+        } else if item.is("any") || item.is("20") {
+            policy.active_source_port = if item.is("any") { SourcePort::Any } else { SourcePort::Twenty };
+        } else if let Some(text) = item.text(REMEDY) {
+            item.refuse::<()>(format!("{text:?} is not known"), REMEDY);
+        }
+    }
+    if let Some(item) = section.get("deny_ports") {
+        policy.deny_ports = values::ports(&item).into_iter().flatten().collect();
+    }
+    if let Some(item) = section.get("line_endings") {
+        let choice = item.choice(&[("crlf", LineEndings::Crlf), ("lenient", LineEndings::Lenient)]);
+        policy.line_endings = choice.unwrap_or(policy.line_endings);
+    }
+    section.finish();
+}
+
+fn server(section: Section<'_>) -> Server {
+    const ADDRESS: &str = "name the server's addresses: address = [\"192.0.2.10\"]";
+    let mut networks = Vec::new();
+    match section.get("address") {
+        Some(item) => {
+            if item.is_empty_list() {
+                item.refuse::<()>("is empty", ADDRESS);
+            } else if let Some(list) = values::prefixes(&item) {
+                networks = list;
+            }
+        }
+        None => section.missing("address", "is missing", ADDRESS),
+    }
+    let mut passive_ports = None;
+    if let Some(item) = section.get("passive_ports") {
+        passive_ports = values::port_range(&item);
+        if let Some(range) = passive_ports.as_ref().filter(|r| *r.start() < 1024) {
+            let (low, high) = (range.start(), range.end());
+            let remedy = match high {
+                1024.. => format!("write \"1024-{high}\""),
+                _ => "give the server a range above them".into(),
+            };
+            item.refuse::<()>(format!("begins at {low}: ports below 1024 are never a data port"), remedy);
+        }
+    }
+    if let Some(item) = section.get("opaque") {
+        if item.is("range") {
+            item.not_available::<()>("opaque \"range\"", "write \"deny\", or remove the key");
+        } else {
+            item.choice(&[("deny", ())]);
+        }
+    }
+    section.finish();
+    Server { networks, passive_ports }
+}
+
+fn pinhole(section: Section<'_>, policy: &mut Policy) {
+    if let Some(item) = section.get("timeout") {
+        let limits = Duration::from_millis(100)..=Duration::from_secs(300);
+        policy.pinhole_timeout = values::duration(&item, limits).unwrap_or(policy.pinhole_timeout);
+    }
+    if let Some(item) = section.get("per_client") {
+        let number = item.number(1..=65536).and_then(|n| u32::try_from(n).ok());
+        policy.per_client = number.unwrap_or(policy.per_client);
+    }
+    section.finish();
+}
+
+/// Reads the limits; returns the size of the ring buffer.
+fn limits(section: Section<'_>, limits: &mut Limits, notes: &mut Vec<String>) -> u32 {
+    let day = Duration::from_secs(24 * 3600);
+    if let Some(item) = section.get("sessions") {
+        let number = item.number(1..=SESSIONS_MAX).and_then(|n| u32::try_from(n).ok());
+        limits.sessions = number.unwrap_or(limits.sessions);
+    }
+    if let Some(item) = section.get("login") {
+        limits.login = values::duration(&item, Duration::from_secs(1)..=day).unwrap_or(limits.login);
+    }
+    if let Some(item) = section.get("idle") {
+        limits.idle = values::duration(&item, Duration::from_secs(1)..=30 * day).unwrap_or(limits.idle);
+    }
+    let mut ring = RING_DEFAULT;
+    if let Some(item) = section.get("ring") {
+        let asked = values::size(&item, 4096..=RING_MAX).unwrap_or(RING_DEFAULT);
+        ring = asked.next_power_of_two().max(page_size()).min(RING_MAX);
+        if ring != asked {
+            notes.push(format!(
+                "limits.ring: {asked} bytes rounded up to {ring}: the kernel takes a power of two that is a multiple of the page size"
+            ));
+        }
+    }
+    section.finish();
+    u32::try_from(ring).unwrap_or(1 << 30)
+}
+
+fn api(section: Section<'_>) -> Api {
+    let mut api = Api::default();
+    if let Some(item) = section.get("socket") {
+        const REMEDY: &str = "write an absolute path of 107 bytes at most";
+        if let Some(text) = item.text(REMEDY) {
+            let path = PathBuf::from(text);
+            // 107: sun_path of sockaddr_un (unix(7)) without the final zero.
+            if !path.is_absolute() || text.len() > 107 || text.contains('\0') || path.file_name().is_none() {
+                item.refuse::<()>(format!("{text:?} can't be the path of a socket"), REMEDY);
+            }
+            api.socket = path;
+        }
+    }
+    for (key, group) in [("read_group", &mut api.read_group), ("write_group", &mut api.write_group)] {
+        if let Some(item) = section.get(key)
+            && let Some(text) = item.text("write the name of a group")
+        {
+            if text.is_empty() || text.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control()) {
+                item.refuse::<()>(
+                    format!("{text:?} can't be the name of a group"),
+                    "write one as `getent group` shows it",
+                );
+            }
+            *group = text.to_owned();
+        }
+    }
+    if let Some(item) = section.get("metrics") {
+        const REMEDY: &str = "write an address and a port, such as \"127.0.0.1:9167\" or \"[::1]:9167\"";
+        if let Some(text) = item.text(REMEDY) {
+            match text.parse::<std::net::SocketAddr>() {
+                Ok(address) if address.port() != 0 => api.metrics = Some(address),
+                Ok(_) => {
+                    item.refuse::<()>(format!("{text:?} has port 0"), REMEDY);
+                }
+                Err(_) if text.parse::<IpAddr>().is_ok() => {
+                    item.refuse::<()>(format!("{text:?} has no port"), REMEDY);
+                }
+                Err(_) => {
+                    item.refuse::<()>(format!("{text:?} is not an address with a port"), REMEDY);
+                }
+            }
+        }
+    }
+    section.finish();
+    api
+}
+
+/// Sessions at most: two gibibytes of kernel memory.
+const SESSIONS_MAX: i64 = 4 * 1024 * 1024;
+
+/// Size of the ring buffer unless told otherwise: 16 MiB.
+const RING_DEFAULT: u64 = 16 << 20;
+
+/// Size of the ring buffer at most: 1 GiB.
+const RING_MAX: u64 = 1 << 30;
+
+fn page_size() -> u64 {
+    match nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE) {
+        Ok(Some(size)) => u64::try_from(size).unwrap_or(4096),
+        // 65536 is the largest page of the supported machines, and so a multiple of any.
+        Ok(None) | Err(_) => 65536,
+    }
+}

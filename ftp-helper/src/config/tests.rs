@@ -1,0 +1,351 @@
+//! Golden tests: for each kind of mistake the whole message with its place, and the design's own example.
+
+use std::{path::Path, time::Duration};
+
+use super::*;
+use crate::engine::policy::{ActiveOpen, Mode, Modes, SourcePort};
+
+const WATCH: &str = "[watch]\ninterfaces = [\"wan0\"]\n";
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, Path::new("f.toml"))
+}
+
+/// The messages for a text behind a valid `[watch]`, whose two lines come first.
+fn mistakes(text: &str) -> String {
+    match parse(&format!("{WATCH}{text}")) {
+        Ok(config) => panic!("accepted: {config:?}"),
+        Err(e) => e.to_string(),
+    }
+}
+
+fn bare(text: &str) -> String {
+    parse(text).expect_err("accepted").to_string()
+}
+
+#[test]
+fn the_least_that_must_be_said() {
+    let config = parse(WATCH).unwrap();
+    assert_eq!(config.watch.interfaces, ["wan0"]);
+    assert_eq!(config.watch.control_ports, [21]);
+    assert_eq!(config.policy, Policy::default());
+    assert_eq!(config.ring_bytes, 16 << 20);
+    assert_eq!(config.api, Api::default());
+    assert_eq!(config.api.metrics, None);
+    assert!(config.guards.is_empty());
+}
+
+#[test]
+fn everything_that_can_be_said() {
+    let text = r#"
+mode = "drop"
+on_daemon_loss = "close"
+[watch]
+interfaces    = ["wan0", "ppp*"]
+control_ports = [2121, 21]
+hook          = "tc"
+[[guard]]
+direction    = "in"
+networks     = ["192.0.2.10", "2001:db8::10", "@wan0"]
+initiators   = ["0.0.0.0/0", "::/0"]
+ports        = "1024-65535"
+except_ports = [3389, "8080-8090"]
+[[guard]]
+direction  = "out"
+networks   = ["0.0.0.0/0"]
+initiators = ["192.0.2.10"]
+[policy]
+modes              = ["pasv", "epsv"]
+active_inbound     = true
+active_open        = "transfer"
+active_source_port = 20
+deny_ports         = [3306, 5432, 6379]
+line_endings       = "lenient"
+[[server]]
+address       = ["192.0.2.10"]
+passive_ports = "40000-50000"
+opaque        = "deny"
+[pinhole]
+timeout    = "1500ms"
+per_client = 8
+[limits]
+sessions = 1000
+ring     = "5MiB"
+login    = "30s"
+idle     = "2h"
+[api]
+socket      = "/run/x.sock"
+read_group  = "ftpadm"
+write_group = "ftpadm"
+metrics     = "[::1]:9167"
+"#;
+    let (config, notes) = parse_with_notes(text, Path::new("f.toml")).unwrap();
+    assert_eq!(config.watch.control_ports, [21, 2121]);
+    assert_eq!(config.guards.len(), 2);
+    assert_eq!(config.guards[0].networks[2], Network::Interface("wan0".into()));
+    assert_eq!(config.guards[0].except_ports, [3389..=3389, 8080..=8090]);
+    assert_eq!(config.guards[1].direction, Direction::Out);
+    assert_eq!(config.guards[1].ports, 1024..=65535);
+    let policy = &config.policy;
+    assert_eq!(policy.mode, Mode::Drop);
+    assert_eq!(policy.on_daemon_loss, crate::engine::policy::OnDaemonLoss::Close);
+    assert!(policy.modes.allows(ftp_helper_common::state::pending::EPSV));
+    assert!(!policy.modes.allows(ftp_helper_common::state::pending::PORT));
+    assert!(policy.active_inbound);
+    assert_eq!(policy.active_open, ActiveOpen::Transfer);
+    assert_eq!(policy.active_source_port, SourcePort::Twenty);
+    assert_eq!(policy.deny_ports, [3306, 5432, 6379].into());
+    assert_eq!(policy.control_ports, [21, 2121].into());
+    assert_eq!(policy.line_endings, crate::engine::policy::LineEndings::Lenient);
+    assert_eq!(policy.servers[0].passive_ports, Some(40000..=50000));
+    assert_eq!(policy.pinhole_timeout, Duration::from_millis(1500));
+    assert_eq!((policy.per_client, policy.limits.sessions), (8, 1000));
+    assert_eq!((policy.limits.login, policy.limits.idle), (Duration::from_secs(30), Duration::from_secs(7200)));
+    assert_eq!(config.ring_bytes, 8 << 20);
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].starts_with("limits.ring: 5242880 bytes rounded up to 8388608"), "{notes:?}");
+    assert_eq!(config.api.metrics, Some("[::1]:9167".parse().unwrap()));
+    let said = config.explain().to_string();
+    for part in ["f.toml is valid.", "wan0, ppp*", "21, 2121", "8080-8090", "@wan0", "1s 500ms", "[::1]:9167/metrics"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    let json = serde_json::to_value(config.explain()).unwrap();
+    assert_eq!(json["guards"][1]["direction"], "out");
+    assert_eq!(json["ring_bytes"], 8 << 20);
+}
+
+#[test]
+fn no_modes_at_all_is_a_policy() {
+    let config = parse(&format!("{WATCH}[policy]\nmodes = []\n")).unwrap();
+    assert_eq!(config.policy.modes, Modes::NONE);
+}
+
+#[test]
+fn interfaces_are_required() {
+    assert_eq!(
+        bare(""),
+        "f.toml:1:1: watch.interfaces: is missing; add a section [watch] and name the outside interfaces: interfaces = [\"wan0\"]"
+    );
+    assert_eq!(
+        bare("\n[watch]\n"),
+        "f.toml:2:1: watch.interfaces: is missing; name the outside interfaces: interfaces = [\"wan0\"]"
+    );
+    assert_eq!(
+        bare("[watch]\ninterfaces = []"),
+        "f.toml:2:14: watch.interfaces: is empty; name the outside interfaces: interfaces = [\"wan0\"]"
+    );
+}
+
+#[test]
+fn unknown_keys() {
+    assert_eq!(mistakes("hok = \"tc\""), "f.toml:3:1: watch.hok: unknown key; did you mean \"hook\"?");
+    assert_eq!(
+        mistakes("[pinhole]\nnonsense = 1"),
+        "f.toml:4:1: pinhole.nonsense: unknown key; known here: per_client, timeout"
+    );
+    assert!(mistakes("[pinholes]\n").starts_with("f.toml:3:2: pinholes: unknown key; did you mean \"pinhole\"?"));
+    assert_eq!(
+        bare("mod = \"drop\"\n[watch]\ninterfaces = [\"w\"]"),
+        "f.toml:1:1: mod: unknown key; did you mean \"mode\"?"
+    );
+}
+
+#[test]
+fn wrong_types() {
+    assert_eq!(
+        bare("mode = 1\n[watch]\ninterfaces = \"wan0\"\ncontrol_ports = [\"21\"]"),
+        "f.toml:1:8: mode: is a number, not a text; write \"observe\" or \"drop\"\n\
+         f.toml:3:14: watch.interfaces: is a text, not a list; name the outside interfaces: interfaces = [\"wan0\"]\n\
+         f.toml:4:18: watch.control_ports: is a text, not a number; write a number from 1 to 65535"
+    );
+    assert_eq!(
+        mistakes("[policy]\nactive_inbound = \"yes\""),
+        "f.toml:4:18: policy.active_inbound: is a text, not a boolean; write true or false"
+    );
+    assert_eq!(
+        bare("watch = 3"),
+        "f.toml:1:9: watch: is a number, not a table; write it as [watch]\n\
+         f.toml:1:9: watch.interfaces: is missing; add a section [watch] and name the outside interfaces: interfaces = [\"wan0\"]"
+    );
+    assert_eq!(
+        mistakes("[guard]\nports = 1"),
+        "f.toml:3:1: guard: is a table, not a list of tables; write it as [[guard]]"
+    );
+}
+
+#[test]
+fn no_toml_at_all() {
+    let said = mistakes("[limits\n");
+    assert!(said.starts_with("f.toml:3:8: "), "{said}");
+    assert!(said.ends_with("; correct the TOML here"), "{said}");
+    let said = mistakes("[limits]\nidle = \"1h\"\nidle = \"2h\"");
+    assert!(said.starts_with("f.toml:5:1: duplicate key"), "{said}");
+}
+
+#[test]
+fn bad_prefixes() {
+    let guard = |networks: &str| mistakes(&format!("[[guard]]\nnetworks = [{networks}]"));
+    assert_eq!(
+        guard("\"192.0.2.300\""),
+        "f.toml:4:13: guard.networks: \"192.0.2.300\" is not an address or a prefix; write an address or a prefix, such as \"192.0.2.10\" or \"2001:db8::/32\""
+    );
+    assert_eq!(
+        guard("\"192.0.2.10/24\""),
+        "f.toml:4:13: guard.networks: \"192.0.2.10/24\" has bits set behind its prefix length; write \"192.0.2.0/24\" for the network or \"192.0.2.10\" for the one address"
+    );
+    assert_eq!(
+        guard("\"::ffff:192.0.2.10\""),
+        "f.toml:4:13: guard.networks: \"::ffff:192.0.2.10\" is an IPv4 prefix in IPv6 form; write it as \"192.0.2.10/32\""
+    );
+    assert_eq!(
+        guard("\"@\""),
+        "f.toml:4:13: guard.networks: \"\" can't be the name of an interface; write @ and a name as `ip link` shows it, such as \"@wan0\""
+    );
+    assert!(guard("\"192.0.2.0/33\"").contains("is not an address or a prefix"));
+    assert!(guard("").starts_with("f.toml:4:12: guard.networks: is empty; name the responder's networks"));
+    assert!(
+        mistakes("[[guard]]\n").starts_with("f.toml:3:1: guard.networks: is missing; name the responder's networks")
+    );
+}
+
+#[test]
+fn bad_ports() {
+    let guard = |ports: &str| mistakes(&format!("[[guard]]\nnetworks = [\"192.0.2.10\"]\nports = {ports}"));
+    assert_eq!(
+        guard("\"65535-1024\""),
+        "f.toml:5:9: guard.ports: \"65535-1024\" is reversed; write the lower port first: \"1024-65535\""
+    );
+    assert_eq!(
+        guard("\"high\""),
+        "f.toml:5:9: guard.ports: \"high\" is not a range of ports; write a port (1 to 65535) or a range of ports, such as \"40000-50000\""
+    );
+    assert_eq!(guard("70000"), "f.toml:5:9: guard.ports: 70000 is out of range; write a number from 1 to 65535");
+    assert!(guard("\"0-5\"").contains("is not a range of ports"));
+    assert_eq!(
+        mistakes("control_ports = [1,2,3,4,5,6,7,8,9]"),
+        "f.toml:3:17: watch.control_ports: has 9 ports; name 8 ports at most"
+    );
+    assert!(mistakes("control_ports = []").starts_with("f.toml:3:17: watch.control_ports: is empty;"));
+    assert_eq!(
+        mistakes("[[server]]\naddress = [\"192.0.2.10\"]\npassive_ports = \"1000-2000\""),
+        "f.toml:5:17: server.passive_ports: begins at 1000: ports below 1024 are never a data port; write \"1024-2000\""
+    );
+    assert!(mistakes("[[server]]\n").starts_with("f.toml:3:1: server.address: is missing;"));
+}
+
+#[test]
+fn bad_durations_and_sizes() {
+    assert_eq!(
+        mistakes("[pinhole]\ntimeout = \"soon\""),
+        "f.toml:4:11: pinhole.timeout: \"soon\" is not a duration; write a duration from \"100ms\" to \"5m\", such as \"10s\" or \"1h\""
+    );
+    assert_eq!(
+        mistakes("[pinhole]\ntimeout = \"1h\""),
+        "f.toml:4:11: pinhole.timeout: \"1h\" is out of range; write a duration from \"100ms\" to \"5m\", such as \"10s\" or \"1h\""
+    );
+    assert!(
+        mistakes("[limits]\nidle = 10")
+            .starts_with("f.toml:4:8: limits.idle: is a number, not a text; write a duration")
+    );
+    assert_eq!(
+        mistakes("[limits]\nring = \"lots\""),
+        "f.toml:4:8: limits.ring: \"lots\" is not a size; write a size from \"4.0 KiB\" to \"1.0 GiB\", such as \"16MiB\""
+    );
+    assert!(mistakes("[limits]\nring = \"2GiB\"").contains("limits.ring: \"2GiB\" is out of range"));
+    assert!(mistakes("[limits]\nring = -1").contains("limits.ring: -1 is out of range"));
+    assert!(
+        mistakes("[limits]\nsessions = 0").contains("limits.sessions: 0 is out of range; write a number from 1 to")
+    );
+}
+
+#[test]
+fn modes_and_guards() {
+    assert_eq!(
+        bare("mode = \"block\"\n[watch]\ninterfaces = [\"w\"]"),
+        "f.toml:1:8: mode: \"block\" is not known; write \"observe\" or \"drop\""
+    );
+    assert_eq!(
+        bare("mode = \"drop\"\n[watch]\ninterfaces = [\"w\"]"),
+        "f.toml:1:8: mode: \"drop\" needs a guard: there is nothing to drop; add a [[guard]], or write \"observe\""
+    );
+    assert_eq!(
+        mistakes("[[guard]]\ndirection = \"out\"\nnetworks = [\"0.0.0.0/0\"]"),
+        "f.toml:3:1: guard.initiators: is missing, and a guard of direction \"out\" without it would stop every inside host; name the FTP servers that connect out: initiators = [\"192.0.2.10\"]"
+    );
+    assert!(mistakes("[[guard]]\nnetworks = [\"@w\"]\ninitiators = []").contains("guard.initiators: is empty"));
+    let many = "[[guard]]\nnetworks = [\"192.0.2.10\"]\n";
+    assert!(parse(&format!("{WATCH}{}", many.repeat(64))).is_ok());
+    let said = mistakes(&many.repeat(65));
+    assert!(said.contains("guard: there are 65 guards; write 64 at most"), "{said}");
+}
+
+#[test]
+fn bad_patterns() {
+    assert_eq!(
+        bare("[watch]\ninterfaces = [\"wan[0\"]"),
+        "f.toml:2:15: watch.interfaces: \"wan[0\" is not a glob pattern: invalid range pattern at character 4; use * for any text, ? for any character, [ab] for one of several"
+    );
+    assert!(bare("[watch]\ninterfaces = [\"wan 0\"]").contains("can't be the name of an interface"));
+    assert!(bare("[watch]\ninterfaces = [\"abcdefghijklmnop\"]").contains("is longer than 15 bytes"));
+    assert!(parse("[watch]\ninterfaces = [\"[abc][abc][abc][abc]\"]").is_ok());
+}
+
+#[test]
+fn active_source_port_is_any_or_20() {
+    let set = |value: &str| parse(&format!("{WATCH}[policy]\nactive_source_port = {value}"));
+    assert_eq!(set("\"any\"").unwrap().policy.active_source_port, SourcePort::Any);
+    assert_eq!(set("20").unwrap().policy.active_source_port, SourcePort::Twenty);
+    assert_eq!(set("\"20\"").unwrap().policy.active_source_port, SourcePort::Twenty);
+    assert_eq!(
+        set("21").unwrap_err().to_string(),
+        "f.toml:4:22: policy.active_source_port: 21 is not a source port of active mode; write \"any\" or 20"
+    );
+    assert_eq!(
+        set("\"low\"").unwrap_err().to_string(),
+        "f.toml:4:22: policy.active_source_port: \"low\" is not known; write \"any\" or 20"
+    );
+}
+
+#[test]
+fn later_work_is_known_and_refused() {
+    assert_eq!(
+        bare(
+            "mode = \"mark\"\n[watch]\ninterfaces = [\"w\"]\nhook = \"xdp+tc\"\n[mark]\nvalue = \"1/1\"\n[nat]\n[nftables]\n"
+        ),
+        "f.toml:1:8: mode: mode \"mark\" is not available yet; write \"observe\" or \"drop\"\n\
+         f.toml:4:8: watch.hook: hook \"xdp+tc\" is not available yet; write \"tc\", or remove the key\n\
+         f.toml:5:1: mark: [mark], the mark for the administrator's own ruleset, is not available yet; remove the section\n\
+         f.toml:7:1: nat: [nat], the rewriting of addresses, is not available yet; remove the section\n\
+         f.toml:8:1: nftables: [nftables], the feeding of sets, is not available yet; remove the section"
+    );
+    assert!(mistakes("[[server]]\naddress = [\"192.0.2.1\"]\nopaque = \"range\"").contains(
+        "f.toml:5:10: server.opaque: opaque \"range\" is not available yet; write \"deny\", or remove the key"
+    ));
+}
+
+#[test]
+fn bad_api() {
+    assert_eq!(
+        mistakes("[api]\nsocket = \"run/x\""),
+        "f.toml:4:10: api.socket: \"run/x\" can't be the path of a socket; write an absolute path of 107 bytes at most"
+    );
+    assert_eq!(
+        mistakes("[api]\nmetrics = \"127.0.0.1\""),
+        "f.toml:4:11: api.metrics: \"127.0.0.1\" has no port; write an address and a port, such as \"127.0.0.1:9167\" or \"[::1]:9167\""
+    );
+    assert!(mistakes("[api]\nmetrics = \"here\"").contains("\"here\" is not an address with a port"));
+    assert!(mistakes("[api]\nread_group = \"\"").contains("can't be the name of a group"));
+}
+
+#[test]
+fn files() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    let said = Config::load(&path).unwrap_err().to_string();
+    assert!(said.starts_with(&format!("{}: can't be read: No such file", path.display())), "{said}");
+    fs::write(&path, b"[watch]\n# \xff\n").unwrap();
+    let said = Config::load(&path).unwrap_err().to_string();
+    assert_eq!(said, format!("{}:2:3: is not UTF-8 text; save the file as UTF-8", path.display()));
+    fs::write(&path, WATCH).unwrap();
+    assert_eq!(Config::load(&path).unwrap().path, Some(path));
+}
