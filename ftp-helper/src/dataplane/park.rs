@@ -59,12 +59,7 @@ impl Parking {
             self.kept.pop_front();
         }
         self.kept.push_back(Parked { time: now, syn, frame: with_tag(frame, syn.vlan) });
-        true
-    }
-
-    /// Whether a kept SYN fits a pinhole.
-    pub fn has(&self, pinhole: &PinholeKey) -> bool {
-        self.kept.iter().any(|p| fits(&p.syn, pinhole))
+        Some(syn)
     }
 
     /// Sends on what fits a pinhole that has just opened; the number of SYNs, and what it took since they came.
