@@ -1,3 +1,247 @@
-//! The sans-I/O heart.
+//! The sans-I/O heart: records and `now` in, actions out.
+//!
+//! The [`Engine`] follows every control connection byte by byte: it puts segments in order ([`stream`]), cuts lines
+//! ([`line`]), reads commands and replies ([`grammar`]), matches replies to commands ([`dialogue`]), judges what is
+//! announced by the [`policy`], and says what the kernel side is to do. It has no clock, no sockets and no threads, so
+//! that the daemon, `replay`, the simulator of the tests and the fuzzers run the same code.
+//!
+//! A driver calls one of the `handle_*` methods, then drains [`Engine::poll_action`]; a [`Action::Command`] is carried
+//! out and its outcome given back through [`Engine::handle_outcome`] (a driver without a kernel side answers
+//! [`Outcome::Done`]), after which there may be more actions. [`Engine::poll_timeout`] says when
+//! [`Engine::handle_timeout`] is due.
 
+mod core;
+mod dialogue;
+mod flow;
+mod grammar;
+mod kernel;
+mod line;
+mod pinhole;
 pub mod policy;
+mod record;
+mod session;
+mod stats;
+mod stream;
+mod table;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use ftp_helper_common::{
+    command::{Command, Outcome},
+    key::{FlowKey, SessionKey},
+    reason::Reason,
+    record::SegmentRecord,
+    state::{FlowState, SessionState},
+};
+
+use self::{core::Core, session::Session};
+pub use self::{
+    policy::Policy,
+    record::{Record, RecordError},
+    stats::{DENIED_PORTS, Denials, Stats},
+    view::{PinholeView, SessionView, Visible},
+};
+use crate::event::{Event, Kind, Pinhole};
+
+/// `CLOCK_MONOTONIC` in nanoseconds in the daemon, the time of capture in `replay`.
+pub type Nanos = u64;
+
+/// What a driver has to do.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Action {
+    /// Have the kernel side carry this out, and tell [`Engine::handle_outcome`] what it did.
+    Command(Command),
+    /// Tell people and programs.
+    Event(Event),
+}
+
+/// Follows control connections; see the module's description.
+pub struct Engine {
+    sessions: HashMap<u64, Box<Session>>,
+    core: Core,
+}
+
+impl Engine {
+    /// An engine that knows nothing yet. `wall_offset` is what has to be added to `now` to get nanoseconds since
+    /// 1970-01-01 UTC.
+    pub fn new(policy: Policy, wall_offset: u64) -> Self {
+        Self { sessions: HashMap::new(), core: Core::new(policy, wall_offset) }
+    }
+
+    /// Takes a record of the kernel's, or one that `replay` made of a packet.
+    pub fn handle_record(&mut self, now: Nanos, record: &Record<'_>) {
+        self.run_due(now);
+        self.core.stats.records += 1;
+        match record {
+            Record::Session(r) => self.start(now, r),
+            Record::Segment(r, payload) => self.segment(now, r, payload),
+            Record::FlowStart(r) => flow::start(&mut self.sessions, &mut self.core, now, r),
+            Record::FlowRearmed(r) => flow::rearmed(&mut self.sessions, &mut self.core, now, r),
+            Record::FlowEnd(r) => flow::end(&mut self.sessions, &mut self.core, now, r),
+            Record::Denied(r) => self.core.denied(now, r, |id| self.sessions.get(&id).map(|s| s.key)),
+            Record::Stray(r) => self.core.stray(now, r),
+        }
+        self.settle(now, record.session());
+    }
+
+    /// Takes the kernel's answer to an [`Action::Command`].
+    pub fn handle_outcome(&mut self, now: Nanos, command: &Command, outcome: Outcome) {
+        if self.core.retries(command, outcome) {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&command.session) else { return };
+        if outcome == Outcome::NoSession {
+            session.closed_by_kernel(now, &mut self.core);
+        } else {
+            session.outcome(now, &mut self.core, command, outcome);
+        }
+        self.settle(now, command.session);
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Nanos) {
+        self.run_due(now);
+    }
+
+    /// When [`Self::handle_timeout`] is due; `None` while nothing is.
+    pub fn poll_timeout(&self) -> Option<Nanos> {
+        self.core.timers.next()
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.core.actions.pop_front()
+    }
+
+    /// Takes over a session that a daemon before this one followed, as it stands in the kernel's table.
+    pub fn adopt(&mut self, now: Nanos, key: &SessionKey, state: &SessionState) {
+        if state.id == 0 || self.sessions.contains_key(&state.id) {
+            return;
+        }
+        let session = Session::adopted(now, key, state, &mut self.core);
+        self.core.stats.adopted += 1;
+        self.sessions.insert(state.id, Box::new(session));
+        self.settle(now, state.id);
+    }
+
+    /// Takes over a data connection that is running. Sessions first, so that it finds its own.
+    pub fn adopt_flow(&mut self, now: Nanos, key: &FlowKey, state: &FlowState) {
+        flow::adopt(&mut self.sessions, &mut self.core, key, state);
+        self.settle(now, state.session);
+    }
+
+    /// Replaces the policy; revokes the unconsumed pinholes that the new one refuses.
+    pub fn set_policy(&mut self, now: Nanos, policy: Policy) {
+        self.core.set_policy(policy);
+        let ids: Vec<u64> = self.sessions.keys().copied().collect();
+        for id in ids {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.policy_changed(now, &mut self.core);
+            }
+            self.settle(now, id);
+        }
+    }
+
+    /// For a clean detach: revokes every unconsumed pinhole and ends every session.
+    pub fn shutdown(&mut self, now: Nanos) {
+        for (_, mut session) in self.sessions.drain() {
+            session.end(now, &mut self.core, Reason::Shutdown, true);
+        }
+        self.core.timers.clear();
+        self.core.flows.clear();
+        self.core.stats.sessions = 0;
+    }
+
+    /// Every session, in no particular order.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionView> {
+        self.sessions.values().map(|s| s.view())
+    }
+
+    /// Every unconsumed pinhole, in no particular order.
+    pub fn pinholes(&self, now: Nanos) -> impl Iterator<Item = PinholeView> {
+        self.sessions.values().filter_map(move |s| s.pinhole_view(now))
+    }
+
+    /// The unconsumed pinhole of one session.
+    pub fn pinhole(&self, now: Nanos, session: u64) -> Option<Pinhole> {
+        self.sessions.get(&session)?.pinhole_view(now).map(|v| v.pinhole)
+    }
+
+    /// What was counted.
+    pub fn stats(&self) -> &Stats {
+        &self.core.stats
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> &Policy {
+        &self.core.policy
+    }
+
+    /// A session begins with the client's ACK of the handshake.
+    fn start(&mut self, now: Nanos, record: &SegmentRecord) {
+        if record.session == 0 || self.sessions.contains_key(&record.session) || self.core.is_forgotten(record.session)
+        {
+            return;
+        }
+        if self.is_full(now, record) {
+            return;
+        }
+        let session = Session::new(now, record);
+        self.core.session_event(now, &session, Kind::SessionStart, None, None);
+        self.core.stats.sessions_started += 1;
+        self.sessions.insert(record.session, Box::new(session));
+    }
+
+    /// A segment of a session; one that is not known was followed by a daemon before this one.
+    fn segment(&mut self, now: Nanos, record: &SegmentRecord, payload: &[u8]) {
+        if !self.sessions.contains_key(&record.session) {
+            if record.session == 0 || self.core.is_forgotten(record.session) || self.is_full(now, record) {
+                return;
+            }
+            let session = Session::found(now, record);
+            self.core.session_event(now, &session, Kind::SessionStart, None, None);
+            self.core.stats.sessions_started += 1;
+            self.sessions.insert(record.session, Box::new(session));
+        }
+        if let Some(session) = self.sessions.get_mut(&record.session) {
+            session.segment(now, &mut self.core, record, payload);
+        }
+    }
+
+    /// Refuses a new session where there is no room for it: nothing that lives is evicted.
+    fn is_full(&mut self, now: Nanos, record: &SegmentRecord) -> bool {
+        if self.sessions.len() < self.core.policy.limits.sessions as usize {
+            return false;
+        }
+        self.core.no_room(now, record);
+        true
+    }
+
+    /// Lets go of a session that has ended, or sets its timer.
+    fn settle(&mut self, now: Nanos, id: u64) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if session.has_ended() {
+            self.core.timers.cancel(&mut session.timer, id);
+            self.sessions.remove(&id);
+        } else {
+            let due = session.deadline(now, &self.core.policy);
+            self.core.timers.set(&mut session.timer, id, due);
+        }
+        self.core.stats.sessions = self.sessions.len() as u64;
+    }
+
+    /// Runs the timers that are due.
+    fn run_due(&mut self, now: Nanos) {
+        while let Some(id) = self.core.timers.pop(now) {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.timer = Nanos::MAX;
+                session.timeout(now, &mut self.core);
+            }
+            self.settle(now, id);
+        }
+    }
+}

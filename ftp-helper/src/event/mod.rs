@@ -3,7 +3,10 @@
 //! The engine makes them, the daemon and `replay` print them, the control socket carries them. The format is documented
 //! in `docs/events.md`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::{Duration, UNIX_EPOCH},
+};
 
 use ftp_helper_common::reason::Reason;
 use serde::{Deserialize, Serialize, Serializer, de};
@@ -149,6 +152,55 @@ pub enum By {
     Daemon,
 }
 
+impl Event {
+    /// The version of the format.
+    pub const VERSION: u8 = 1;
+
+    /// Something that happened `wall` nanoseconds after 1970-01-01 UTC, about nothing in particular yet.
+    pub fn new(event: Kind, wall: u64) -> Self {
+        Self {
+            v: Self::VERSION,
+            ts: timestamp(wall),
+            event,
+            session: None,
+            client: None,
+            server: None,
+            reason: None,
+            pinhole: None,
+            connection: None,
+            by: None,
+            detail: None,
+        }
+    }
+
+    /// The same about a session.
+    pub fn of_session(self, id: u64, client: SocketAddr, server: SocketAddr) -> Self {
+        Self { session: Some(session_name(id)), client: Some(client), server: Some(server), ..self }
+    }
+
+    /// The same with a reason.
+    pub fn because(self, reason: Reason) -> Self {
+        Self { reason: Some(reason), ..self }
+    }
+}
+
+impl Connection {
+    /// A connection of which only the two ends are known.
+    pub fn new(from: SocketAddr, to: SocketAddr) -> Self {
+        Self { from, to, bytes_out: None, bytes_back: None, duration_ms: None, dropped: None }
+    }
+}
+
+/// A session's id as events write it.
+pub fn session_name(id: u64) -> String {
+    format!("{id:016x}")
+}
+
+/// Nanoseconds since 1970-01-01 UTC in RFC 3339 with microseconds.
+pub fn timestamp(wall: u64) -> String {
+    humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_nanos(wall)).to_string()
+}
+
 /// A reason travels by its name.
 mod reason_name {
     use super::*;
@@ -160,5 +212,42 @@ mod reason_name {
     pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Reason>, D::Error> {
         let Some(name) = Option::<String>::deserialize(d)? else { return Ok(None) };
         Reason::from_name(&name).map(Some).ok_or_else(|| de::Error::custom(format!("unknown reason {name:?}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_flat_object_and_reads_back() {
+        let from: SocketAddr = "192.0.2.10:40000".parse().unwrap();
+        let to: SocketAddr = "198.51.100.5:50069".parse().unwrap();
+        let pinhole = Pinhole {
+            mode: NegotiatedBy::Pasv,
+            initiator: from.ip(),
+            responder: to.ip(),
+            port: 50069,
+            state: PinholeState::Bound,
+            expires_in_ms: 0,
+        };
+        let event = Event {
+            pinhole: Some(pinhole),
+            connection: Some(Connection { bytes_out: Some(5), ..Connection::new(from, to) }),
+            by: Some(By::Kernel),
+            ..Event::new(Kind::DataEnd, 1_700_000_000_123_456_789).of_session(255, from, to).because(Reason::Reset)
+        };
+        let text = serde_json::to_string(&event).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["v"], 1);
+        assert_eq!(value["ts"], "2023-11-14T22:13:20.123456Z");
+        assert_eq!(value["session"], "00000000000000ff");
+        assert_eq!((&value["mode"], &value["from"]), (&"pasv".into(), &"192.0.2.10:40000".into()));
+        assert_eq!((&value["reason"], &value["by"]), (&"reset".into(), &"kernel".into()));
+        assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event);
+        let bare = Event::new(Kind::SessionEnd, 0);
+        let text = serde_json::to_string(&bare).unwrap();
+        assert_eq!(text, r#"{"v":1,"ts":"1970-01-01T00:00:00.000000Z","event":"session_end"}"#);
+        assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), bare);
     }
 }

@@ -1,0 +1,766 @@
+//! The dialogue: which command is unanswered, what a reply answers, and what follows from it.
+//!
+//! Commands are taken up one after the other, as the server does it: a command is *at the head* when all before it are
+//! answered, and what it does (log out, open at the command, revoke) is done then. In lock-step that is when it arrives;
+//! pipelined, it is when the reply before it came. So the same dialogue does the same however it is cut into segments.
+
+use ftp_helper_common::{
+    addr::Addr,
+    key::{CLIENT, SERVER},
+    reason::Reason,
+    state::pending,
+    tcp::reaches,
+};
+
+use super::{
+    grammar::{
+        Endpoint,
+        command::Command,
+        reply::{self, ReplyLine},
+    },
+    line::Line,
+};
+
+/// Commands without a final reply at most; one more taints.
+pub(super) const FIFO: usize = 16;
+
+/// When PORT and EPRT open, in this session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ActiveAt {
+    /// When the command is taken up.
+    Command,
+    /// At the server's positive reply.
+    Reply,
+    /// At the transfer command after that.
+    Transfer,
+}
+
+/// An endpoint that was negotiated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Announcement {
+    /// `pending::PASV`, `EPSV`, `PORT` or `EPRT`.
+    pub(super) kind: u8,
+    /// The address, where the text held one.
+    pub(super) addr: Option<Addr>,
+    /// The port.
+    pub(super) port: u16,
+    /// Whose line opens.
+    pub(super) side: u8,
+    /// Sequence number of that line.
+    pub(super) seq: u32,
+}
+
+/// What follows from a line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Step {
+    /// An endpoint is negotiated and asked for: open, if the session may. True if it must be the kernel's opening too,
+    /// since not everything before it was seen.
+    Open(Announcement, bool),
+    /// An announcement opens nothing.
+    Refuse(Reason, Option<Announcement>),
+    /// Whatever is unconsumed is taken back.
+    Revoke(Reason),
+    /// What the line at this sequence number opened is taken back.
+    RevokeOf(u32, Reason),
+    /// The session opens nothing any more.
+    Taint(Reason),
+    /// The session is encrypted from now on.
+    Opaque(Reason),
+}
+
+/// What the dialogue needs to know of policy.
+pub(super) struct Rules<'a> {
+    /// When PORT and EPRT open.
+    pub(super) active: ActiveAt,
+    /// Whether an endpoint may be opened at all: addresses, ports, modes.
+    pub(super) judge: &'a dyn Fn(&Announcement) -> Result<(), Reason>,
+}
+
+/// What an unanswered command is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Pasv,
+    Epsv,
+    Port,
+    Eprt,
+    EpsvAll,
+    User,
+    Pass,
+    Rein,
+    Quit,
+    Abor,
+    Auth,
+    Transfer,
+    Other,
+    /// An announcement that was refused already: its reply says nothing more.
+    Void,
+}
+
+/// A command without a final reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Entry {
+    seq: u32,
+    end: u32,
+    /// What PORT and EPRT said.
+    endpoint: Option<Endpoint>,
+    kind: Kind,
+    /// It has opened a pinhole.
+    opened: bool,
+    /// The client was logged in before this USER.
+    was_logged_in: bool,
+}
+
+/// The dialogue of one session.
+#[derive(Debug)]
+pub(super) struct Dialogue {
+    fifo: Vec<Entry>,
+    /// The endpoint of a PORT or EPRT that waits for a transfer command.
+    armed: Option<(Kind, Endpoint)>,
+    /// First sequence number of the client.
+    client_start: u32,
+    /// Where the greeting ends in the server's stream.
+    greeting_end: Option<u32>,
+    multiline: u16,
+    /// Whole exchanges until the state is trusted again, after records were missed.
+    doubt: u8,
+    server_spoke: bool,
+    client_spoke: bool,
+    logged_in: bool,
+    epsv_all: bool,
+}
+
+impl Dialogue {
+    /// Right after the handshake; the client's stream begins at `client_start`.
+    pub(super) fn new(client_start: u32) -> Self {
+        Self {
+            fifo: Vec::new(),
+            armed: None,
+            client_start,
+            greeting_end: None,
+            multiline: 0,
+            doubt: 0,
+            server_spoke: false,
+            client_spoke: false,
+            logged_in: false,
+            epsv_all: false,
+        }
+    }
+
+    /// A dialogue that was going on already: what the kernel knew of it.
+    pub(super) fn resumed(snapshot: &Snapshot) -> Self {
+        let [client, server] = snapshot.next;
+        let mut d = Self { logged_in: snapshot.logged_in, epsv_all: snapshot.epsv_all, ..Self::new(client) };
+        d.doubt = snapshot.doubt;
+        d.multiline = snapshot.multiline;
+        if snapshot.pending == pending::GREETING {
+            d.client_start = snapshot.command_end;
+            return d;
+        }
+        d.greeting_end = Some(server);
+        d.server_spoke = true;
+        d.client_spoke = true;
+        let active = |kind| (Some(snapshot.active?).filter(|(k, _)| *k == kind)).map(|(_, e)| e);
+        let (kind, endpoint) = match snapshot.pending {
+            pending::NONE => (None, None),
+            pending::PASV => (Some(Kind::Pasv), None),
+            pending::EPSV => (Some(Kind::Epsv), None),
+            pending::PORT => (Some(Kind::Port), active(pending::PORT)),
+            pending::EPRT => (Some(Kind::Eprt), active(pending::EPRT)),
+            pending::LOGIN => (Some(Kind::Pass), None),
+            _ => (Some(Kind::Other), None),
+        };
+        if let Some(kind) = kind {
+            let opened = snapshot.opened && matches!(kind, Kind::Port | Kind::Eprt);
+            // Without its endpoint a PORT opens nothing any more.
+            let kind = if matches!(kind, Kind::Port | Kind::Eprt) && endpoint.is_none() && !opened {
+                Kind::Void
+            } else {
+                kind
+            };
+            let seq = snapshot.pinhole_seq;
+            d.fifo.push(Entry { seq, end: snapshot.command_end, endpoint, kind, opened, was_logged_in: false });
+        }
+        if snapshot.armed
+            && let Some((kind, endpoint)) = snapshot.active
+        {
+            d.armed = Some((if kind == pending::PORT { Kind::Port } else { Kind::Eprt }, endpoint));
+        }
+        d
+    }
+
+    /// Whether the client is logged in.
+    pub(super) fn logged_in(&self) -> bool {
+        self.logged_in
+    }
+
+    /// Whether EPSV ALL is in force.
+    pub(super) fn epsv_all(&self) -> bool {
+        self.epsv_all
+    }
+
+    /// Whether the greeting is complete.
+    pub(super) fn greeted(&self) -> bool {
+        self.greeting_end.is_some()
+    }
+
+    /// Whether an AUTH is unanswered.
+    pub(super) fn auth_pending(&self) -> bool {
+        self.fifo.iter().any(|e| e.kind == Kind::Auth)
+    }
+
+    /// Whether nothing is open: no command unanswered, no reply half said, nothing that the kernel couldn't take up.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.greeted() && self.fifo.is_empty() && self.multiline == 0 && self.doubt == 0
+    }
+
+    /// Commands without a final reply.
+    #[cfg(test)]
+    pub(super) fn unanswered(&self) -> usize {
+        self.fifo.len()
+    }
+
+    /// Heap that it uses.
+    #[cfg(test)]
+    pub(super) fn heap(&self) -> usize {
+        self.fifo.capacity() * size_of::<Entry>()
+    }
+
+    /// Whether the client spoke too early: before the greeting, or without having seen it.
+    pub(super) fn speaks_first(&self, ack: u32) -> bool {
+        match self.greeting_end {
+            None => true,
+            Some(end) => !self.client_spoke && !reaches(ack, end),
+        }
+    }
+
+    /// Whether `seq` is where the client begins to speak.
+    pub(super) fn is_first_byte(&self, seq: u32) -> bool {
+        !self.client_spoke && seq == self.client_start
+    }
+
+    /// Takes a line of the client.
+    pub(super) fn client(&mut self, line: &Line<'_>, rules: &Rules<'_>, out: &mut Vec<Step>) {
+        let command = Command::parse(&line.text);
+        let first = !std::mem::replace(&mut self.client_spoke, true);
+        match command {
+            Command::Reply => return out.push(Step::Taint(Reason::WrongDirection)),
+            Command::Foreign => return out.push(Step::Taint(Reason::NotFtp)),
+            c if first && !c.is_ftp() => return out.push(Step::Taint(Reason::NotFtp)),
+            c if line.telnet && (c.negotiates() || c == Command::Auth) => {
+                return out.push(Step::Taint(Reason::TelnetInCommand));
+            }
+            _ => {}
+        }
+        if self.fifo.len() == FIFO {
+            return out.push(Step::Taint(Reason::PipelineOverflow));
+        }
+        let mut endpoint = None;
+        let mut kind = match command {
+            Command::Pasv => Kind::Pasv,
+            Command::Epsv => Kind::Epsv,
+            Command::EpsvAll => Kind::EpsvAll,
+            Command::Port(e) => {
+                endpoint = Some(e);
+                Kind::Port
+            }
+            Command::Eprt(e) => {
+                endpoint = Some(e);
+                Kind::Eprt
+            }
+            Command::Unreadable(reason) => {
+                out.push(Step::Refuse(reason, None));
+                Kind::Void
+            }
+            Command::Unsupported => {
+                out.push(Step::Refuse(Reason::UnsupportedVerb, None));
+                Kind::Void
+            }
+            Command::User => Kind::User,
+            Command::Pass => Kind::Pass,
+            Command::Rein => Kind::Rein,
+            Command::Quit => Kind::Quit,
+            Command::Abor => Kind::Abor,
+            Command::Auth => Kind::Auth,
+            Command::Transfer => Kind::Transfer,
+            Command::Other | Command::Unknown | Command::Foreign | Command::Reply => Kind::Other,
+        };
+        if (line.bare || line.long) && matches!(kind, Kind::Pasv | Kind::Epsv | Kind::Port | Kind::Eprt) {
+            out.push(Step::Refuse(if line.bare { Reason::BareLf } else { Reason::BadSyntax }, None));
+            kind = Kind::Void;
+        }
+        self.fifo.push(Entry { seq: line.seq, end: line.end, endpoint, kind, opened: false, was_logged_in: false });
+        if self.fifo.len() == 1 {
+            self.take_up(rules, out);
+        } else if let Some(reason) = revokes(kind) {
+            // Not taken up yet, but asked for: what is open is closed at once.
+            out.push(Step::Revoke(reason));
+        }
+    }
+
+    /// Takes a line of the server.
+    pub(super) fn server(&mut self, line: &Line<'_>, rules: &Rules<'_>, out: &mut Vec<Step>) {
+        let first = !std::mem::replace(&mut self.server_spoke, true);
+        if self.multiline != 0 {
+            if reply::ends_multiline(&line.text, self.multiline) {
+                let code = std::mem::take(&mut self.multiline);
+                if code >= 200 {
+                    self.answer(code, Text::Multiline, line, rules, out);
+                }
+            } else if self.awaits_passive() && reply::looks_passive(&line.text[..line.text.len().min(3)]) {
+                out.push(Step::Refuse(Reason::MultilineReply, None));
+            }
+            return;
+        }
+        let parsed = ReplyLine::parse(&line.text);
+        if let ReplyLine::Whole(code, _) | ReplyLine::Begins(code) | ReplyLine::Malformed(code) = parsed {
+            if first && !greets(code) {
+                return out.push(Step::Taint(Reason::NotFtp));
+            }
+            if line.telnet && (code == 227 || code == 229) {
+                return out.push(Step::Taint(Reason::TelnetInCommand));
+            }
+        }
+        match parsed {
+            ReplyLine::Whole(code, text) if code >= 200 => self.answer(code, Text::Line(text), line, rules, out),
+            ReplyLine::Malformed(code) if code >= 200 => self.answer(code, Text::Malformed, line, rules, out),
+            ReplyLine::Whole(..) | ReplyLine::Malformed(_) => {}
+            ReplyLine::Begins(code) => self.multiline = code,
+            ReplyLine::NoCode(_) if first => out.push(Step::Taint(Reason::NotFtp)),
+            ReplyLine::NoCode(true) => out.push(Step::Taint(Reason::WrongDirection)),
+            ReplyLine::NoCode(false) => {
+                if self.awaits_passive() && reply::looks_passive(&line.text) {
+                    out.push(Step::Refuse(Reason::BadSyntax, None));
+                }
+            }
+        }
+    }
+
+    /// Takes a final reply.
+    fn answer(&mut self, code: u16, text: Text<'_>, line: &Line<'_>, rules: &Rules<'_>, out: &mut Vec<Step>) {
+        let passive = code == 227 || code == 229;
+        if self.greeting_end.is_none() {
+            if !reaches(line.ack, self.client_start) {
+                return;
+            }
+            if !greets(code) {
+                return out.push(Step::Taint(Reason::NotFtp));
+            }
+            self.logged_in = code == 230;
+            self.greeting_end = Some(line.end);
+            return;
+        }
+        let Some(&head) = self.fifo.first() else {
+            if passive {
+                out.push(Step::Refuse(Reason::UnsolicitedReply, None));
+            }
+            return;
+        };
+        if !reaches(line.ack, head.end) {
+            // It was on its way before the command came: it answers nothing.
+            if passive || self.awaits_passive() {
+                out.push(Step::Refuse(Reason::EarlyReply, None));
+            }
+            return;
+        }
+        self.fifo.remove(0);
+        let whole = self.fifo.is_empty() && matches!(text, Text::Line(_));
+        if self.fifo.is_empty() {
+            self.fifo = Vec::new();
+        }
+        let positive = (200..300).contains(&code);
+        match head.kind {
+            Kind::Pasv | Kind::Epsv => self.passive(&head, code, text, line, rules, out),
+            Kind::Void => {}
+            _ if passive => out.push(Step::Refuse(Reason::UnsolicitedReply, None)),
+            Kind::Port | Kind::Eprt if positive => self.accepted(&head, line, rules, out),
+            Kind::Port | Kind::Eprt => {
+                // Whichever it is: the client has given up what was announced before.
+                out.push(Step::Revoke(Reason::NegativeReply));
+                if !head.opened {
+                    out.push(Step::Refuse(Reason::RefusedByServer, announcement(&head, CLIENT, head.seq)));
+                }
+            }
+            Kind::Transfer if head.opened && code >= 400 => {
+                out.push(Step::RevokeOf(head.seq, Reason::NegativeReply));
+            }
+            Kind::User | Kind::Pass if matches!(code, 202 | 230 | 232) => self.logged_in = true,
+            // It was no new login after all.
+            Kind::User if code >= 400 => self.logged_in = head.was_logged_in,
+            Kind::EpsvAll => self.epsv_all |= positive,
+            Kind::Auth if code < 400 => return out.push(Step::Opaque(Reason::AuthAccepted)),
+            _ => {}
+        }
+        if whole {
+            self.doubt = self.doubt.saturating_sub(1);
+        }
+        self.take_up(rules, out);
+    }
+
+    /// A reply to PASV or EPSV.
+    fn passive(
+        &self,
+        head: &Entry,
+        code: u16,
+        text: Text<'_>,
+        line: &Line<'_>,
+        rules: &Rules<'_>,
+        out: &mut Vec<Step>,
+    ) {
+        let (kind, own) = if head.kind == Kind::Pasv { (pending::PASV, 227) } else { (pending::EPSV, 229) };
+        if code >= 400 {
+            return out.push(Step::Refuse(Reason::RefusedByServer, None));
+        }
+        if code != own {
+            let reason = if code == 227 || code == 229 { Reason::UnsolicitedReply } else { Reason::BadSyntax };
+            return out.push(Step::Refuse(reason, None));
+        }
+        let text = match text {
+            Text::Multiline => return out.push(Step::Refuse(Reason::MultilineReply, None)),
+            Text::Malformed => return out.push(Step::Refuse(Reason::BadSyntax, None)),
+            Text::Line(_) if line.bare => return out.push(Step::Refuse(Reason::BareLf, None)),
+            Text::Line(_) if line.long => return out.push(Step::Refuse(Reason::BadSyntax, None)),
+            Text::Line(text) => text,
+        };
+        let parsed = if code == 227 {
+            reply::passive(text).map(|e| (Some(e.addr), e.port))
+        } else {
+            reply::extended_passive(text).map(|port| (None, port))
+        };
+        match parsed {
+            Ok((addr, port)) => {
+                self.open(Announcement { kind, addr, port, side: SERVER, seq: line.seq }, rules, out);
+            }
+            Err(reason) => out.push(Step::Refuse(reason, None)),
+        }
+    }
+
+    /// A positive reply to PORT or EPRT.
+    fn accepted(&mut self, head: &Entry, line: &Line<'_>, rules: &Rules<'_>, out: &mut Vec<Step>) {
+        if head.opened {
+            return;
+        }
+        if rules.active == ActiveAt::Transfer {
+            self.armed = head.endpoint.map(|e| (head.kind, e));
+        } else if let Some(a) = announcement(head, SERVER, line.seq) {
+            self.open(a, rules, out);
+        }
+    }
+
+    /// Takes up the command at the head.
+    fn take_up(&mut self, rules: &Rules<'_>, out: &mut Vec<Step>) {
+        let Some(&head) = self.fifo.first() else { return };
+        if let Some(reason) = revokes(head.kind) {
+            self.armed = None;
+            out.push(Step::Revoke(reason));
+        }
+        let mut now = head;
+        match head.kind {
+            Kind::User => {
+                now.was_logged_in = self.logged_in;
+                self.logged_in = false;
+            }
+            Kind::Rein => self.logged_in = false,
+            // What the server makes of a refused one nobody knows; it supersedes what was announced before all the same.
+            Kind::Pasv | Kind::Epsv | Kind::Void => self.armed = None,
+            Kind::Port | Kind::Eprt => {
+                self.armed = None;
+                let Some(a) = announcement(&head, CLIENT, head.seq) else { return };
+                if let Err(reason) = (rules.judge)(&a) {
+                    out.push(Step::Refuse(reason, Some(a)));
+                    now.kind = Kind::Void;
+                } else if rules.active == ActiveAt::Command {
+                    now.opened = self.open(a, rules, out);
+                    if !now.opened {
+                        now.kind = Kind::Void;
+                    }
+                }
+            }
+            Kind::Transfer => {
+                if let Some((kind, endpoint)) = self.armed.take() {
+                    let armed = Entry { kind, endpoint: Some(endpoint), ..head };
+                    if let Some(a) = announcement(&armed, CLIENT, head.seq) {
+                        now.opened = self.open(a, rules, out);
+                    }
+                }
+            }
+            _ => {}
+        }
+        if let Some(head) = self.fifo.first_mut() {
+            *head = now;
+        }
+    }
+
+    /// Opens what is negotiated, if the dialogue is where that may be.
+    fn open(&self, a: Announcement, rules: &Rules<'_>, out: &mut Vec<Step>) -> bool {
+        let verdict = if !self.logged_in {
+            Err(Reason::NotLoggedIn)
+        } else if self.epsv_all && a.kind != pending::EPSV {
+            Err(Reason::EpsvAll)
+        } else {
+            (rules.judge)(&a)
+        };
+        match verdict {
+            Ok(()) => out.push(Step::Open(a, self.doubt > 0)),
+            Err(reason) => out.push(Step::Refuse(reason, Some(a))),
+        }
+        verdict.is_ok()
+    }
+
+    /// Whether the reply to a PASV or EPSV is next.
+    fn awaits_passive(&self) -> bool {
+        matches!(self.fifo.first(), Some(Entry { kind: Kind::Pasv | Kind::Epsv, .. }))
+    }
+}
+
+/// What is known of a dialogue that was going on already.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Snapshot {
+    /// Next sequence numbers of client and server.
+    pub(super) next: [u32; 2],
+    /// `state::pending`.
+    pub(super) pending: u8,
+    /// Where the unanswered command ends.
+    pub(super) command_end: u32,
+    /// Code of the multi-line reply that is open, or 0.
+    pub(super) multiline: u16,
+    /// The client is logged in.
+    pub(super) logged_in: bool,
+    /// After EPSV ALL.
+    pub(super) epsv_all: bool,
+    /// The endpoint waits for a transfer command.
+    pub(super) armed: bool,
+    /// The last PORT or EPRT.
+    pub(super) active: Option<(u8, Endpoint)>,
+    /// The unanswered command has opened the pinhole.
+    pub(super) opened: bool,
+    /// Sequence number of the announcement that opened the pinhole.
+    pub(super) pinhole_seq: u32,
+    /// Whole exchanges until this is to be trusted.
+    pub(super) doubt: u8,
+}
+
+/// The text of a final reply.
+#[derive(Clone, Copy)]
+enum Text<'a> {
+    Line(&'a [u8]),
+    Malformed,
+    Multiline,
+}
+
+/// What PORT and EPRT announce.
+fn announcement(entry: &Entry, side: u8, seq: u32) -> Option<Announcement> {
+    let Endpoint { addr, port } = entry.endpoint?;
+    let kind = if entry.kind == Kind::Port { pending::PORT } else { pending::EPRT };
+    Some(Announcement { kind, addr: Some(addr), port, side, seq })
+}
+
+/// Why a command takes back what is unconsumed.
+fn revokes(kind: Kind) -> Option<Reason> {
+    Some(match kind {
+        Kind::User => Reason::Relogin,
+        Kind::Rein => Reason::Rein,
+        Kind::Quit => Reason::Quit,
+        Kind::Abor => Reason::Abor,
+        Kind::Auth => Reason::Auth,
+        _ => return None,
+    })
+}
+
+/// Whether a server's first reply can have this code: a greeting, "wait", "no", or "logged in already".
+fn greets(code: u16) -> bool {
+    matches!(code, 100..=199 | 220 | 230 | 400..=599)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+
+    struct Talk {
+        dialogue: Dialogue,
+        at: [u32; 2],
+        active: ActiveAt,
+    }
+
+    impl Talk {
+        fn new(active: ActiveAt) -> Self {
+            let mut t = Self { dialogue: Dialogue::new(0), at: [0; 2], active };
+            assert!(t.server("220 hello").is_empty());
+            t
+        }
+
+        fn logged_in(active: ActiveAt) -> Self {
+            let mut t = Self::new(active);
+            assert_eq!(t.client("USER me"), [Step::Revoke(Reason::Relogin)]);
+            t.server("331 password");
+            t.client("PASS x");
+            t.server("230 in");
+            assert!(t.dialogue.logged_in());
+            t
+        }
+
+        fn line(&mut self, side: usize, text: &str, ack: u32) -> Vec<Step> {
+            let seq = self.at[side];
+            self.at[side] += text.len() as u32 + 2;
+            let text = Cow::Borrowed(text.as_bytes());
+            let line = Line { text, seq, end: self.at[side], ack, telnet: false, bare: false, long: false };
+            let mut out = Vec::new();
+            let rules =
+                Rules { active: self.active, judge: &|a| if a.port < 1024 { Err(Reason::LowPort) } else { Ok(()) } };
+            if side == 0 {
+                self.dialogue.client(&line, &rules, &mut out);
+            } else {
+                self.dialogue.server(&line, &rules, &mut out);
+            }
+            out
+        }
+
+        fn client(&mut self, text: &str) -> Vec<Step> {
+            self.line(0, text, self.at[1])
+        }
+
+        fn server(&mut self, text: &str) -> Vec<Step> {
+            self.line(1, text, self.at[0])
+        }
+    }
+
+    fn ports(steps: &[Step]) -> Vec<u16> {
+        steps.iter().filter_map(|s| if let Step::Open(a, _) = s { Some(a.port) } else { None }).collect()
+    }
+
+    #[test]
+    fn replies_answer_the_oldest_command() {
+        let mut t = Talk::logged_in(ActiveAt::Reply);
+        for c in ["NLST x", "PASV", "EPSV"] {
+            t.client(c);
+        }
+        assert_eq!(t.server("227 (1,2,3,4,200,1)"), [Step::Refuse(Reason::UnsolicitedReply, None)]);
+        assert!(t.server("150 preliminary").is_empty());
+        assert_eq!(ports(&t.server("227 (1,2,3,4,200,2)")), [51202]);
+        assert_eq!(ports(&t.server("229 (|||51203|)")), [51203]);
+        assert_eq!(t.server("229 (|||51203|)"), [Step::Refuse(Reason::UnsolicitedReply, None)]);
+    }
+
+    #[test]
+    fn an_early_reply_answers_nothing() {
+        let mut t = Talk::logged_in(ActiveAt::Reply);
+        let before = t.at[0];
+        t.client("PASV");
+        assert_eq!(t.line(1, "227 (1,2,3,4,200,2)", before), [Step::Refuse(Reason::EarlyReply, None)]);
+        assert_eq!(ports(&t.server("227 (1,2,3,4,200,3)")), [51203]);
+    }
+
+    #[test]
+    fn active_modes() {
+        for (active, at) in [(ActiveAt::Command, 0), (ActiveAt::Reply, 1), (ActiveAt::Transfer, 3)] {
+            let mut t = Talk::logged_in(active);
+            let mut opened = Vec::new();
+            for (i, (side, text)) in
+                [(0, "PORT 1,2,3,4,200,2"), (1, "200 ok"), (0, "TYPE I"), (1, "200 ok"), (0, "RETR x"), (1, "226 ok")]
+                    .into_iter()
+                    .enumerate()
+            {
+                let ack = t.at[1 - side];
+                if !ports(&t.line(side, text, ack)).is_empty() {
+                    opened.push(i);
+                }
+            }
+            assert_eq!(opened, [[0, 1, 9, 4][at]], "{active:?}");
+            // Pipelined, the same opens.
+            let mut t = Talk::logged_in(active);
+            let mut all = Vec::new();
+            for (side, text) in [(0, "TYPE I"), (0, "PORT 1,2,3,4,200,2"), (0, "RETR x"), (1, "200 a"), (1, "200 b")] {
+                let ack = t.at[1 - side];
+                all.extend(ports(&t.line(side, text, ack)));
+            }
+            assert_eq!(all, [51202], "{active:?}");
+        }
+        let mut t = Talk::logged_in(ActiveAt::Command);
+        t.client("PORT 1,2,3,4,200,2");
+        assert_eq!(t.server("500 no"), [Step::Revoke(Reason::NegativeReply)]);
+        assert!(matches!(t.client("PORT 1,2,3,4,0,22")[..], [Step::Refuse(Reason::LowPort, Some(_))]));
+        assert!(t.server("200 ok").is_empty());
+    }
+
+    #[test]
+    fn login_is_needed_and_lost() {
+        let mut t = Talk::new(ActiveAt::Command);
+        t.client("PASV");
+        assert!(matches!(t.server("227 (1,2,3,4,200,2)")[..], [Step::Refuse(Reason::NotLoggedIn, Some(_))]));
+        let mut t = Talk::logged_in(ActiveAt::Command);
+        for command in ["USER x", "REIN"] {
+            assert!(matches!(t.client(command)[..], [Step::Revoke(_)]));
+            assert!(!t.dialogue.logged_in());
+            t.server("220 ok");
+            t.client("USER x");
+            t.server("230 in");
+        }
+        t.client("USER other");
+        t.server("530 can't change user");
+        assert!(t.dialogue.logged_in());
+    }
+
+    #[test]
+    fn bodies_of_multiline_replies_say_nothing() {
+        let mut t = Talk::logged_in(ActiveAt::Command);
+        t.client("STAT .");
+        t.client("PASV");
+        for line in ["213-status", "227 (1,2,3,4,200,2)", "226 x", "213", " 213 x", "213-x"] {
+            assert!(t.server(line).is_empty(), "{line}");
+        }
+        t.server("213 end");
+        assert_eq!(ports(&t.server("227 (1,2,3,4,200,3)")), [51203]);
+        t.client("PASV");
+        t.server("227-x");
+        assert_eq!(t.server("227 (1,2,3,4,200,3)"), [Step::Refuse(Reason::MultilineReply, None)]);
+    }
+
+    #[test]
+    fn what_taints_and_what_is_opaque() {
+        let mut t = Talk::logged_in(ActiveAt::Command);
+        assert_eq!(t.client("227 x"), [Step::Taint(Reason::WrongDirection)]);
+        assert_eq!(t.client("Host: x"), [Step::Taint(Reason::NotFtp)]);
+        assert_eq!(t.server("PORT 1,2,3,4,5,6"), [Step::Taint(Reason::WrongDirection)]);
+        assert!(t.server("hello").is_empty());
+        t.client("AUTH TLS");
+        assert!(t.dialogue.auth_pending());
+        t.server("500 no");
+        assert!(!t.dialogue.auth_pending());
+        t.client("AUTH TLS");
+        assert_eq!(t.server("234 go"), [Step::Opaque(Reason::AuthAccepted)]);
+        assert_eq!(Talk::new(ActiveAt::Command).client("GET /"), [Step::Taint(Reason::NotFtp)]);
+        let mut t = Talk::logged_in(ActiveAt::Command);
+        for _ in 0..FIFO {
+            assert!(t.client("NOOP").is_empty());
+        }
+        assert_eq!(t.client("NOOP"), [Step::Taint(Reason::PipelineOverflow)]);
+    }
+
+    #[test]
+    fn epsv_all_counts_when_accepted() {
+        for (reply, opens) in [("200 ok", 0), ("501 no", 1)] {
+            let mut t = Talk::logged_in(ActiveAt::Command);
+            t.client("EPSV ALL");
+            t.server(reply);
+            t.client("PASV");
+            assert_eq!(ports(&t.server("227 (1,2,3,4,200,2)")).len(), opens);
+            t.client("EPSV");
+            assert_eq!(ports(&t.server("229 (|||51203|)")), [51203]);
+        }
+    }
+
+    #[test]
+    fn malformed_replies_are_replies() {
+        for line in ["2270 (1,2,3,4,200,2)", "227Entering (1,2,3,4,200,2)", "227:(1,2,3,4,200,2)"] {
+            let mut t = Talk::logged_in(ActiveAt::Command);
+            t.client("PASV");
+            assert_eq!(t.server(line), [Step::Refuse(Reason::BadSyntax, None)], "{line}");
+            assert_eq!(t.dialogue.unanswered(), 0);
+        }
+        let mut t = Talk::logged_in(ActiveAt::Command);
+        t.client("PASV");
+        assert_eq!(t.server("0227 (1,2,3,4,200,2)"), [Step::Refuse(Reason::BadSyntax, None)]);
+        assert_eq!(t.dialogue.unanswered(), 1);
+    }
+}

@@ -1,0 +1,112 @@
+//! Data connections: begun, reset, ended. Each keeps its session alive and is told with it, even behind its end.
+
+use std::collections::HashMap;
+
+use ftp_helper_common::{
+    key::{FlowKey, PinholeKey},
+    record::FlowRecord,
+    state::FlowState,
+};
+
+use super::{
+    Nanos,
+    core::Core,
+    pinhole,
+    session::Session,
+    table::Flow,
+    view::{ends, socket},
+};
+use crate::event::{Connection, Kind, PinholeState};
+
+type Sessions = HashMap<u64, Box<Session>>;
+
+/// The responder has answered: the pinhole is used up.
+pub(super) fn start(sessions: &mut Sessions, core: &mut Core, now: Nanos, record: &FlowRecord) {
+    core.stats.used += 1;
+    let session = sessions.get_mut(&record.session);
+    let control = session.as_ref().map(|s| s.key);
+    let used = session.and_then(|s| s.used(now, core, record.seq));
+    let mut flow = Flow { session: record.session, control, pinhole: used };
+    if let Some(old) = core.flows.get(&record.key) {
+        // The same connection told twice counts once.
+        flow.pinhole = used.or(old.pinhole);
+    } else if let Some(s) = sessions.get_mut(&record.session) {
+        s.running += 1;
+    }
+    core.flows.insert(record.key, flow);
+    let key = pinhole_of(record);
+    let mut event = core.blank(now, Kind::Used);
+    if let Some((client, server)) = flow.ends() {
+        event = event.of_session(record.session, client, server);
+    }
+    event.pinhole = Some(pinhole::show(&key, record.mode, PinholeState::Bound, 0));
+    event.connection = Some(connection(&record.key));
+    core.event(event);
+}
+
+/// A reset before anything was carried: the pinhole is open again, until its deadline.
+pub(super) fn rearmed(sessions: &mut Sessions, core: &mut Core, now: Nanos, record: &FlowRecord) {
+    let Some(flow) = core.flows.remove(&record.key) else { return };
+    if let Some(session) = sessions.get_mut(&flow.session) {
+        session.running = session.running.saturating_sub(1);
+        session.last = now;
+        if let Some(pinhole) = flow.pinhole {
+            session.rearm(now, core, pinhole);
+        }
+    }
+}
+
+/// A data connection has ended.
+pub(super) fn end(sessions: &mut Sessions, core: &mut Core, now: Nanos, record: &FlowRecord) {
+    let flow = core.flows.remove(&record.key);
+    let id = flow.map_or(record.session, |f| f.session);
+    let mut control = flow.and_then(|f| f.control);
+    if let Some(session) = sessions.get_mut(&id) {
+        control = Some(session.key);
+        if flow.is_some() {
+            session.running = session.running.saturating_sub(1);
+        }
+        session.last = now;
+        session.transfers += 1;
+        for (sum, bytes) in session.bytes.iter_mut().zip(record.bytes) {
+            *sum = sum.saturating_add(bytes);
+        }
+    }
+    let mut event = core.blank(now, Kind::DataEnd);
+    if let Some(key) = control {
+        let (client, server) = ends(&key);
+        event = event.of_session(id, client, server);
+    }
+    event.pinhole = Some(pinhole::show(&pinhole_of(record), record.mode, PinholeState::Bound, 0));
+    event.connection = Some(Connection {
+        bytes_out: Some(record.bytes[0]),
+        bytes_back: Some(record.bytes[1]),
+        duration_ms: Some(record.time.saturating_sub(record.start) / 1_000_000),
+        ..connection(&record.key)
+    });
+    if record.reset != 0 {
+        event = event.because(ftp_helper_common::reason::Reason::Reset);
+    }
+    core.event(event);
+}
+
+/// A data connection that a daemon before this one saw begin.
+pub(super) fn adopt(sessions: &mut Sessions, core: &mut Core, key: &FlowKey, state: &FlowState) {
+    let session = sessions.get_mut(&state.session);
+    let control = session.as_ref().map(|s| s.key);
+    let flow = Flow { session: state.session, control, pinhole: None };
+    if core.flows.insert(*key, flow).is_none()
+        && let Some(session) = session
+    {
+        session.running += 1;
+    }
+}
+
+fn pinhole_of(record: &FlowRecord) -> PinholeKey {
+    let FlowKey { initiator, responder, responder_port, .. } = record.key;
+    PinholeKey { initiator, responder, port: responder_port, hook: record.hook, pad: 0 }
+}
+
+fn connection(key: &FlowKey) -> Connection {
+    Connection::new(socket(key.initiator, key.initiator_port), socket(key.responder, key.responder_port))
+}

@@ -1,0 +1,411 @@
+//! The kernel's side of a session: what it opened, what it is asked to do, and how it sees again.
+
+use ftp_helper_common::{
+    canon::{bit, pinhole_key},
+    command::{Command, Outcome, op},
+    key::SERVER,
+    reason::Reason,
+    record::SegmentRecord,
+    state::{SessionState, flag, pending},
+    tcp::distance,
+};
+
+use super::{
+    Nanos,
+    core::Core,
+    dialogue::Announcement,
+    pinhole::{self, Pinhole, Stage, judge},
+    session::{Session, Standing},
+    stats::count,
+    view::ends,
+};
+use crate::event::{self, By, Event, Kind, PinholeState};
+
+/// How long a data connection's record may be behind the kernel's word that the pinhole is gone, nanoseconds.
+const USED_WAIT: Nanos = 200_000_000;
+/// Openings of the fast path whose bytes the engine has not read yet, at most.
+const FAST: usize = 8;
+
+/// Openings that were taken back before the kernel has answered, at most; a driver answers after each record.
+const SUPERSEDED: usize = 64;
+
+/// What the engine knows of the kernel's view of a session.
+#[derive(Debug, Default)]
+pub(super) struct KernelSide {
+    /// What the fast path opened and the engine has not come to yet.
+    fast: Vec<Fast>,
+    /// Pinholes that were taken back before the kernel had said that they are open, and why.
+    superseded: Vec<(Pinhole, Reason)>,
+    /// The announcement whose pinhole was used last.
+    used: Option<u32>,
+    epoch: u32,
+    blind: bool,
+    /// It was asked to see again, and has not answered.
+    asked: bool,
+}
+
+/// An opening of the fast path.
+#[derive(Clone, Copy, Debug)]
+struct Fast {
+    side: u8,
+    /// The segment, which the kernel names the opening by.
+    seq: u32,
+    end: u32,
+    port: u16,
+    /// `state::pending` of what opened; 0 for an endpoint that waited for its transfer command.
+    kind: u8,
+    time: Nanos,
+}
+
+impl KernelSide {
+    /// Whether the kernel has lost sight of the dialogue.
+    pub(super) fn is_blind(&self) -> bool {
+        self.blind
+    }
+
+    /// What its table says.
+    pub(super) fn see(&mut self, epoch: u32, blind: bool) {
+        (self.epoch, self.blind) = (epoch, blind);
+    }
+
+    /// What a record says.
+    pub(super) fn note(&mut self, record: &SegmentRecord) {
+        let went_blind = record.made.has(bit::BLIND);
+        let epoch = record.epoch.wrapping_add(u32::from(went_blind));
+        // Records of two CPUs may change places; the view never goes back.
+        if distance(epoch, self.epoch) >= 0 {
+            let blind = went_blind || record.flags & flag::BLIND != 0;
+            if epoch != self.epoch || blind != self.blind {
+                self.asked = false;
+            }
+            (self.epoch, self.blind) = (epoch, blind);
+        }
+        if record.made.has(bit::OPEN) && record.offset == 0 && self.fast.len() < FAST {
+            self.fast.push(Fast {
+                side: record.side,
+                seq: record.seq,
+                end: record.seq.wrapping_add(record.segment_len),
+                port: record.made.port(),
+                kind: match record.made.has(bit::PENDING) {
+                    true if matches!(record.made.kind(), pending::PORT | pending::EPRT) => record.made.kind(),
+                    true => 0,
+                    false => record.pending,
+                },
+                time: record.time,
+            });
+        }
+    }
+
+    /// Heap that it uses.
+    #[cfg(test)]
+    pub(super) fn heap(&self) -> usize {
+        self.fast.capacity() * size_of::<Fast>() + self.superseded.capacity() * size_of::<(Pinhole, Reason)>()
+    }
+
+    /// Takes the fast path's opening by the line at `seq`.
+    fn take(&mut self, side: u8, seq: u32) -> Option<Fast> {
+        let within = |f: &Fast| f.side == side && distance(seq, f.seq) >= 0 && distance(seq, f.end) < 0;
+        let i = self.fast.iter().position(within)?;
+        Some(self.remove(i))
+    }
+
+    fn remove(&mut self, i: usize) -> Fast {
+        let fast = self.fast.remove(i);
+        if self.fast.is_empty() {
+            self.fast = Vec::new();
+        }
+        fast
+    }
+}
+
+impl Session {
+    /// Opens what was announced, or vouches for what the kernel has opened.
+    pub(super) fn open(&mut self, now: Nanos, core: &mut Core, a: &Announcement, doubtful: bool) {
+        let fast = self.kernel.take(a.side, a.seq);
+        let refused = if self.is_closing() {
+            Some(Reason::SessionClosing)
+        } else if doubtful && fast.is_none() {
+            Some(Reason::DaemonLoss)
+        } else if fast.is_none() && self.quota_used_up(core) {
+            // Where the fast path opened, the kernel has counted.
+            Some(Reason::ClientQuota)
+        } else {
+            None
+        };
+        if let Some(reason) = refused {
+            count(&mut core.stats.refused, reason);
+            let shown = self.show_refused(a);
+            core.session_event(now, self, Kind::Refused, Some(reason), Some(shown));
+            if let Some(fast) = fast {
+                self.diverged(now, core, &fast);
+            }
+            return;
+        }
+        core.stats.announcements += 1;
+        let key = pinhole_key(&self.key, self.client_hook, a.kind, a.port);
+        let timeout = Nanos::try_from(core.policy.pinhole_timeout.as_nanos()).unwrap_or(Nanos::MAX);
+        let opened = fast.map_or(now, |f| f.time.min(now));
+        let agreed = fast.filter(|f| f.port == a.port && (f.kind == 0 || f.kind == a.kind));
+        let mut hole = Pinhole {
+            key,
+            deadline: opened.saturating_add(timeout),
+            seq: agreed.map_or(a.seq, |f| f.seq),
+            line: a.seq,
+            kind: a.kind,
+            stage: Stage::Asked,
+        };
+        if let Some(old) = self.drop_pinhole(core) {
+            self.tell_revoked(now, core, old, Reason::Replaced);
+        }
+        if agreed.is_some() {
+            hole.stage = Stage::Provisional;
+            core.stats.taken_by_fast_path += 1;
+            self.tell_opened(now, core, &hole, By::Kernel);
+            if self.kernel.used == Some(hole.seq) {
+                return;
+            }
+            core.command(self.about(op::CONFIRM, hole.seq));
+        } else {
+            if let Some(fast) = fast {
+                self.diverged(now, core, &fast);
+            }
+            self.ask_open(core, &hole);
+        }
+        core.unconsumed.add(self.key.client, &key, self.id);
+        self.pinhole = Some(hole);
+    }
+
+    /// Takes back what is unconsumed.
+    pub(super) fn revoke(&mut self, now: Nanos, core: &mut Core, reason: Reason) {
+        let Some(hole) = self.drop_pinhole(core) else { return };
+        core.command(self.about(op::REVOKE, hole.seq));
+        self.tell_revoked(now, core, hole, reason);
+    }
+
+    /// A data connection has used the pinhole of this announcement.
+    pub(super) fn used(&mut self, now: Nanos, core: &mut Core, seq: u32) -> Option<Pinhole> {
+        self.last = now;
+        self.kernel.used = Some(seq);
+        if self.pinhole.is_some_and(|p| p.seq == seq) { self.drop_pinhole(core) } else { None }
+    }
+
+    /// A reset has given the pinhole back.
+    pub(super) fn rearm(&mut self, now: Nanos, core: &mut Core, hole: Pinhole) {
+        let barred = self.standing != Standing::Good || self.is_closing();
+        if hole.deadline <= now || self.pinhole.is_some() || barred {
+            return;
+        }
+        self.kernel.used = None;
+        core.unconsumed.add(self.key.client, &hole.key, self.id);
+        self.pinhole = Some(Pinhole { stage: Stage::Confirmed, ..hole });
+    }
+
+    /// The unconsumed pinhole of a session that is taken over.
+    pub(super) fn adopt_pinhole(&mut self, now: Nanos, core: &mut Core, state: &SessionState) {
+        let kind = match (state.pinhole.initiator == self.key.client, state.active_kind) {
+            (true, _) => pending::PASV,
+            (false, pending::EPRT) => pending::EPRT,
+            (false, _) => pending::PORT,
+        };
+        let timeout = Nanos::try_from(core.policy.pinhole_timeout.as_nanos()).unwrap_or(Nanos::MAX);
+        core.unconsumed.add(self.key.client, &state.pinhole, self.id);
+        self.pinhole = Some(Pinhole {
+            key: state.pinhole,
+            deadline: now.saturating_add(timeout),
+            seq: state.pinhole_seq,
+            line: state.pinhole_seq,
+            kind,
+            stage: Stage::Confirmed,
+        });
+        // Nobody has vouched for it if the daemon before was gone when it opened.
+        core.command(self.about(op::CONFIRM, state.pinhole_seq));
+    }
+
+    /// The policy is another one.
+    pub(super) fn policy_changed(&mut self, now: Nanos, core: &mut Core) {
+        let Some(hole) = self.pinhole else { return };
+        let a = Announcement { kind: hole.kind, addr: None, port: hole.key.port, side: SERVER, seq: hole.line };
+        if judge(&core.policy, &self.key, self.client_hook, &a).is_err() {
+            self.revoke(now, core, Reason::PolicyChanged);
+        }
+    }
+
+    /// What became of a command.
+    pub(super) fn outcome(&mut self, now: Nanos, core: &mut Core, command: &Command, outcome: Outcome) {
+        match command.op {
+            op::OPEN => self.open_outcome(now, core, command.seq, outcome),
+            op::CONFIRM => self.confirm_outcome(now, core, command.seq, outcome),
+            op::RESYNC => {
+                self.kernel.asked = false;
+                if outcome == Outcome::Done {
+                    core.stats.resyncs_applied += 1;
+                    self.kernel.blind = false;
+                } else if outcome == Outcome::Barred {
+                    // It won't see again; asking once more changes nothing.
+                    self.kernel.asked = true;
+                }
+            }
+            op::STANDING if outcome != Outcome::Done => core.stats.commands_failed += 1,
+            _ => {}
+        }
+    }
+
+    /// Does what is due for the pinhole.
+    pub(super) fn pinhole_timeout(&mut self, now: Nanos, core: &mut Core) {
+        let Some(hole) = self.pinhole else { return };
+        if hole.deadline <= now {
+            self.drop_pinhole(core);
+            // The kernel lets nobody through any more; this frees its entry and the client's share.
+            core.command(self.about(op::REVOKE, hole.seq));
+            core.stats.expired += 1;
+            core.session_event(now, self, Kind::Expired, None, Some(hole.show(now)));
+        } else if let Stage::Missing(until) = hole.stage
+            && until <= now
+        {
+            let hole = Pinhole { stage: Stage::Asked, ..hole };
+            self.pinhole = Some(hole);
+            self.ask_open(core, &hole);
+        }
+    }
+
+    /// Asks for the session's standing in the kernel.
+    pub(super) fn ask_standing(&mut self, core: &mut Core, flags: u16) {
+        core.command(Command { flags, ..self.about(op::STANDING, 0) });
+    }
+
+    /// After a segment: what the kernel opened and the engine did not is closed; a blind kernel is brought back.
+    pub(super) fn settle_with_kernel(&mut self, now: Nanos, core: &mut Core) {
+        let next = self.next();
+        let read = |f: &Fast| distance(next[usize::from(f.side & 1)], f.end) >= 0;
+        while let Some(i) = self.kernel.fast.iter().position(|f| self.standing != Standing::Good || read(f)) {
+            let fast = self.kernel.remove(i);
+            self.diverged(now, core, &fast);
+        }
+        if self.kernel.blind && !self.kernel.asked && self.is_quiet() {
+            self.kernel.asked = true;
+            core.stats.resyncs_asked += 1;
+            let mut flags = 0;
+            if self.dialogue.logged_in() {
+                flags |= flag::LOGGED_IN;
+            }
+            if self.dialogue.epsv_all() {
+                flags |= flag::EPSV_ALL;
+            }
+            core.command(Command { epoch: self.kernel.epoch, next, flags, ..self.about(op::RESYNC, 0) });
+        }
+    }
+
+    /// Lets go of the pinhole without telling anybody.
+    pub(super) fn drop_pinhole(&mut self, core: &mut Core) -> Option<Pinhole> {
+        let hole = self.pinhole.take()?;
+        core.unconsumed.remove(self.key.client, &hole.key, self.id);
+        Some(hole)
+    }
+
+    /// An endpoint that was not opened, for events.
+    pub(super) fn show_refused(&self, a: &Announcement) -> event::Pinhole {
+        let mut key = pinhole_key(&self.key, self.client_hook, a.kind, a.port);
+        if let Some(addr) = a.addr {
+            key.responder = addr;
+        }
+        pinhole::show(&key, a.kind, PinholeState::Provisional, 0)
+    }
+
+    fn open_outcome(&mut self, now: Nanos, core: &mut Core, seq: u32, outcome: Outcome) {
+        if let Some(i) = self.kernel.superseded.iter().position(|(p, _)| p.seq == seq) {
+            let (hole, reason) = self.kernel.superseded.remove(i);
+            if self.kernel.superseded.is_empty() {
+                self.kernel.superseded = Vec::new();
+            }
+            if outcome == Outcome::Done {
+                let hole = Pinhole { stage: Stage::Confirmed, ..hole };
+                core.stats.opened_by_daemon += 1;
+                self.tell_opened(now, core, &hole, By::Daemon);
+                self.tell_revoked(now, core, hole, reason);
+            }
+            return;
+        }
+        let Some(hole) = self.pinhole.filter(|p| p.seq == seq && p.stage == Stage::Asked) else { return };
+        let reason = match outcome {
+            Outcome::Done => {
+                let hole = Pinhole { stage: Stage::Confirmed, ..hole };
+                self.pinhole = Some(hole);
+                core.stats.opened_by_daemon += 1;
+                return self.tell_opened(now, core, &hole, By::Daemon);
+            }
+            Outcome::Taken => Reason::PinholeTaken,
+            Outcome::Full => Reason::PinholesFull,
+            Outcome::Quota => Reason::ClientQuota,
+            Outcome::Barred => Reason::SessionClosing,
+            Outcome::MovedOn | Outcome::Busy => Reason::Race,
+            Outcome::NoPinhole | Outcome::NoSession | Outcome::Malformed => Reason::Forgotten,
+        };
+        self.drop_pinhole(core);
+        count(&mut core.stats.refused, reason);
+        core.session_event(now, self, Kind::Refused, Some(reason), Some(hole.show(now)));
+    }
+
+    fn confirm_outcome(&mut self, now: Nanos, core: &mut Core, seq: u32, outcome: Outcome) {
+        let Some(hole) = self.pinhole.as_mut().filter(|p| p.seq == seq && p.stage == Stage::Provisional) else {
+            return;
+        };
+        match outcome {
+            Outcome::Done => {
+                hole.stage = Stage::Confirmed;
+                let shown = hole.show(now);
+                core.stats.confirmed += 1;
+                core.session_event(now, self, Kind::Confirmed, None, Some(shown));
+            }
+            // Used, most likely, and the record of that is on its way.
+            Outcome::NoPinhole => hole.stage = Stage::Missing(now.saturating_add(USED_WAIT)),
+            _ => core.stats.commands_failed += 1,
+        }
+    }
+
+    /// The kernel opened what the engine would not have.
+    fn diverged(&mut self, now: Nanos, core: &mut Core, fast: &Fast) {
+        core.stats.divergences += 1;
+        core.command(self.about(op::REVOKE, fast.seq));
+        let kind = if fast.kind == 0 { pending::PORT } else { fast.kind };
+        let key = pinhole_key(&self.key, self.client_hook, kind, fast.port);
+        let shown = pinhole::show(&key, kind, PinholeState::Provisional, 0);
+        core.session_event(now, self, Kind::Revoked, Some(Reason::NotConfirmed), Some(shown));
+    }
+
+    /// Tells that a pinhole was taken back; later, where nobody knows yet whether it was open.
+    fn tell_revoked(&mut self, now: Nanos, core: &mut Core, hole: Pinhole, reason: Reason) {
+        if hole.stage == Stage::Asked {
+            if self.kernel.superseded.len() < SUPERSEDED {
+                self.kernel.superseded.push((hole, reason));
+            }
+            return;
+        }
+        count(&mut core.stats.revoked, reason);
+        core.session_event(now, self, Kind::Revoked, Some(reason), Some(hole.show(now)));
+    }
+
+    fn tell_opened(&self, now: Nanos, core: &mut Core, hole: &Pinhole, by: By) {
+        let (client, server) = ends(&self.key);
+        let event = core.blank(now, Kind::Opened).of_session(self.id, client, server);
+        core.event(Event { pinhole: Some(hole.show(now)), by: Some(by), ..event });
+    }
+
+    fn ask_open(&self, core: &mut Core, hole: &Pinhole) {
+        core.command(Command {
+            pinhole: hole.key,
+            mode: hole.kind,
+            pinhole_flags: pinhole::flags(&core.policy, hole.kind),
+            ..self.about(op::OPEN, hole.seq)
+        });
+    }
+
+    fn quota_used_up(&self, core: &Core) -> bool {
+        // The one that it replaces does not count.
+        let own = u32::from(self.pinhole.is_some());
+        core.unconsumed.held(self.key.client).saturating_sub(own) >= core.policy.per_client
+    }
+
+    fn about(&self, op: u32, seq: u32) -> Command {
+        Command { op, session: self.id, key: self.key, seq, ..Command::default() }
+    }
+}

@@ -1,0 +1,156 @@
+//! Timers and the tables beside the sessions.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+};
+
+use ftp_helper_common::{
+    addr::Addr,
+    key::{PinholeKey, SessionKey},
+};
+
+use super::Nanos;
+
+/// One timer a session, in order of time.
+///
+/// A timer that is set too early costs one look at its session; so a deadline that only moves on, as that of idleness
+/// does with every segment, is not touched until the earlier one fires.
+#[derive(Debug, Default)]
+pub(super) struct Timers(BTreeSet<(Nanos, u64)>);
+
+impl Timers {
+    /// When the next timer fires.
+    pub(super) fn next(&self) -> Option<Nanos> {
+        self.0.first().map(|(at, _)| *at)
+    }
+
+    /// Takes the session of a timer that is due.
+    pub(super) fn pop(&mut self, now: Nanos) -> Option<u64> {
+        if self.next()? > now {
+            return None;
+        }
+        self.0.pop_first().map(|(_, id)| id)
+    }
+
+    /// Sees to it that the timer fires at `due` at the latest; `set` is when it is set for, `Nanos::MAX` for never.
+    pub(super) fn set(&mut self, set: &mut Nanos, id: u64, due: Nanos) {
+        if due < *set {
+            self.cancel(set, id);
+            self.0.insert((due, id));
+            *set = due;
+        }
+    }
+
+    /// Takes a timer out.
+    pub(super) fn cancel(&mut self, set: &mut Nanos, id: u64) {
+        if *set != Nanos::MAX {
+            self.0.remove(&(*set, id));
+            *set = Nanos::MAX;
+        }
+    }
+
+    /// Takes all out.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// Which unconsumed pinholes there are: by client, for the quota, and by responder, to name near misses.
+#[derive(Debug, Default)]
+pub(super) struct Unconsumed {
+    by_client: HashMap<Addr, u32>,
+    by_responder: HashMap<(Addr, u16), Vec<(Addr, u64)>>,
+}
+
+impl Unconsumed {
+    /// How many a client has.
+    pub(super) fn held(&self, client: Addr) -> u32 {
+        self.by_client.get(&client.quota_key()).copied().unwrap_or(0)
+    }
+
+    /// Adds one.
+    pub(super) fn add(&mut self, client: Addr, key: &PinholeKey, session: u64) {
+        *self.by_client.entry(client.quota_key()).or_default() += 1;
+        self.by_responder.entry((key.responder, key.port)).or_default().push((key.initiator, session));
+    }
+
+    /// Takes one away.
+    pub(super) fn remove(&mut self, client: Addr, key: &PinholeKey, session: u64) {
+        if let Some(n) = self.by_client.get_mut(&client.quota_key()) {
+            *n -= 1;
+            if *n == 0 {
+                self.by_client.remove(&client.quota_key());
+            }
+        }
+        let place = (key.responder, key.port);
+        if let Some(list) = self.by_responder.get_mut(&place) {
+            list.retain(|(_, id)| *id != session);
+            if list.is_empty() {
+                self.by_responder.remove(&place);
+            }
+        }
+    }
+
+    /// A session with a pinhole for this responder and port that another initiator than `from` may use.
+    pub(super) fn near_miss(&self, from: Addr, to: Addr, port: u16) -> Option<u64> {
+        let list = self.by_responder.get(&(to, port))?;
+        if list.iter().any(|(initiator, _)| *initiator == from) {
+            return None;
+        }
+        list.first().map(|(_, id)| *id)
+    }
+}
+
+/// A data connection that is running.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flow {
+    /// The session that negotiated it.
+    pub(super) session: u64,
+    /// The control connection, which may have ended.
+    pub(super) control: Option<SessionKey>,
+    /// The pinhole that it used, if a reset may open it again.
+    pub(super) pinhole: Option<super::pinhole::Pinhole>,
+}
+
+impl Flow {
+    /// Both ends of the control connection.
+    pub(super) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.control.as_ref().map(super::view::ends)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_fire_in_order_and_only_move_forward_when_fired() {
+        let mut t = Timers::default();
+        let (mut a, mut b) = (Nanos::MAX, Nanos::MAX);
+        t.set(&mut a, 1, 50);
+        t.set(&mut b, 2, 40);
+        t.set(&mut a, 1, 70);
+        assert_eq!((a, t.next()), (50, Some(40)));
+        t.set(&mut a, 1, 30);
+        assert_eq!((t.pop(29), t.pop(45), t.pop(45), t.pop(45)), (None, Some(1), Some(2), None));
+        t.set(&mut b, 2, 10);
+        t.cancel(&mut b, 2);
+        assert_eq!(t.next(), None);
+    }
+
+    #[test]
+    fn pinholes_are_counted_by_client_and_found_by_responder() {
+        let mut u = Unconsumed::default();
+        let (client, server, other) = (Addr::v4([1; 4]), Addr::v4([2; 4]), Addr::v4([3; 4]));
+        let key = PinholeKey { initiator: client, responder: server, port: 5000, hook: 0, pad: 0 };
+        u.add(client, &key, 7);
+        assert_eq!((u.held(client), u.held(server)), (1, 0));
+        assert_eq!(u.near_miss(other, server, 5000), Some(7));
+        assert_eq!(u.near_miss(client, server, 5000), None);
+        assert_eq!(u.near_miss(other, server, 5001), None);
+        u.remove(client, &key, 7);
+        assert_eq!((u.held(client), u.near_miss(other, server, 5000)), (0, None));
+        assert!(u.by_client.is_empty() && u.by_responder.is_empty());
+    }
+}
