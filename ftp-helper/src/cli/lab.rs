@@ -376,7 +376,7 @@ fn summary(report: &MatrixReport) -> String {
 
 fn table<T: ToString>(header: &[T]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header.iter().map(ToString::to_string));
+    table.load_preset(presets::NOTHING).set_header(header.iter().map(ToString::to_string));
     table
 }
 
