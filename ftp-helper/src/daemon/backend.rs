@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
-    api::{Backend, PinholeRow, ReloadReport, Session, Status},
+    api::{PinholeRow, ReloadReport, Session, Status, server::Backend},
     event::Event,
     metrics::Snapshot,
 };

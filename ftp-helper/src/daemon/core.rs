@@ -84,7 +84,8 @@ impl Daemon {
                 0 => None,
                 _ => {
                     let logger = aya_log::EbpfLogger::init(plane.ebpf_mut()).context("can't read the programs' log")?;
-                    Some(AsyncFd::new(logger).context("can't wait for the programs' log")?)
+                    // SAFETY: the logger owns its descriptor and keeps it open and the same for as long as it lives.
+                    Some(unsafe { AsyncFd::register(logger) }.context("can't wait for the programs' log")?)
                 }
             };
             let parking = Parking::new(plane.mark())?;

@@ -20,10 +20,10 @@ use tokio::{
 };
 
 use self::{backend::Handle, core::Daemon};
+pub use crate::dataplane::{AttachKind, FastPath};
 use crate::{
     api::{self, access::Access},
     config::Config,
-    dataplane::{AttachKind, FastPath},
     error::{Code, Fault},
     event::Event,
     metrics,

@@ -30,7 +30,8 @@ impl Rings {
     /// Takes the ring buffers of the kernel side.
     pub(super) fn open(plane: &mut Dataplane) -> anyhow::Result<Self> {
         let mut ring = |ring| -> anyhow::Result<AsyncFd<RingReader>> {
-            AsyncFd::with_interest(plane.take_ring(ring)?, tokio::io::Interest::READABLE)
+            // SAFETY: the reader owns its descriptor and keeps it open and the same for as long as it lives.
+            unsafe { AsyncFd::register_with_interest(plane.take_ring(ring)?, tokio::io::Interest::READABLE) }
                 .context("can't wait for the kernel's records")
         };
         // Awake from the start: a daemon before this one may have left records behind.
