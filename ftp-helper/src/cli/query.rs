@@ -40,10 +40,8 @@ pub(super) struct ReloadArgs {
 pub(super) fn sessions(args: SessionsArgs) -> anyhow::Result<ExitCode> {
     let rows = args.target.connect()?.sessions()?;
     let mut out = Out::new(args.output);
-    let header = [
-        "SESSION", "CLIENT", "SERVER", "STATE", "KERNEL", "AGE", "IDLE", "PINHOLE", "DATA", "DONE", "BYTES",
-        "REASON",
-    ];
+    let header =
+        ["SESSION", "CLIENT", "SERVER", "STATE", "KERNEL", "AGE", "IDLE", "PINHOLE", "DATA", "DONE", "BYTES", "REASON"];
     out.rows(&rows, header, |s: &Session| {
         [
             s.session.clone(),

@@ -1,11 +1,6 @@
 //! The loop's state: kernel side, engine, interfaces, and the answers to questions.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use ftp_helper_common::{
@@ -20,13 +15,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{
-    RunOptions,
-    backend::Question,
-    clock, guards,
-    rings::Rings,
-    status,
-};
+use super::{RunOptions, backend::Question, clock, guards, rings::Rings, status};
 use crate::{
     api::ReloadReport,
     config::{self, Config},
@@ -124,9 +113,8 @@ impl Daemon {
     /// # Errors
     /// When the kernel side can't be read or written any more.
     pub(super) async fn step(&mut self) -> anyhow::Result<()> {
-        let due = self.engine.poll_timeout().map(|t| {
-            Instant::now() + Duration::from_nanos(t.saturating_sub(clock::now()))
-        });
+        let due =
+            self.engine.poll_timeout().map(|t| Instant::now() + Duration::from_nanos(t.saturating_sub(clock::now())));
         tokio::select! {
             biased;
             ready = self.rings.ready() => ready?,
@@ -423,9 +411,7 @@ fn undone(plane: Dataplane, adopted: bool, e: anyhow::Error) -> anyhow::Error {
     }
 }
 
-async fn next_log(
-    logger: Option<&mut AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>>,
-) -> anyhow::Result<()> {
+async fn next_log(logger: Option<&mut AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>>) -> anyhow::Result<()> {
     let Some(logger) = logger else { return std::future::pending().await };
     let mut ready = logger.readable_mut().await?;
     ready.get_inner_mut().flush();

@@ -46,9 +46,7 @@ impl Rings {
 
     /// Waits until there may be records.
     pub(super) async fn ready(&mut self) -> anyhow::Result<()> {
-        let look = async {
-            if self.awake { sleep(LOOK).await } else { std::future::pending().await }
-        };
+        let look = async { if self.awake { sleep(LOOK).await } else { std::future::pending().await } };
         tokio::select! {
             biased;
             r = self.events.readable() => r?.clear_ready(),

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{clock, core::Daemon};
 use crate::{
-    api::{self, DeniedPort, Gauge, Heartbeat, HookKind, LinkType, PinholeRow, ReloadReport, Session, Standing, Status},
+    api::{
+        self, DeniedPort, Gauge, Heartbeat, HookKind, LinkType, PinholeRow, ReloadReport, Session, Standing, Status,
+    },
     config::Config,
     dataplane::{AttachKind, Link},
     engine::{Nanos, SessionView, Visible, policy::Mode},
