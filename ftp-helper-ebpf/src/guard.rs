@@ -12,7 +12,7 @@ use aya_log_ebpf::debug;
 use ftp_helper_common::{
     counter::Counter,
     key::{HOOK_IN, HOOK_OUT},
-    policy::{KernelPolicy, PORTS_PER_CHUNK, mode, policy_flag},
+    policy::{KernelPolicy, PORT_CHUNKS, PORTS_PER_CHUNK, mode, policy_flag},
     reason::Reason,
     record::{MAX_PARKED_FRAME, SynRecord, kind},
     state::pinhole_flag,
@@ -117,7 +117,8 @@ fn deny(ctx: &TcContext, view: &View, s: *mut Scratch, hook: u8, reason: u16) ->
     let Some(policy) = rules::policy() else { return PASS };
     let drop = policy.mode != mode::OBSERVE;
     let port = view.destination_port as u32;
-    if let Some(chunk) = DENIED.get_ptr_mut(port / PORTS_PER_CHUNK as u32) {
+    let half = if drop { 0 } else { PORT_CHUNKS / 2 };
+    if let Some(chunk) = DENIED.get_ptr_mut(half + port / PORTS_PER_CHUNK as u32) {
         // SAFETY: the mask keeps the position inside the entry.
         unsafe { increment(addr_of_mut!((*chunk).0).cast::<u64>().add((port & 63) as usize)) };
     }

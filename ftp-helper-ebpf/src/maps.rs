@@ -95,9 +95,9 @@ pub static AWAKE: Array<u32> = Array::with_max_entries(2, 0);
 pub static PORTS: Array<PortChunk> = Array::with_max_entries(PORT_CHUNKS, 0);
 #[map]
 pub static NO_DATA: Array<PortSet> = Array::with_max_entries(2, 0);
-/// SYNs denied (or that would have been) by destination port, 64 in an entry.
+/// SYNs by destination port, 64 in an entry: in the first half those denied, in the second those that would have been.
 #[map]
-pub static DENIED: Array<PortChunk> = Array::with_max_entries(PORT_CHUNKS / 2, 0);
+pub static DENIED: Array<PortChunk> = Array::with_max_entries(PORT_CHUNKS, 0);
 /// Guards (by bit) of a responder's network.
 #[btf_map]
 pub static NETS: LpmTrie<NetKey, u64, 4096> = LpmTrie::new();

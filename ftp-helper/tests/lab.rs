@@ -325,7 +325,6 @@ fn real_servers_and_clients_transfer_in_each_mode() {
             let options = MatrixOptions {
                 servers: kinds.clone(),
                 limit: Duration::from_secs(30),
-                reference_limit: Duration::from_secs(30),
                 // The direction changes who connects, not what a client can.
                 clients: if topology == Topology::ServerInside {
                     ClientKind::ALL.to_vec()

@@ -92,6 +92,11 @@ pub fn judge<T: Text, R: Rules>(
     if ahead > 0 {
         return judgement(Made::blind(Reason::Gap));
     }
+    // Acknowledging what was never sent: the other end's TCP discards it. A FIN counts for one.
+    let peer = if segment.side == CLIENT { state.next[1] } else { state.next[0] };
+    if tcp::distance(segment.ack, peer) > 1 {
+        return judgement(Made::blind(Reason::Gap));
+    }
     if segment.len > SEGMENT_MAX {
         return unread(Made::blind(Reason::TooLong));
     }

@@ -175,6 +175,13 @@ fn what_opens_nothing() {
     assert_eq!(p.server("227 Entering Passive Mode (198,51,100,5,195,149)\r\n"), None);
     p.next[0] = now;
     assert_eq!(p.machine.state.blind_reason, Reason::EarlyReply as u16);
+    // Acknowledging what the client has not sent.
+    let mut p = Pair::new(HOOK_IN);
+    p.login();
+    p.client("PASV\r\n");
+    p.next[0] = p.next[0].wrapping_add(2);
+    assert_eq!(p.server("227 Entering Passive Mode (198,51,100,5,195,149)\r\n"), None);
+    assert_eq!(p.machine.state.blind_reason, Reason::Gap as u16);
 }
 
 #[test]

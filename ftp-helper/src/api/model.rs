@@ -130,10 +130,10 @@ pub struct Session {
     pub pinhole: Option<Pinhole>,
     /// Data connections that are running.
     pub data_connections: u32,
-    /// Pinholes opened so far.
-    pub opened: u64,
-    /// Announcements refused so far.
-    pub refused: u64,
+    /// Data connections that have ended.
+    pub transfers: u64,
+    /// Payload bytes of those, both ways.
+    pub bytes: u64,
 }
 
 /// How far a session is.

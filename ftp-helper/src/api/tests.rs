@@ -57,8 +57,8 @@ impl Backend for Canned {
                 idle_ms: 0,
                 pinhole: Some(pinhole()),
                 data_connections: 0,
-                opened: 1,
-                refused: 0,
+                transfers: 1,
+                bytes: 0,
             })
             .collect()
     }

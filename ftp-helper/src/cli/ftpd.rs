@@ -10,7 +10,7 @@ use crate::ftpd::{FtpdError, Login, Options, PassivePorts, Server};
 /// Serves a directory over FTP, in the foreground, until SIGTERM or SIGINT. Whoever logs in may read and write all of it:
 /// meant for trials, not for the public.
 #[derive(Args, Clone, Debug)]
-pub struct FtpdArgs {
+pub(super) struct FtpdArgs {
     /// Address and port to listen on, such as 127.0.0.1:2121 or [::]:21; may be given several times. An IPv6 address
     /// takes IPv6 only
     #[arg(long, value_name = "ADDR:PORT", required = true)]
@@ -34,7 +34,7 @@ pub struct FtpdArgs {
 
 /// On or off.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Switch {
+pub(super) enum Switch {
     /// On.
     On,
     /// Off.
@@ -43,7 +43,7 @@ pub enum Switch {
 
 /// Runs it. One line on standard output says that it is ready; what prevents it is told on standard error.
 #[must_use]
-pub fn run(args: FtpdArgs) -> ExitCode {
+pub(super) fn run(args: FtpdArgs) -> ExitCode {
     match serve(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Ftpd(e)) => {

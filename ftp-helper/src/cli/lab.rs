@@ -23,7 +23,7 @@ use crate::lab::{
 
 /// A gateway with real FTP servers and clients around it, in network namespaces. Needs root.
 #[derive(Args, Clone, Debug)]
-pub struct LabArgs {
+pub(super) struct LabArgs {
     /// What to do
     #[command(subcommand)]
     pub command: LabCommand,
@@ -31,7 +31,7 @@ pub struct LabArgs {
 
 /// What to do.
 #[derive(Subcommand, Clone, Debug)]
-pub enum LabCommand {
+pub(super) enum LabCommand {
     /// Builds the network, leaves it standing, and says how to enter it
     Up(UpArgs),
     /// Runs every server by every client in every mode through the gateway, without a ruleset and with one, and tells what
@@ -45,7 +45,7 @@ pub enum LabCommand {
 
 /// Arguments of `lab up`.
 #[derive(Args, Clone, Debug)]
-pub struct UpArgs {
+pub(super) struct UpArgs {
     /// The lab's name
     #[arg(long, default_value = "lab")]
     pub name: String,
@@ -62,7 +62,7 @@ pub struct UpArgs {
 
 /// Arguments of `lab run`.
 #[derive(Args, Clone, Debug)]
-pub struct RunArgs {
+pub(super) struct RunArgs {
     /// The ruleset to test, loaded in the gateway with `nft -f`; the gateway's interfaces are wan0 (outside) and lan0.
     /// Without it, plain forwarding
     #[arg(long, value_name = "FILE.nft")]
@@ -107,7 +107,7 @@ pub struct RunArgs {
 
 /// Arguments of `lab down`.
 #[derive(Args, Clone, Debug)]
-pub struct DownArgs {
+pub(super) struct DownArgs {
     /// The lab's name; without it, every lab that no running program owns
     #[arg(long)]
     pub name: Option<String>,
@@ -118,7 +118,7 @@ pub struct DownArgs {
 
 /// Arguments of `lab fetch`.
 #[derive(Args, Clone, Debug)]
-pub struct FetchArgs {
+pub(super) struct FetchArgs {
     /// Into which directory [default: $FTP_HELPER_LAB_SERVERS, or target/lab-servers]
     #[arg(long, value_name = "DIR")]
     pub into: Option<PathBuf>,
@@ -126,7 +126,7 @@ pub struct FetchArgs {
 
 /// How data is printed.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Format {
+pub(super) enum Format {
     /// For people.
     Table,
     /// One document.
@@ -137,7 +137,7 @@ pub enum Format {
 
 /// Which ports to scan.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ScanPorts(pub Option<RangeInclusive<u16>>);
+pub(super) struct ScanPorts(pub Option<RangeInclusive<u16>>);
 
 impl FromStr for ScanPorts {
     type Err = String;
@@ -159,7 +159,7 @@ impl FromStr for ScanPorts {
 /// Runs it. Data goes to standard output, progress and errors to standard error. The code is 0, 4 when something was
 /// blocked, 5 without root, or 1.
 #[must_use]
-pub fn run(args: LabArgs) -> ExitCode {
+pub(super) fn run(args: LabArgs) -> ExitCode {
     let result = match args.command {
         LabCommand::Up(a) => up(&a),
         LabCommand::Run(a) => run_matrix(a),
@@ -376,7 +376,7 @@ fn summary(report: &MatrixReport) -> String {
 
 fn table<T: ToString>(header: &[T]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header.iter().map(ToString::to_string));
+    table.load_preset(presets::NOTHING).set_header(header.iter().map(ToString::to_string));
     table
 }
 

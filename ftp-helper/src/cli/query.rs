@@ -40,10 +40,8 @@ pub(super) struct ReloadArgs {
 pub(super) fn sessions(args: SessionsArgs) -> anyhow::Result<ExitCode> {
     let rows = args.target.connect()?.sessions()?;
     let mut out = Out::new(args.output);
-    let header = [
-        "SESSION", "CLIENT", "SERVER", "STATE", "KERNEL", "AGE", "IDLE", "PINHOLE", "DATA", "OPENED", "REFUSED",
-        "REASON",
-    ];
+    let header =
+        ["SESSION", "CLIENT", "SERVER", "STATE", "KERNEL", "AGE", "IDLE", "PINHOLE", "DATA", "DONE", "BYTES", "REASON"];
     out.rows(&rows, header, |s: &Session| {
         [
             s.session.clone(),
@@ -55,8 +53,8 @@ pub(super) fn sessions(args: SessionsArgs) -> anyhow::Result<ExitCode> {
             text::milliseconds(s.idle_ms),
             s.pinhole.as_ref().map_or("-".to_owned(), |p| format!("{} {}", text::name(&p.mode), p.port)),
             s.data_connections.to_string(),
-            s.opened.to_string(),
-            s.refused.to_string(),
+            s.transfers.to_string(),
+            s.bytes.to_string(),
             s.reason.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     })?;

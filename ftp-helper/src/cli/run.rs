@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use super::target;
 use crate::{
     config::{self, DEFAULT_PATH},
-    daemon,
+    daemon::{self, AttachKind, FastPath},
 };
 
 /// Arguments of `run`.
@@ -14,6 +14,34 @@ pub(super) struct RunArgs {
     /// Configuration file
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_PATH)]
     config: PathBuf,
+
+    /// How to attach: TCX where the kernel has it (Linux 6.6), clsact otherwise
+    #[arg(long, value_enum, default_value = "auto", value_name = "HOW")]
+    attach: Attach,
+
+    /// Log of the programs in the kernel, down to this level: 1 error, 2 warning, 3 info, 4 debug, 5 trace; 0 is off and
+    /// costs nothing
+    #[arg(long, default_value_t = 0, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(0..=5))]
+    kernel_log: u8,
+
+    /// Have the daemon open every pinhole, never the kernel by itself: to measure what the fast path is worth
+    #[arg(long)]
+    no_fast_path: bool,
+
+    /// Keep no SYN that comes too early: to measure what parking is worth
+    #[arg(long)]
+    no_parking: bool,
+}
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Attach {
+    /// TCX where the kernel has it, clsact otherwise
+    Auto,
+    /// TCX links
+    Tcx,
+    /// Filters on the clsact qdisc
+    Clsact,
 }
 
 /// Runs the daemon until it is told to stop.
@@ -22,6 +50,15 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     for note in notes {
         tracing::warn!("{}: {note}", args.config.display());
     }
-    daemon::run(config, daemon::RunOptions::default())?;
+    let options = daemon::RunOptions {
+        attach: match args.attach {
+            Attach::Auto => AttachKind::Auto,
+            Attach::Tcx => AttachKind::Tcx,
+            Attach::Clsact => AttachKind::Clsact,
+        },
+        fast: FastPath { fast_path: !args.no_fast_path, parking: !args.no_parking },
+        kernel_log: args.kernel_log,
+    };
+    daemon::run(config, options)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -15,7 +15,7 @@ pub(super) struct TargetArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
     socket: Option<PathBuf>,
 
-    /// Configuration of the daemon; its [api] socket is used
+    /// Configuration of the daemon, which names its control socket
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

@@ -212,7 +212,7 @@ impl fmt::Display for Explanation {
             },
             self.active_source_port
         )?;
-        writeln!(f, "Never a data port: below 1024, control ports, {}", list(&self.deny_ports, "no others"))?;
+        writeln!(f, "Never a data port: below 1024, control ports; denied: {}", list(&self.deny_ports, "none"))?;
         for server in &self.servers {
             let ports = server.passive_ports.as_deref().unwrap_or("any port from 1024");
             writeln!(f, "Server {}: passive mode announces {ports}.", server.address.join(", "))?;

@@ -1,18 +1,92 @@
-//! The daemon.
+//! The daemon: the engine driven by the kernel's records, the kernel driven by the engine's actions.
+//!
+//! One thread, one loop ([`core`]). What people ask for comes through the control socket ([`backend`]) as messages to
+//! the loop, so that nothing is locked and every answer is of one moment.
 
+mod backend;
+mod clock;
+mod core;
+mod guards;
+mod rings;
+mod status;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{broadcast, mpsc},
+};
+
+use self::{backend::Handle, core::Daemon};
+pub use crate::dataplane::{AttachKind, FastPath};
 use crate::{
+    api::{self, access::Access},
     config::Config,
     error::{Code, Fault},
+    event::Event,
+    metrics,
 };
 
 /// What `run` is told beside the configuration.
 #[derive(Clone, Debug, Default)]
-pub struct RunOptions {}
+pub struct RunOptions {
+    /// How programs are attached.
+    pub attach: AttachKind,
+    /// What of the kernel's shortcuts is on.
+    pub fast: FastPath,
+    /// The programs' own log, down to this level (1 error to 5 trace); 0 is off and costs nothing.
+    pub kernel_log: u8,
+}
 
-/// Runs until it is told to stop.
+/// Events that a reader may lag behind.
+const EVENTS_KEPT: usize = 8192;
+
+/// Runs until SIGTERM or SIGINT, then detaches and leaves nothing behind.
 ///
 /// # Errors
-/// Always, until there is a daemon.
-pub fn run(_config: Config, _options: RunOptions) -> anyhow::Result<()> {
-    Err(Fault::new(Code::Failure, "this build has no daemon").into())
+/// When it can't start; what was done until then is undone.
+pub fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
+    // One thread: the control socket, the interfaces and the packet sockets belong to its network namespace.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("can't start")?;
+    let result = runtime.block_on(serve(config, options));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn serve(config: Config, options: RunOptions) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("can't listen for SIGHUP")?;
+    let access = Access::resolve(&config.api.read_group, &config.api.write_group)?;
+    let (listener, _cleanup) = api::socket::bind(&config.api.socket, &access)?;
+    let metrics_listener = match config.api.metrics {
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|e| {
+            Fault::new(Code::Failure, format!("api.metrics: can't listen on {address}: {e}; choose another address"))
+        })?),
+        None => None,
+    };
+    let (events, _) = broadcast::channel::<Arc<Event>>(EVENTS_KEPT);
+    let (asked, mut questions) = mpsc::channel(64);
+    let handle = Handle::new(asked, events.clone());
+    let mut daemon = Daemon::start(config, options, events)?;
+    let server = tokio::spawn(api::server::serve(listener, access, handle.clone()));
+    let metrics = metrics_listener.map(|l| tokio::spawn(metrics::serve(l, move || handle.clone().snapshot())));
+    let result = loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            _ = hangup.recv() => daemon.reload_and_tell(),
+            Some(question) = questions.recv() => daemon.answer(question),
+            step = daemon.step() => if let Err(e) = step { break Err(e) },
+        }
+    };
+    server.abort();
+    if let Some(m) = metrics {
+        m.abort();
+    }
+    let stopped = daemon.stop();
+    result.and(stopped)
 }

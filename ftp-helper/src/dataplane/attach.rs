@@ -6,13 +6,13 @@ use anyhow::{Context as _, anyhow};
 use aya::{
     maps::HashMap,
     programs::{
-        LinkOrder, SchedClassifier, TcAttachType,
+        LinkOrder, TcAttachType,
         links::{FdLink, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
 };
 
-use super::{Dataplane, interfaces::Link, netlink};
+use super::{Dataplane, interfaces::Link, load::load_program, netlink};
 use crate::error::{Code, Fault};
 
 /// How programs are attached.
@@ -110,7 +110,7 @@ impl Dataplane {
             let pin = pin_name(index, word);
             let path = self.pins.as_ref().map(|p| p.pin(&pin));
             let kind = self.kind;
-            let program = self.classifier(program_name(direction, link))?;
+            let program = load_program(&mut self.ebpf, program_name(direction, link))?;
             let id = match kind {
                 AttachKind::Clsact => {
                     let old = SchedClassifierLink::attached(name, direction, PRIORITY, HANDLE, None)?;
@@ -146,7 +146,7 @@ impl Dataplane {
                 link.pin(&path).with_context(|| format!("can't pin a link at {}", path.display()))?;
             } else if kind == AttachKind::Clsact && self.pins.is_some() {
                 // The filter stays when the daemon dies; it is removed by name.
-                std::mem::forget(self.classifier(program_name(direction, link))?.take_link(id)?);
+                std::mem::forget(load_program(&mut self.ebpf, program_name(direction, link))?.take_link(id)?);
             }
         }
         Ok(())
@@ -205,11 +205,6 @@ impl Dataplane {
             let _ = map.remove(&index);
             Ok(())
         }
-    }
-
-    fn classifier(&mut self, name: &str) -> anyhow::Result<&mut SchedClassifier> {
-        let program = self.ebpf.program_mut(name).ok_or_else(|| anyhow!("no program {name} in the object"))?;
-        program.try_into().context("not a classifier")
     }
 }
 

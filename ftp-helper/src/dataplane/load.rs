@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, anyhow};
 use aya::{
-    EbpfError, EbpfLoader,
+    Ebpf, EbpfError, EbpfLoader,
     maps::MapError,
     programs::{ProgramError, SchedClassifier},
 };
@@ -31,7 +31,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// How programs are attached.
     pub attach: AttachKind,
-    /// Names the instance: tables and links are pinned under it and outlive the daemon. None: nothing is pinned.
+    /// Names the instance: tables and links are pinned under it and outlive the daemon. None: nothing is pinned, and all
+    /// programs are loaded at once, to be run without an interface.
     pub instance: Option<String>,
     /// Programs log through aya-log down to this level (1 error to 5 trace); 0 costs nothing.
     pub log_level: u8,
@@ -118,14 +119,14 @@ impl Dataplane {
                 loader.map_pin_path(name, pins.pin(name));
             }
         }
+        // The hooks' programs are loaded when an interface needs them: the verifier takes its time.
         let loaded = loader.load(object()).map_err(|e| explain(e.into())).and_then(|mut ebpf| {
-            for (name, program) in ebpf.programs_mut() {
-                let program: &mut SchedClassifier =
-                    program.try_into().context("the object holds another kind of program")?;
-                program
-                    .load()
-                    .map_err(|e| explain(e.into()))
-                    .with_context(|| format!("can't load the program {name}"))?;
+            load_program(&mut ebpf, "ftp_command")?;
+            if options.instance.is_none() {
+                let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_string()).collect();
+                for name in names {
+                    load_program(&mut ebpf, &name)?;
+                }
             }
             Ok(ebpf)
         });
@@ -146,6 +147,16 @@ impl Dataplane {
         };
         Ok(Self { ebpf, attached: Vec::new(), pins, kind, adopted, mark })
     }
+}
+
+/// A program of the object, loaded.
+pub(super) fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
+    let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("no program {name} in the object"))?;
+    let program: &mut SchedClassifier = program.try_into().context("the object holds another kind of program")?;
+    if program.fd().is_err() {
+        program.load().map_err(|e| explain(e.into())).with_context(|| format!("can't load the program {name}"))?;
+    }
+    Ok(program)
 }
 
 fn sizes(options: &Options) -> [(&'static str, u32); 8] {

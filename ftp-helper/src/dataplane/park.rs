@@ -47,24 +47,16 @@ impl Parking {
         Ok(Self { marked, plain: open()?, kept: VecDeque::new() })
     }
 
-    /// Keeps a SYN; `record` is what the kernel wrote. Returns false if it can't be read.
-    pub fn keep(&mut self, now: u64, record: &[u8]) -> bool {
-        let Some(syn) = read_syn(record).filter(|s| s.kind == kind::PARKED) else { return false };
-        let Some(frame) = record.get(size_of::<SynRecord>()..size_of::<SynRecord>() + usize::from(syn.frame_len))
-        else {
-            return false;
-        };
+    /// Keeps a SYN; `record` is what the kernel wrote. None if it can't be read.
+    pub fn keep(&mut self, now: u64, record: &[u8]) -> Option<SynRecord> {
+        let syn = read_syn(record).filter(|s| s.kind == kind::PARKED)?;
+        let frame = record.get(size_of::<SynRecord>()..size_of::<SynRecord>() + usize::from(syn.frame_len))?;
         self.forget_old(now);
         if self.kept.len() >= MAX {
             self.kept.pop_front();
         }
         self.kept.push_back(Parked { time: now, syn, frame: with_tag(frame, syn.vlan) });
-        true
-    }
-
-    /// Whether a kept SYN fits a pinhole.
-    pub fn has(&self, pinhole: &PinholeKey) -> bool {
-        self.kept.iter().any(|p| fits(&p.syn, pinhole))
+        Some(syn)
     }
 
     /// Sends on what fits a pinhole that has just opened; the number of SYNs, and what it took since they came.

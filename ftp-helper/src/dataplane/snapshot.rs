@@ -108,21 +108,33 @@ impl Dataplane {
         self.entries::<Addr, Locked<ClientState>>("CLIENTS", |v| v.state)
     }
 
-    /// SYNs denied, or that would have been, by destination port.
+    /// SYNs by destination port: how many were denied, and how many `observe` passed that would have been.
     ///
     /// # Errors
     /// When the table can't be read.
-    pub fn denied_by_port(&self) -> anyhow::Result<BTreeMap<u16, u64>> {
+    pub fn denied_by_port(&self) -> anyhow::Result<BTreeMap<u16, [u64; 2]>> {
         let map = self.ebpf.map("DENIED").ok_or_else(|| anyhow!("no table DENIED in the object"))?;
         let table = Array::<_, PortChunk>::try_from(map)?;
+        let half = 65536 / PORTS_PER_CHUNK;
         let mut counts = BTreeMap::new();
-        for i in 0..(65536 / PORTS_PER_CHUNK) {
+        for i in 0..2 * half {
             let chunk = table.get(&(i as u32), 0).context("can't read the denied ports")?;
             for (j, n) in chunk.0.iter().enumerate().filter(|(_, n)| **n > 0) {
-                counts.insert((i * PORTS_PER_CHUNK + j) as u16, *n);
+                let port = (i % half * PORTS_PER_CHUNK + j) as u16;
+                counts.entry(port).or_insert([0; 2])[i / half] = *n;
             }
         }
         Ok(counts)
+    }
+
+    /// One unconsumed pinhole.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn pinhole(&self, key: &PinholeKey) -> anyhow::Result<Option<PinholeState>> {
+        let map = self.ebpf.map("PINHOLES").ok_or_else(|| anyhow!("no table PINHOLES in the object"))?;
+        let table = HashMap::<_, PinholeKey, Locked<PinholeState>>::try_from(map)?;
+        Ok(table.get(key, LOCKED).ok().map(|v| v.state))
     }
 
     /// An entry that goes while the table is read is left out.

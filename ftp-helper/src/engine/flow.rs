@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use ftp_helper_common::{
     key::{FlowKey, PinholeKey},
+    reason::Reason,
     record::FlowRecord,
     state::FlowState,
 };
@@ -85,7 +86,7 @@ pub(super) fn end(sessions: &mut Sessions, core: &mut Core, now: Nanos, record: 
         ..connection(&record.key)
     });
     if record.reset != 0 {
-        event = event.because(ftp_helper_common::reason::Reason::Reset);
+        event = event.because(Reason::Reset);
     }
     core.event(event);
 }
@@ -100,6 +101,22 @@ pub(super) fn adopt(sessions: &mut Sessions, core: &mut Core, key: &FlowKey, sta
     {
         session.running += 1;
     }
+}
+
+/// Nobody has heard of a data connection for long: it no longer keeps its session alive.
+pub(super) fn forget(sessions: &mut Sessions, core: &mut Core, now: Nanos, key: &FlowKey) -> Option<u64> {
+    let flow = core.flows.remove(key)?;
+    if let Some(session) = sessions.get_mut(&flow.session) {
+        session.running = session.running.saturating_sub(1);
+        session.last = now;
+    }
+    let mut event = core.blank(now, Kind::DataEnd);
+    if let Some((client, server)) = flow.ends() {
+        event = event.of_session(flow.session, client, server);
+    }
+    event.connection = Some(connection(key));
+    core.event(event.because(Reason::Idle));
+    Some(flow.session)
 }
 
 fn pinhole_of(record: &FlowRecord) -> PinholeKey {

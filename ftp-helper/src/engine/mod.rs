@@ -1,8 +1,8 @@
 //! The sans-I/O heart: records and `now` in, actions out.
 //!
-//! The [`Engine`] follows every control connection byte by byte: it puts segments in order ([`stream`]), cuts lines
-//! ([`line`]), reads commands and replies ([`grammar`]), matches replies to commands ([`dialogue`]), judges what is
-//! announced by the [`policy`], and says what the kernel side is to do. It has no clock, no sockets and no threads, so
+//! The [`Engine`] follows every control connection byte by byte: it puts segments in order (`stream`), cuts lines
+//! (`line`), reads commands and replies (`grammar`), matches replies to commands (`dialogue`), judges what is
+//! announced by the `policy`, and says what the kernel side is to do. It has no clock, no sockets and no threads, so
 //! that the daemon, `replay`, the simulator of the tests and the fuzzers run the same code.
 //!
 //! A driver calls one of the `handle_*` methods, then drains [`Engine::poll_action`]; a [`Action::Command`] is carried
@@ -19,6 +19,7 @@ mod line;
 mod pinhole;
 pub mod policy;
 mod record;
+mod resume;
 mod session;
 mod stats;
 mod stream;
@@ -132,6 +133,14 @@ impl Engine {
     pub fn adopt_flow(&mut self, now: Nanos, key: &FlowKey, state: &FlowState) {
         flow::adopt(&mut self.sessions, &mut self.core, key, state);
         self.settle(now, state.session);
+    }
+
+    /// Lets go of a data connection of which the kernel has heard nothing for long (`FORGET_FLOW` is the driver's, who
+    /// sees the kernel's table).
+    pub fn forget_flow(&mut self, now: Nanos, key: &FlowKey) {
+        if let Some(id) = flow::forget(&mut self.sessions, &mut self.core, now, key) {
+            self.settle(now, id);
+        }
     }
 
     /// Replaces the policy; revokes the unconsumed pinholes that the new one refuses.

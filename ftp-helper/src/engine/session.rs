@@ -5,15 +5,14 @@ use ftp_helper_common::{
     key::{CLIENT, SERVER, SessionKey},
     reason::Reason,
     record::SegmentRecord,
-    state::{SessionState, flag, pending},
+    state::flag,
     tcp::{self, distance},
 };
 
 use super::{
     Nanos,
     core::Core,
-    dialogue::{Dialogue, Rules, Snapshot, Step},
-    grammar::Endpoint,
+    dialogue::{Dialogue, Rules, Step},
     kernel::KernelSide,
     line::{Assembler, may_be_urgent},
     pinhole::{self, Pinhole},
@@ -34,9 +33,6 @@ const CAUSE_WAIT: Nanos = 1_000_000_000;
 const LINGER: Nanos = 3_000_000_000;
 /// How long a session stays when only one side has ended it and nothing more is heard, nanoseconds.
 const HALF_CLOSED: Nanos = 120_000_000_000;
-/// Whole exchanges before a dialogue that was joined blind is trusted.
-const DOUBT_BLIND: u8 = 2;
-
 /// Whether a session may open anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
@@ -52,7 +48,7 @@ pub(super) enum Standing {
 
 /// A segment that acknowledges bytes whose record has not come yet.
 #[derive(Debug)]
-struct Waiting {
+pub(super) struct Waiting {
     side: u8,
     seq: u32,
     ack: u32,
@@ -81,12 +77,12 @@ pub(super) struct Session {
     started: Nanos,
     /// Since when the client is not logged in.
     logged_out: Nanos,
-    streams: [Stream; 2],
-    lines: [Assembler; 2],
-    waiting: Vec<Waiting>,
+    pub(super) streams: [Stream; 2],
+    pub(super) lines: [Assembler; 2],
+    pub(super) waiting: Vec<Waiting>,
     /// Sequence number of each side's FIN.
-    fin: [Option<u32>; 2],
-    reset: bool,
+    pub(super) fin: [Option<u32>; 2],
+    pub(super) reset: bool,
     ended: bool,
 }
 
@@ -95,41 +91,6 @@ impl Session {
     pub(super) fn new(now: Nanos, record: &SegmentRecord) -> Self {
         let mut session = Self::empty(now, record.session, record.key, record.client_hook, record.start);
         session.dialogue = Dialogue::new(record.start[0]);
-        session
-    }
-
-    /// A session that the kernel follows and nobody told of: where its first record stands.
-    pub(super) fn found(now: Nanos, record: &SegmentRecord) -> Self {
-        let mut session = Self::empty(now, record.session, record.key, record.client_hook, record.next);
-        session.rebase(record);
-        session
-    }
-
-    /// A session as it stands in the kernel's table.
-    pub(super) fn adopted(now: Nanos, key: &SessionKey, state: &SessionState, core: &mut Core) -> Self {
-        let mut session = Self::empty(now, state.id, *key, state.client_hook, state.next);
-        session.last = state.last.min(now);
-        let blind = state.flags & flag::BLIND != 0;
-        let kind = state.active_kind;
-        let endpoint = Endpoint { addr: key.client, port: state.active_port };
-        session.resume(&Snapshot {
-            next: state.next,
-            pending: if blind && state.pending != pending::GREETING { pending::NONE } else { state.pending },
-            command_end: state.command_end,
-            multiline: state.multiline,
-            logged_in: state.flags & flag::LOGGED_IN != 0,
-            epsv_all: state.flags & flag::EPSV_ALL != 0,
-            armed: state.flags & flag::ARMED != 0 && !blind,
-            active: (kind != 0 && !blind).then_some((kind, endpoint)),
-            opened: state.pinhole.port != 0 && state.pinhole.port == state.active_port,
-            pinhole_seq: state.pinhole_seq,
-            doubt: if blind { DOUBT_BLIND } else { 0 },
-        });
-        session.note_flags(state.flags);
-        session.kernel.see(state.epoch, blind);
-        if state.pinhole.port != 0 {
-            session.adopt_pinhole(now, core, state);
-        }
         session
     }
 
@@ -316,7 +277,7 @@ impl Session {
         self.pinhole.map(|p| PinholeView { session: self.id, client, server, pinhole: p.show(now) })
     }
 
-    fn empty(now: Nanos, id: u64, key: SessionKey, client_hook: u8, next: [u32; 2]) -> Self {
+    pub(super) fn empty(now: Nanos, id: u64, key: SessionKey, client_hook: u8, next: [u32; 2]) -> Self {
         Self {
             id,
             key,
@@ -349,58 +310,6 @@ impl Session {
         }
         if record.flags & flag::UNRECORDED != 0 && record.next != self.next() && self.standing == Standing::Good {
             self.rebase(record);
-        }
-    }
-
-    /// Goes on where the kernel stood before this record, since records were missed.
-    fn rebase(&mut self, record: &SegmentRecord) {
-        let blind = record.flags & flag::BLIND != 0;
-        let greeting = record.pending == pending::GREETING && record.next == record.start;
-        let unanswered = record.unanswered != 0;
-        self.resume(&Snapshot {
-            next: record.next,
-            pending: match record.pending {
-                _ if greeting => pending::GREETING,
-                // Whatever it was, the kernel had lost sight of it; a half-read greeting leaves nothing to go by either.
-                _ if blind || !unanswered || record.pending == pending::GREETING => pending::NONE,
-                other => other,
-            },
-            command_end: record.next[0],
-            logged_in: record.flags & flag::LOGGED_IN != 0,
-            epsv_all: record.flags & flag::EPSV_ALL != 0,
-            doubt: match (blind, unanswered && !greeting) {
-                (true, _) => DOUBT_BLIND,
-                (false, unanswered) => u8::from(unanswered),
-            },
-            ..Snapshot::default()
-        });
-        self.note_flags(record.flags);
-    }
-
-    fn resume(&mut self, snapshot: &Snapshot) {
-        self.dialogue = Dialogue::resumed(snapshot);
-        self.streams = snapshot.next.map(Stream::new);
-        self.waiting = Vec::new();
-        let line = || if snapshot.doubt == DOUBT_BLIND { Assembler::midway() } else { Assembler::new() };
-        self.lines = [line(), line()];
-    }
-
-    /// Standing that the kernel remembers from a daemon before this one.
-    fn note_flags(&mut self, flags: u16) {
-        if flags & flag::OPAQUE != 0 {
-            self.standing = Standing::Opaque(Reason::AuthAccepted);
-        } else if flags & flag::KILLED != 0 {
-            self.standing = Standing::Killed(Reason::Killed);
-        } else if flags & flag::TAINTED != 0 {
-            self.standing = Standing::Tainted(Reason::SessionTainted);
-        } else if flags & flag::LOST != 0 {
-            self.standing = Standing::Tainted(Reason::Unrecorded);
-        }
-        self.reset |= flags & flag::RESET != 0;
-        for (side, bit) in [(0, flag::FIN_CLIENT), (1, flag::FIN_SERVER)] {
-            if flags & bit != 0 {
-                self.fin[side] = Some(self.streams[side].next());
-            }
         }
     }
 

@@ -60,7 +60,8 @@ impl Timers {
 #[derive(Debug, Default)]
 pub(super) struct Unconsumed {
     by_client: HashMap<Addr, u32>,
-    by_responder: HashMap<(Addr, u16), Vec<(Addr, u64)>>,
+    /// Responder, port, initiator, session.
+    by_responder: BTreeSet<(Addr, u16, Addr, u64)>,
 }
 
 impl Unconsumed {
@@ -72,7 +73,7 @@ impl Unconsumed {
     /// Adds one.
     pub(super) fn add(&mut self, client: Addr, key: &PinholeKey, session: u64) {
         *self.by_client.entry(client.quota_key()).or_default() += 1;
-        self.by_responder.entry((key.responder, key.port)).or_default().push((key.initiator, session));
+        self.by_responder.insert((key.responder, key.port, key.initiator, session));
     }
 
     /// Takes one away.
@@ -83,22 +84,16 @@ impl Unconsumed {
                 self.by_client.remove(&client.quota_key());
             }
         }
-        let place = (key.responder, key.port);
-        if let Some(list) = self.by_responder.get_mut(&place) {
-            list.retain(|(_, id)| *id != session);
-            if list.is_empty() {
-                self.by_responder.remove(&place);
-            }
-        }
+        self.by_responder.remove(&(key.responder, key.port, key.initiator, session));
     }
 
     /// A session with a pinhole for this responder and port that another initiator than `from` may use.
     pub(super) fn near_miss(&self, from: Addr, to: Addr, port: u16) -> Option<u64> {
-        let list = self.by_responder.get(&(to, port))?;
-        if list.iter().any(|(initiator, _)| *initiator == from) {
+        let (lowest, highest) = (Addr([0; 16]), Addr([255; 16]));
+        if self.by_responder.range((to, port, from, 0)..=(to, port, from, u64::MAX)).next().is_some() {
             return None;
         }
-        list.first().map(|(_, id)| *id)
+        self.by_responder.range((to, port, lowest, 0)..=(to, port, highest, u64::MAX)).next().map(|(.., id)| *id)
     }
 }
 

@@ -90,6 +90,11 @@ impl Follower {
         self.now = time;
     }
 
+    /// The capture is over: connections that had ended are let go of, as if nothing had come for a while.
+    pub(super) fn finish(&mut self) {
+        self.advance(self.now.saturating_add(AFTERWARDS));
+    }
+
     /// Takes a segment, whole.
     pub(super) fn segment(&mut self, segment: &Segment<'_>) {
         if self.is_control(segment.from.1, segment.to.1) {
@@ -324,6 +329,10 @@ fn record(kind: u8, key: SessionKey, side: u8, client_hook: u8, time: u64, s: &S
 }
 
 const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
+
+/// How long the clock goes on behind the last packet, nanoseconds: long enough for the engine to be sure that an ended
+/// connection has ended.
+const AFTERWARDS: u64 = 5_000_000_000;
 
 /// Sequence space that may lie between the handshake and the first segment that is seen of a connection.
 const WINDOW: i32 = 1 << 20;

@@ -84,6 +84,10 @@ pub fn run<E: From<ReplayError>>(
         }
     }
     progress(length, length);
+    follower.finish();
+    for event in follower.events() {
+        each(event)?;
+    }
     Ok(Summary { packets: packet.number, ..follower.summary() })
 }
 

@@ -1,1 +1,550 @@
+//! Crafted captures: the same dialogue in every shape opens the same pinholes, and bad captures are named.
 
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, time::Duration};
+
+use etherparse::PacketBuilder;
+use ftp_helper_common::reason::Reason;
+use pcap_file::{
+    DataLink,
+    pcap::{PcapHeader, PcapPacket, PcapWriter},
+    pcapng::{
+        PcapNgWriter,
+        blocks::{
+            enhanced_packet::EnhancedPacketBlock,
+            interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption},
+        },
+    },
+};
+
+use super::*;
+use crate::{engine::policy::Modes, event::Kind};
+
+const CLIENT: usize = 0;
+const SERVER: usize = 1;
+const FIN: u8 = ftp_helper_common::tcp::FIN;
+const SYN: u8 = ftp_helper_common::tcp::SYN;
+const RST: u8 = ftp_helper_common::tcp::RST;
+const ACK: u8 = ftp_helper_common::tcp::ACK;
+
+/// A segment that is going to be captured.
+#[derive(Clone, Debug)]
+struct Seg {
+    from: (IpAddr, u16),
+    to: (IpAddr, u16),
+    seq: u32,
+    ack: u32,
+    flags: u8,
+    payload: Vec<u8>,
+}
+
+/// One TCP connection, its packets in the order of being sent.
+struct Tcp {
+    ends: [(IpAddr, u16); 2],
+    next: [u32; 2],
+}
+
+impl Tcp {
+    fn new(a: &str, a_port: u16, b: &str, b_port: u16) -> Self {
+        // Close to the wrap, so that every dialogue crosses it.
+        Self {
+            ends: [(a.parse().unwrap(), a_port), (b.parse().unwrap(), b_port)],
+            next: [u32::MAX - 40, u32::MAX - 90],
+        }
+    }
+
+    fn send(&mut self, side: usize, flags: u8, payload: &[u8]) -> Seg {
+        let other = 1 - side;
+        let seq = self.next[side];
+        let length = u32::try_from(payload.len()).unwrap() + u32::from(flags & (SYN | FIN) != 0);
+        self.next[side] = seq.wrapping_add(length);
+        let ack = if flags & ACK != 0 { self.next[other] } else { 0 };
+        Seg { from: self.ends[side], to: self.ends[other], seq, ack, flags, payload: payload.to_vec() }
+    }
+
+    fn handshake(&mut self) -> Vec<Seg> {
+        vec![self.send(0, SYN, b""), self.send(1, SYN | ACK, b""), self.send(0, ACK, b"")]
+    }
+
+    fn close(&mut self) -> Vec<Seg> {
+        vec![self.send(0, FIN | ACK, b""), self.send(1, FIN | ACK, b""), self.send(0, ACK, b"")]
+    }
+}
+
+/// A dialogue, turn by turn.
+type Turns<'a> = &'a [(usize, &'a str)];
+
+const LOGIN: Turns<'_> = &[
+    (SERVER, "220-Welcome\r\n 227 not (1,2,3,4,5,6)\r\n220 here\r\n"),
+    (CLIENT, "USER me\r\n"),
+    (SERVER, "331 password?\r\n"),
+    (CLIENT, "PASS secret\r\n"),
+    (SERVER, "230 in\r\n"),
+];
+
+const TRANSFERS: Turns<'_> = &[
+    (CLIENT, "PASV\r\n"),
+    (SERVER, "227 Entering Passive Mode (198,51,100,5,195,149).\r\n"),
+    (CLIENT, "RETR a\r\n"),
+    (SERVER, "150 coming\r\n226 done\r\n"),
+    (CLIENT, "EPSV\r\n"),
+    (SERVER, "229 Entering Extended Passive Mode (|||50070|)\r\n"),
+    (CLIENT, "PORT 192,0,2,10,200,1\r\n"),
+    (SERVER, "200 ok\r\n"),
+    (CLIENT, "EPRT |1|192.0.2.10|51202|\r\n"),
+    (SERVER, "200 ok\r\n"),
+    (CLIENT, "PASV\r\n"),
+    (SERVER, "500 not now\r\n"),
+    (CLIENT, "PORT 203,0,113,77,200,1\r\n"),
+    (SERVER, "500 no bounce\r\n"),
+];
+
+fn expected() -> BTreeSet<String> {
+    [
+        "pasv 192.0.2.10 198.51.100.5 50069",
+        "epsv 192.0.2.10 198.51.100.5 50070",
+        "port 198.51.100.5 192.0.2.10 51201",
+        "eprt 198.51.100.5 192.0.2.10 51202",
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+fn control() -> Tcp {
+    Tcp::new("192.0.2.10", 40000, "198.51.100.5", 21)
+}
+
+/// The dialogue, a turn a segment.
+fn dialogue(turns: &[(usize, &str)]) -> Vec<Seg> {
+    let mut tcp = control();
+    let mut segments = tcp.handshake();
+    segments.extend(turns.iter().map(|(side, text)| tcp.send(*side, ACK, text.as_bytes())));
+    segments
+}
+
+fn whole() -> Vec<Seg> {
+    dialogue(&[LOGIN, TRANSFERS].concat())
+}
+
+/// Cuts a segment's payload in two.
+fn cut(segment: &Seg, at: usize) -> [Seg; 2] {
+    let (a, b) = segment.payload.split_at(at);
+    let seq = segment.seq.wrapping_add(u32::try_from(at).unwrap());
+    [Seg { payload: a.to_vec(), ..segment.clone() }, Seg { payload: b.to_vec(), seq, ..segment.clone() }]
+}
+
+fn bytes_of(segment: &Seg) -> Vec<Seg> {
+    if segment.payload.is_empty() {
+        return vec![segment.clone()];
+    }
+    let mut all = Vec::new();
+    let mut rest = segment.clone();
+    while rest.payload.len() > 1 {
+        let [first, second] = cut(&rest, 1);
+        all.push(first);
+        rest = second;
+    }
+    all.push(rest);
+    all
+}
+
+fn packet(segment: &Seg) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let ip = match (segment.from.0, segment.to.0) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => PacketBuilder::ipv4(a.octets(), b.octets(), 64),
+        (IpAddr::V6(a), IpAddr::V6(b)) => PacketBuilder::ipv6(a.octets(), b.octets(), 64),
+        other => panic!("{other:?}"),
+    };
+    let mut tcp = ip.tcp(segment.from.1, segment.to.1, segment.seq, 65535);
+    let has = |flag| segment.flags & flag != 0;
+    for (flag, set) in [
+        (SYN, etherparse::PacketBuilderStep::syn as fn(_) -> _),
+        (FIN, etherparse::PacketBuilderStep::fin),
+        (RST, etherparse::PacketBuilderStep::rst),
+    ] {
+        if has(flag) {
+            tcp = set(tcp);
+        }
+    }
+    if has(ACK) {
+        tcp = tcp.ack(segment.ack);
+    }
+    tcp.write(&mut bytes, &segment.payload).unwrap();
+    bytes
+}
+
+/// A pcap file of raw IP packets, 10 microseconds apart.
+fn pcap(segments: &[Seg]) -> Vec<u8> {
+    pcap_at(segments.iter().enumerate().map(|(i, s)| (10 * u64::try_from(i).unwrap(), packet(s))), DataLink::RAW)
+}
+
+fn pcap_at(packets: impl Iterator<Item = (u64, Vec<u8>)>, datalink: DataLink) -> Vec<u8> {
+    let header = PcapHeader { datalink, snaplen: 1 << 18, ..PcapHeader::default() };
+    let mut writer = PcapWriter::with_header(Vec::new(), header).unwrap();
+    for (micros, data) in packets {
+        let time = Duration::from_secs(1_700_000_000) + Duration::from_micros(micros);
+        let length = u32::try_from(data.len()).unwrap();
+        writer.write_packet(&PcapPacket::new(time, length, &data)).unwrap();
+    }
+    writer.into_writer()
+}
+
+fn replay_with(file: &[u8], options: Options) -> (Vec<Event>, Result<Summary, ReplayError>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.pcap");
+    std::fs::write(&path, file).unwrap();
+    let mut events = Vec::new();
+    let result = run(
+        &path,
+        options,
+        |_, _| {},
+        |event| {
+            events.push(event);
+            Ok::<_, ReplayError>(())
+        },
+    );
+    (events, result.map_err(|e| ReplayError { path: PathBuf::from("c.pcap"), ..e }))
+}
+
+fn events(segments: &[Seg]) -> Vec<Event> {
+    let (events, result) = replay_with(&pcap(segments), Options::default());
+    result.unwrap();
+    events
+}
+
+/// What opened, each once: mode, initiator, responder, port.
+fn opened(events: &[Event]) -> BTreeSet<String> {
+    let pinholes = events.iter().filter(|e| e.event == Kind::Opened).map(|e| e.pinhole.as_ref().unwrap());
+    let all: Vec<_> = pinholes
+        .map(|p| {
+            let mode = serde_json::to_value(p.mode).unwrap();
+            format!("{} {} {} {}", mode.as_str().unwrap(), p.initiator, p.responder, p.port)
+        })
+        .collect();
+    let set: BTreeSet<_> = all.iter().cloned().collect();
+    assert_eq!(set.len(), all.len(), "one announcement opened twice: {all:?}");
+    set
+}
+
+fn kinds(events: &[Event]) -> Vec<Kind> {
+    events.iter().map(|e| e.event).collect()
+}
+
+#[test]
+fn the_plain_dialogue() {
+    let events = events(&whole());
+    assert_eq!(opened(&events), expected());
+    let refused: Vec<_> = events.iter().filter(|e| e.event == Kind::Refused).filter_map(|e| e.reason).collect();
+    assert!(refused.contains(&Reason::ThirdHost), "{refused:?}");
+    assert_eq!(events[0].event, Kind::SessionStart);
+    assert_eq!(events[0].client, Some("192.0.2.10:40000".parse().unwrap()));
+    assert_eq!(events[0].ts, "2023-11-14T22:13:20.000020Z");
+}
+
+#[test]
+fn cut_at_every_byte() {
+    let whole = whole();
+    for (i, segment) in whole.iter().enumerate() {
+        for at in 1..segment.payload.len() {
+            let mut segments = whole.clone();
+            segments.splice(i..=i, cut(segment, at));
+            assert_eq!(opened(&events(&segments)), expected(), "segment {i} cut at {at}");
+        }
+    }
+}
+
+#[test]
+fn one_byte_a_segment() {
+    let segments: Vec<_> = whole().iter().flat_map(bytes_of).collect();
+    assert_eq!(opened(&events(&segments)), expected());
+}
+
+#[test]
+fn reordered() {
+    let whole = whole();
+    // The handshake has an order of its own; everything behind it may arrive before its neighbour.
+    for i in 3..whole.len() - 1 {
+        let mut segments = whole.clone();
+        segments.swap(i, i + 1);
+        assert_eq!(opened(&events(&segments)), expected(), "segments {i} and {} swapped", i + 1);
+    }
+    let mut segments: Vec<_> = whole.iter().flat_map(bytes_of).collect();
+    for window in segments[3..].chunks_mut(7) {
+        window.reverse();
+    }
+    assert_eq!(opened(&events(&segments)), expected(), "bytes reversed, seven at a time");
+}
+
+#[test]
+fn retransmitted() {
+    let whole = whole();
+    for i in 0..whole.len() {
+        for later in 1..4 {
+            let mut segments = whole.clone();
+            segments.insert((i + later).min(segments.len()), whole[i].clone());
+            assert_eq!(opened(&events(&segments)), expected(), "segment {i} again {later} later");
+        }
+    }
+    let twice: Vec<_> = whole.iter().flat_map(|s| [s.clone(), s.clone()]).collect();
+    assert_eq!(opened(&events(&twice)), expected(), "everything twice");
+}
+
+#[test]
+fn several_commands_a_segment() {
+    // All commands of the transfers at once, then all replies at once.
+    let commands: String = TRANSFERS.iter().filter(|t| t.0 == CLIENT).map(|t| t.1).collect();
+    let replies: String = TRANSFERS.iter().filter(|t| t.0 == SERVER).map(|t| t.1).collect();
+    let turns = [LOGIN, &[(CLIENT, commands.as_str()), (SERVER, replies.as_str())]].concat();
+    let segments = dialogue(&turns);
+    assert_eq!(opened(&events(&segments)), expected());
+    let bytes: Vec<_> = segments.iter().flat_map(bytes_of).collect();
+    assert_eq!(opened(&events(&bytes)), expected(), "and one byte a segment");
+}
+
+#[test]
+fn a_transfer_from_end_to_end() {
+    let mut control = control();
+    let mut segments = control.handshake();
+    for (side, text) in [LOGIN, &TRANSFERS[..2]].concat() {
+        segments.push(control.send(side, ACK, text.as_bytes()));
+    }
+    let mut data = Tcp::new("192.0.2.10", 40001, "198.51.100.5", 50069);
+    segments.extend(data.handshake());
+    segments.push(data.send(1, ACK, &[7; 1000]));
+    segments.push(data.send(1, ACK, &[8; 500]));
+    segments.push(segments.last().unwrap().clone());
+    segments.push(data.send(0, ACK, b""));
+    segments.extend(data.close());
+    // Nothing is left to use.
+    segments.extend(Tcp::new("192.0.2.10", 40002, "198.51.100.5", 50069).handshake());
+    segments.push(control.send(CLIENT, ACK, b"QUIT\r\n"));
+    segments.push(control.send(SERVER, ACK, b"221 bye\r\n"));
+    segments.extend(control.close());
+    for (name, file) in [("pcap", pcap(&segments)), ("pcapng", pcapng(&segments))] {
+        let (events, result) = replay_with(&file, Options::default());
+        let packets = segments.len() as u64;
+        let expected = Summary { packets, sessions: 1, opened: 1, used: 1, still_open: 0, fragments: 0 };
+        assert_eq!(result.unwrap(), expected, "{name}");
+        use Kind::{DataEnd, Opened, SessionEnd, SessionStart, Used};
+        assert_eq!(kinds(&events), [SessionStart, Opened, Used, DataEnd, SessionEnd], "{name}");
+        assert_eq!(events[4].reason, Some(Reason::Closed), "{name}");
+        let ended = events[3].connection.as_ref().unwrap();
+        assert_eq!(ended.from, "192.0.2.10:40001".parse().unwrap());
+        assert_eq!(ended.to, "198.51.100.5:50069".parse().unwrap());
+        assert_eq!((ended.bytes_out, ended.bytes_back), (Some(0), Some(1500)));
+        assert_eq!(events[0].ts, "2023-11-14T22:13:20.000020Z", "{name}");
+    }
+}
+
+/// The same as a pcapng file of Ethernet frames with a VLAN tag, with the clock in nanoseconds.
+fn pcapng(segments: &[Seg]) -> Vec<u8> {
+    let mut writer = PcapNgWriter::new(Vec::new()).unwrap();
+    let mut interface = InterfaceDescriptionBlock::new(DataLink::ETHERNET, 0);
+    interface.options.push(InterfaceDescriptionOption::IfTsResol(9));
+    writer.write_pcapng_block(interface).unwrap();
+    for (i, segment) in segments.iter().enumerate() {
+        let mut frame = [[0; 12].as_slice(), &[0x81, 0x00, 0x00, 0x05, 0x08, 0x00]].concat();
+        frame.extend(packet(segment));
+        let block = EnhancedPacketBlock {
+            interface_id: 0,
+            timestamp: Duration::from_secs(1_700_000_000) + Duration::from_micros(10 * u64::try_from(i).unwrap()),
+            original_len: u32::try_from(frame.len()).unwrap(),
+            data: frame.into(),
+            options: vec![],
+        };
+        writer.write_pcapng_block(block).unwrap();
+    }
+    writer.into_inner()
+}
+
+#[test]
+fn ipv6() {
+    let mut tcp = Tcp::new("2001:db8::10", 40000, "2001:db8:1::5", 21);
+    let mut segments = tcp.handshake();
+    let turns: Turns<'_> = &[
+        (CLIENT, "EPSV\r\n"),
+        (SERVER, "229 Entering Extended Passive Mode (|||50070|)\r\n"),
+        (CLIENT, "EPRT |2|2001:db8::10|51202|\r\n"),
+        (SERVER, "200 ok\r\n"),
+    ];
+    segments.extend([LOGIN, turns].concat().iter().map(|(side, text)| tcp.send(*side, ACK, text.as_bytes())));
+    let expected = ["epsv 2001:db8::10 2001:db8:1::5 50070", "eprt 2001:db8:1::5 2001:db8::10 51202"];
+    assert_eq!(opened(&events(&segments)), expected.map(str::to_owned).into());
+}
+
+#[test]
+fn which_side_is_outside_decides_about_active_mode() {
+    let inside = |active_inbound| {
+        let policy = Policy { active_inbound, ..Policy::default() };
+        let options = Options { policy, outside: Outside::Server };
+        let (events, result) = replay_with(&pcap(&whole()), options);
+        result.unwrap();
+        events
+    };
+    let events = inside(false);
+    let passive: BTreeSet<_> =
+        expected().into_iter().filter(|p| p.starts_with("pasv") || p.starts_with("epsv")).collect();
+    assert_eq!(opened(&events), passive);
+    assert!(events.iter().any(|e| e.reason == Some(Reason::ActiveInboundOff)));
+    assert_eq!(opened(&inside(true)), expected());
+}
+
+#[test]
+fn the_policy_is_applied() {
+    let policy = Policy { modes: Modes::NONE, ..Policy::default() };
+    let (events, result) = replay_with(&pcap(&whole()), Options { policy, ..Options::default() });
+    assert_eq!(result.unwrap().opened, 0);
+    assert!(events.iter().any(|e| e.event == Kind::Refused && e.reason == Some(Reason::ModeDisabled)));
+}
+
+#[test]
+fn an_unused_pinhole_expires_on_the_captures_own_clock() {
+    let mut control = control();
+    let mut segments = control.handshake();
+    for (side, text) in [LOGIN, &TRANSFERS[..2]].concat() {
+        segments.push(control.send(side, ACK, text.as_bytes()));
+    }
+    let last = segments.len() as u64;
+    segments.push(control.send(CLIENT, ACK, b"NOOP\r\n"));
+    // The last packet comes a minute later.
+    let times = (0..last).chain([60_000_000]);
+    let file = pcap_at(times.zip(segments.iter().map(packet)), DataLink::RAW);
+    let (events, result) = replay_with(&file, Options::default());
+    assert_eq!(result.unwrap().still_open, 0);
+    let expired = events.iter().find(|e| e.event == Kind::Expired).expect("expired");
+    assert_eq!(expired.ts, "2023-11-14T22:13:30.000009Z");
+}
+
+#[test]
+fn only_the_announced_connection_uses_a_pinhole() {
+    let mut control = control();
+    let mut segments = control.handshake();
+    for (side, text) in [LOGIN, &TRANSFERS[..2]].concat() {
+        segments.push(control.send(side, ACK, text.as_bytes()));
+    }
+    for mut other in [
+        Tcp::new("203.0.113.66", 40001, "198.51.100.5", 50069),
+        Tcp::new("192.0.2.10", 40001, "198.51.100.5", 50068),
+        Tcp::new("198.51.100.5", 50069, "192.0.2.10", 40001),
+    ] {
+        segments.extend(other.handshake());
+    }
+    // Refused once, then it comes again from another port; that one is reset at once and tried a third time.
+    let mut data = Tcp::new("192.0.2.10", 40002, "198.51.100.5", 50069);
+    segments.push(data.send(0, SYN, b""));
+    segments.push(data.send(1, RST | ACK, b""));
+    let mut again = Tcp::new("192.0.2.10", 40003, "198.51.100.5", 50069);
+    segments.extend(again.handshake());
+    segments.push(again.send(1, ACK, b"hello"));
+    segments.push(again.send(1, RST | ACK, b""));
+    let (events, result) = replay_with(&pcap(&segments), Options::default());
+    let summary = result.unwrap();
+    assert_eq!((summary.opened, summary.used, summary.still_open), (1, 1, 0));
+    let ended = events.iter().find(|e| e.event == Kind::DataEnd).expect("data_end");
+    assert_eq!(ended.reason, Some(Reason::Reset));
+    assert_eq!(ended.connection.as_ref().unwrap().from.port(), 40003);
+    assert_eq!(ended.connection.as_ref().unwrap().bytes_back, Some(5));
+}
+
+#[test]
+fn more_than_four_gibibytes_are_counted_right() {
+    let mut control = control();
+    let mut segments = control.handshake();
+    for (side, text) in [LOGIN, &TRANSFERS[..2]].concat() {
+        segments.push(control.send(side, ACK, text.as_bytes()));
+    }
+    let mut data = Tcp::new("192.0.2.10", 40001, "198.51.100.5", 50069);
+    segments.extend(data.handshake());
+    let mut packets: Vec<_> = segments.iter().map(packet).collect();
+    // Only the headers were captured, which is enough for data.
+    let length = 65_000;
+    let count = (5_u64 << 30) / length + 1;
+    for _ in 0..count {
+        let mut header = packet(&data.send(1, ACK, b""));
+        header[2..4].copy_from_slice(&(40 + u16::try_from(length).unwrap()).to_be_bytes());
+        data.next[1] = data.next[1].wrapping_add(u32::try_from(length).unwrap());
+        packets.push(header);
+    }
+    packets.extend(data.close().iter().map(packet));
+    let (events, result) = replay_with(&pcap_at((0..).zip(packets), DataLink::IPV4), Options::default());
+    result.unwrap();
+    let ended = events.iter().find(|e| e.event == Kind::DataEnd).expect("data_end");
+    assert_eq!(ended.connection.as_ref().unwrap().bytes_back, Some(count * length));
+}
+
+#[test]
+fn a_connection_whose_beginning_is_missing_opens_nothing() {
+    let (events, result) = replay_with(&pcap(&whole()[3..]), Options::default());
+    assert_eq!(result.unwrap().opened, 0);
+    assert_eq!(kinds(&events), [Kind::SessionEnd]);
+    assert_eq!(events[0].reason, Some(Reason::Midstream));
+    let mut with_data = whole();
+    with_data[0].payload = b"x".to_vec();
+    let (events, _) = replay_with(&pcap(&with_data), Options::default());
+    assert_eq!(events[0].reason, Some(Reason::DataInSyn));
+    assert!(opened(&events).is_empty());
+}
+
+#[test]
+fn the_ports_of_an_old_connection_are_used_anew() {
+    let mut segments = whole();
+    let mut second = control();
+    second.next = [5000, 9000];
+    segments.extend(second.handshake());
+    for (side, text) in [LOGIN, &[(CLIENT, "EPSV\r\n"), (SERVER, "229 ok (|||50099|)\r\n")]].concat() {
+        segments.push(second.send(side, ACK, text.as_bytes()));
+    }
+    let events = events(&segments);
+    let mut all = expected();
+    all.insert("epsv 192.0.2.10 198.51.100.5 50099".into());
+    assert_eq!(opened(&events), all);
+    assert!(events.iter().any(|e| e.event == Kind::SessionEnd));
+}
+
+#[test]
+fn a_segment_longer_than_a_record() {
+    let mut long = String::from("220-Welcome\r\n");
+    while long.len() < 5000 {
+        long.push_str(" and a very long story\r\n");
+    }
+    long.push_str("220 here\r\n");
+    let turns = [&[(SERVER, long.as_str())], &LOGIN[1..], TRANSFERS].concat();
+    assert_eq!(opened(&events(&dialogue(&turns))), expected());
+}
+
+#[test]
+fn bad_captures_are_named() {
+    let said = |file: &[u8]| replay_with(file, Options::default()).1.unwrap_err().to_string();
+    let good = pcap(&whole());
+    assert!(
+        said(&good[..good.len() - 3]).starts_with("c.pcap: truncated: it ends within packet 22 that begins at byte ")
+    );
+    assert_eq!(said(b"MZ\0\0"), "c.pcap: byte 0: neither a pcap nor a pcapng file");
+    let wifi = pcap_at([(0, vec![0; 60])].into_iter(), DataLink::IEEE802_11);
+    assert!(
+        said(&wifi).starts_with("c.pcap: packet 1 at byte 24: link type 105 is not supported; supported are Ethernet")
+    );
+    let mut cut = packet(&whole()[3]);
+    let missing = 5;
+    cut.truncate(cut.len() - missing);
+    let packets: Vec<_> = whole()[..3].iter().map(packet).chain([cut]).enumerate().collect();
+    let file = pcap_at(packets.into_iter().map(|(i, p)| (i as u64, p)), DataLink::RAW);
+    let message = said(&file);
+    assert!(
+        message
+            .starts_with("c.pcap: packet 4 at byte 192: 5 bytes of a control connection's segment were not captured"),
+        "{message}"
+    );
+    let missing: Result<_, ReplayError> =
+        run(std::path::Path::new("/nonexistent/x.pcap"), Options::default(), |_, _| {}, |_| Ok(()));
+    let message = missing.unwrap_err().to_string();
+    assert!(message.starts_with("/nonexistent/x.pcap: can't be opened: No such file"), "{message}");
+}
+
+#[test]
+fn what_came_before_the_damage_is_told() {
+    let mut file = pcap(&whole());
+    file.extend([0; 7]);
+    let (events, result) = replay_with(&file, Options::default());
+    assert_eq!(opened(&events), expected());
+    assert!(matches!(result.unwrap_err().problem, CaptureProblem::Truncated { .. }));
+}

@@ -105,7 +105,7 @@ fn pipelined(script: &[(u8, Vec<u8>)], n: usize) -> Vec<(u8, Vec<u8>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
     fn the_same_pinholes_however_it_is_cut(

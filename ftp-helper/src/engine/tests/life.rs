@@ -101,6 +101,21 @@ fn data_connections_outlive_their_session_with_its_name() {
 }
 
 #[test]
+fn a_data_connection_that_nobody_hears_of_is_let_go_of() {
+    let mut sim = Sim::logged_in(policy());
+    sim.client("PASV\r\n");
+    sim.server(PASV_OK);
+    let flow = sim.flow_start(PORT);
+    sim.wait(2 * HOUR);
+    sim.engine.forget_flow(sim.now, &flow.key);
+    sim.engine.forget_flow(sim.now, &flow.key);
+    sim.drain();
+    assert_eq!((sim.live(), sim.reasons(Kind::DataEnd)), (true, vec!["idle"]));
+    sim.wait(HOUR);
+    assert!(!sim.live());
+}
+
+#[test]
 fn a_reset_data_connection_gives_its_pinhole_back() {
     let mut sim = Sim::logged_in(policy());
     sim.client("PASV\r\n");

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod cuts;
+mod dialogue;
 mod life;
 mod subset;
 

@@ -95,8 +95,27 @@ fn mutate(wires: &mut Vec<Wire>, mutation: &Mutation) {
     }
 }
 
+/// The order in which segments can pass a gateway: nothing is acknowledged that has not passed before.
+fn causal(mut wires: Vec<Wire>) -> Vec<Wire> {
+    let (mut out, mut next): (Vec<Wire>, _) = (Vec::new(), START);
+    while !wires.is_empty() {
+        let may = |w: &Wire| tcp::distance(w.ack, next[1 - usize::from(w.side)]) <= 0;
+        let wire = wires.remove(wires.iter().position(may).unwrap_or(0));
+        out.push(wire);
+        for _ in 0..out.len() {
+            for w in &out {
+                let (i, end) = (usize::from(w.side), w.seq.wrapping_add(w.data.len() as u32));
+                if tcp::distance(w.seq, next[i]) <= 0 && tcp::distance(end, next[i]) > 0 {
+                    next[i] = end;
+                }
+            }
+        }
+    }
+    out
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig::with_cases(3000))]
 
     #[test]
     fn fast_is_a_subset_of_full(
@@ -108,6 +127,7 @@ proptest! {
         for m in &mutations {
             mutate(&mut wires, m);
         }
+        let wires = causal(wires);
         let mut sim = Sim::between(policy, key(), hook, true);
         for wire in &wires {
             let before = sim.kernel.as_ref().map_or(0, |k| k.opened.len());
@@ -123,9 +143,10 @@ proptest! {
                 prop_assert_eq!(fast.responder.to_ip(), full.responder);
                 prop_assert_eq!(fast.port, full.port);
             }
-            // What is open is the same for both.
+            // What is open is the same for both, unless the engine waits for what a segment acknowledges.
+            let waits = sim.engine.sessions.values().any(|s| !s.waiting.is_empty());
             let own = sim.engine.pinholes(sim.now).next().map(|p| p.pinhole.port);
-            prop_assert_eq!(kernel.pinhole.map(|(k, _)| k.port), own);
+            prop_assert!(waits || kernel.pinhole.map(|(k, _)| k.port) == own, "{:?} {:?}", wire, own);
         }
         prop_assert_eq!(sim.engine.stats().divergences, 0);
     }

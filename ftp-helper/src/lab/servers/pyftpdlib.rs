@@ -1,4 +1,5 @@
-//! pyftpdlib, as Debian's Python has it: anonymous, one process.
+//! pyftpdlib, as Debian's Python has it: anonymous, a process for each session. With one loop for all sessions it
+//! leaves one or the other unanswered for many seconds when several use active mode at once.
 
 use std::process::Command;
 
@@ -12,14 +13,14 @@ const SCRIPT: &str = "\
 import sys
 from pyftpdlib.authorizers import DummyAuthorizer
 from pyftpdlib.handlers import FTPHandler
-from pyftpdlib.servers import FTPServer
+from pyftpdlib.servers import MultiprocessFTPServer
 
 port, low, high, root = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 authorizer = DummyAuthorizer()
 authorizer.add_anonymous(root, perm='elradfmwMT')
 FTPHandler.authorizer = authorizer
 FTPHandler.passive_ports = range(low, high + 1)
-FTPServer(('::', port), FTPHandler).serve_forever()
+MultiprocessFTPServer(('::', port), FTPHandler).serve_forever()
 ";
 
 pub(super) fn launch(setup: &Setup<'_>) -> Result<Launch> {

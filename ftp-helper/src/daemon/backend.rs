@@ -1,0 +1,68 @@
+//! Questions from the control socket and the metrics endpoint, as messages to the loop.
+
+use std::{future::Future, sync::Arc};
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::{
+    api::{PinholeRow, ReloadReport, Session, Status, server::Backend},
+    event::Event,
+    metrics::Snapshot,
+};
+
+/// A question and where its answer goes. Who asks may be gone by then; that is no error.
+pub(super) enum Question {
+    Status(oneshot::Sender<Status>),
+    Sessions(oneshot::Sender<Vec<Session>>),
+    Pinholes(oneshot::Sender<Vec<PinholeRow>>),
+    Reload(oneshot::Sender<Result<ReloadReport, String>>),
+    Metrics(oneshot::Sender<Snapshot>),
+}
+
+/// The loop, seen from elsewhere.
+#[derive(Clone)]
+pub(super) struct Handle {
+    asked: mpsc::Sender<Question>,
+    events: broadcast::Sender<Arc<Event>>,
+}
+
+impl Handle {
+    pub(super) fn new(asked: mpsc::Sender<Question>, events: broadcast::Sender<Arc<Event>>) -> Self {
+        Self { asked, events }
+    }
+
+    /// What the metrics tell now.
+    pub(super) async fn snapshot(self) -> Snapshot {
+        self.ask(Question::Metrics).await.unwrap_or_default()
+    }
+
+    /// None when the daemon is stopping.
+    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.asked.send(question(answer)).await.ok()?;
+        answered.await.ok()
+    }
+}
+
+impl Backend for Handle {
+    async fn status(&self) -> Status {
+        self.ask(Question::Status).await.unwrap_or_default()
+    }
+
+    async fn sessions(&self) -> Vec<Session> {
+        self.ask(Question::Sessions).await.unwrap_or_default()
+    }
+
+    async fn pinholes(&self) -> Vec<PinholeRow> {
+        self.ask(Question::Pinholes).await.unwrap_or_default()
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.events.subscribe()
+    }
+
+    fn reload(&self) -> impl Future<Output = Result<ReloadReport, String>> + Send {
+        let this = self.clone();
+        async move { this.ask(Question::Reload).await.unwrap_or_else(|| Err("the daemon is stopping".into())) }
+    }
+}

@@ -1,0 +1,420 @@
+//! The loop's state: kernel side, engine, interfaces, and the answers to questions.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use ftp_helper_common::{
+    command::{Command, Outcome, op},
+    key::PinholeKey,
+    record::SynRecord,
+    state::{FlowState, flag},
+};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::broadcast,
+    time::{Instant, sleep_until},
+};
+
+use super::{RunOptions, backend::Question, clock, guards, rings::Rings, status};
+use crate::{
+    api::ReloadReport,
+    config::{self, Config},
+    dataplane::{self, Dataplane, Guard, Interface, Options, Parking, Ring},
+    engine::{Action, Engine, Nanos, Record},
+    event::Event,
+};
+
+/// How often the heart beats, and interfaces are looked for.
+const BEAT: Duration = Duration::from_secs(1);
+/// How often the kernel's tables are gone through for what has no owner.
+const SWEEP: Nanos = 30_000_000_000;
+/// A data connection that nothing was heard of for so long is taken for dead: conntrack's limit for established ones.
+const FLOW_DEAD: Nanos = 5 * 24 * 3600 * 1_000_000_000;
+
+/// Everything that the loop works on.
+pub(super) struct Daemon {
+    pub(super) config: Config,
+    pub(super) plane: Dataplane,
+    pub(super) engine: Engine,
+    pub(super) waiting_for: Vec<String>,
+    pub(super) started: Nanos,
+    options: RunOptions,
+    rings: Rings,
+    parking: Parking,
+    events: broadcast::Sender<Arc<Event>>,
+    guards: Vec<Guard>,
+    /// What went wrong with an interface, so that it is said once.
+    troubles: BTreeMap<String, String>,
+    next_beat: Instant,
+    next_sweep: Nanos,
+    logger: Option<AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>>,
+}
+
+impl Daemon {
+    /// Loads, takes over what an earlier daemon left, and attaches. What was done is undone if it fails.
+    pub(super) fn start(
+        config: Config,
+        options: RunOptions,
+        events: broadcast::Sender<Arc<Event>>,
+    ) -> anyhow::Result<Self> {
+        let now = clock::now();
+        let mut plane = Dataplane::load(&Options {
+            control_ports: config.watch.control_ports.clone(),
+            sessions: config.policy.limits.sessions,
+            ring_bytes: config.ring_bytes,
+            attach: options.attach,
+            instance: Some(config.api.socket.display().to_string()),
+            log_level: options.kernel_log,
+            bench: false,
+        })?;
+        let adopted = plane.adopted();
+        let prepared = (|| {
+            let logger = match options.kernel_log {
+                0 => None,
+                _ => {
+                    let logger = aya_log::EbpfLogger::init(plane.ebpf_mut()).context("can't read the programs' log")?;
+                    // SAFETY: the logger owns its descriptor and keeps it open and the same for as long as it lives.
+                    Some(unsafe { AsyncFd::register(logger) }.context("can't wait for the programs' log")?)
+                }
+            };
+            let parking = Parking::new(plane.mark())?;
+            let rings = Rings::open(&mut plane)?;
+            plane.beat(now)?;
+            Ok((logger, parking, rings))
+        })();
+        let (logger, parking, rings) = match prepared {
+            Ok(prepared) => prepared,
+            Err(e) => return Err(undone(plane, adopted, e)),
+        };
+        let mut daemon = Self {
+            engine: Engine::new(config.policy.clone(), clock::wall_offset()),
+            config,
+            plane,
+            waiting_for: Vec::new(),
+            started: now,
+            options,
+            rings,
+            parking,
+            events,
+            guards: Vec::new(),
+            troubles: BTreeMap::new(),
+            next_beat: Instant::now() + BEAT,
+            next_sweep: now + SWEEP,
+            logger,
+        };
+        match daemon.begin(now, adopted) {
+            Ok(()) => Ok(daemon),
+            Err(e) => Err(undone(daemon.plane, adopted, e)),
+        }
+    }
+
+    /// One turn of the loop: waits for something to happen, and deals with it.
+    ///
+    /// # Errors
+    /// When the kernel side can't be read or written any more.
+    pub(super) async fn step(&mut self) -> anyhow::Result<()> {
+        let due =
+            self.engine.poll_timeout().map(|t| Instant::now() + Duration::from_nanos(t.saturating_sub(clock::now())));
+        tokio::select! {
+            biased;
+            ready = self.rings.ready() => ready?,
+            () = sleep_until(self.next_beat) => self.beat()?,
+            () = sleep_until(due.unwrap_or(self.next_beat)), if due.is_some() => {}
+            log = next_log(self.logger.as_mut()) => log?,
+        }
+        self.read()?;
+        self.engine.handle_timeout(clock::now());
+        self.act()
+    }
+
+    /// Detaches and leaves nothing behind.
+    pub(super) fn stop(mut self) -> anyhow::Result<()> {
+        // What the kernel has written until now still counts.
+        self.read()?;
+        self.engine.shutdown(clock::now());
+        self.act()?;
+        tracing::info!("detaching");
+        self.plane.detach_all()
+    }
+
+    /// Answers a question of the control socket or the metrics endpoint. Who asked may be gone: then nobody listens.
+    pub(super) fn answer(&mut self, question: Question) {
+        match question {
+            Question::Status(to) => drop(to.send(status::status(self))),
+            Question::Sessions(to) => drop(to.send(status::sessions(self))),
+            Question::Pinholes(to) => drop(to.send(status::pinholes(self))),
+            Question::Reload(to) => drop(to.send(self.reload().map_err(|e| format!("{e:#}")))),
+            Question::Metrics(to) => drop(to.send(status::metrics(self))),
+        }
+    }
+
+    /// Reads the configuration again, and says in the log what came of it.
+    pub(super) fn reload_and_tell(&mut self) {
+        match self.reload() {
+            Ok(report) if report.changed.is_empty() && report.needs_restart.is_empty() => {
+                tracing::info!("configuration read again: nothing has changed");
+            }
+            Ok(report) => {
+                for c in report.changed {
+                    tracing::info!("configuration: {c}");
+                }
+                for c in report.needs_restart {
+                    tracing::warn!("configuration: {c} needs a restart");
+                }
+            }
+            Err(e) => tracing::error!("configuration not read again, the old one stays: {e:#}"),
+        }
+    }
+
+    fn begin(&mut self, now: Nanos, adopted: bool) -> anyhow::Result<()> {
+        let interfaces = dataplane::interfaces()?;
+        self.guards = guards::resolve(&self.config, &interfaces);
+        self.plane.apply(&self.config.policy, &self.guards, self.options.fast)?;
+        if adopted {
+            self.adopt(now)?;
+        }
+        let (wanted, waiting) = guards::wanted(&self.config.watch.interfaces, &interfaces);
+        for i in wanted {
+            self.plane.attach(&i.name, i.index)?;
+            tracing::info!("attached to {}", i.name);
+        }
+        for name in &waiting {
+            tracing::warn!("watch.interfaces: no interface {name} yet; it is picked up when it appears");
+        }
+        self.waiting_for = waiting;
+        self.plane.remove_leftovers()?;
+        self.act()
+    }
+
+    /// Takes over sessions and data connections of an earlier daemon, and sessions that began while none was there.
+    fn adopt(&mut self, now: Nanos) -> anyhow::Result<()> {
+        let sessions = self.plane.sessions()?;
+        let flows = self.plane.flows()?;
+        for (key, state) in &sessions {
+            self.engine.adopt(now, key, state);
+        }
+        for (key, state) in &flows {
+            self.engine.adopt_flow(now, &key.to_flow(state.hook), state);
+        }
+        tracing::info!("took over {} sessions and {} data connections", sessions.len(), flows.len());
+        Ok(())
+    }
+
+    /// Reads what the kernel has written and gives it to the engine.
+    fn read(&mut self) -> anyhow::Result<()> {
+        let any = self.read_some()?;
+        if self.rings.rest(&mut self.plane, any)? {
+            // A record that was written before the kernel knew that it has to wake us.
+            self.read_some()?;
+        }
+        Ok(())
+    }
+
+    fn read_some(&mut self) -> anyhow::Result<bool> {
+        let Self { rings, engine, parking, plane, events, .. } = self;
+        let mut result = Ok(());
+        let mut early = Vec::new();
+        let any = rings.read(|ring, bytes| {
+            let now = clock::now();
+            if ring == Ring::Parked {
+                match read_parked(parking, now, bytes) {
+                    Some(key) => early.push(key),
+                    None => tracing::error!("a parked SYN of {} bytes can't be read", bytes.len()),
+                }
+                return;
+            }
+            match Record::parse(bytes) {
+                Ok(record) => engine.handle_record(now, &record),
+                Err(e) => tracing::error!("a record of the kernel can't be read: {e}"),
+            }
+            if result.is_ok() {
+                result = act(engine, plane, parking, events);
+            }
+        });
+        result?;
+        // The pinhole may have opened between the SYN's denial and this moment.
+        for key in early {
+            if self.plane.pinhole(&key)?.is_some_and(|p| p.source_port == 0) {
+                release(&mut self.parking, &key);
+            }
+        }
+        Ok(any)
+    }
+
+    fn act(&mut self) -> anyhow::Result<()> {
+        act(&mut self.engine, &mut self.plane, &mut self.parking, &self.events)
+    }
+
+    /// Once a second: the sign of life, interfaces that come and go, and now and then a sweep.
+    fn beat(&mut self) -> anyhow::Result<()> {
+        self.next_beat = Instant::now() + BEAT;
+        let now = clock::now();
+        self.plane.beat(now)?;
+        let interfaces = dataplane::interfaces()?;
+        self.follow_interfaces(&interfaces)?;
+        let guards = guards::resolve(&self.config, &interfaces);
+        if guards != self.guards {
+            tracing::info!("addresses of guarded interfaces have changed");
+            self.plane.apply(&self.config.policy, &guards, self.options.fast)?;
+            self.guards = guards;
+        }
+        if now >= self.next_sweep {
+            self.next_sweep = now + SWEEP;
+            self.sweep(now)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches to what has appeared, lets go of what is gone.
+    fn follow_interfaces(&mut self, interfaces: &BTreeMap<String, Interface>) -> anyhow::Result<()> {
+        let (wanted, waiting) = guards::wanted(&self.config.watch.interfaces, interfaces);
+        let gone: Vec<String> = self
+            .plane
+            .attached()
+            .iter()
+            .filter(|a| !wanted.iter().any(|w| w.name == a.name && w.index == a.index))
+            .map(|a| a.name.clone())
+            .collect();
+        for name in gone {
+            self.plane.detach(&name)?;
+            tracing::info!("detached from {name}");
+        }
+        for i in wanted {
+            if self.plane.attached().iter().any(|a| a.name == i.name) {
+                continue;
+            }
+            match self.plane.attach(&i.name, i.index) {
+                Ok(()) => {
+                    self.troubles.remove(&i.name);
+                    tracing::info!("attached to {}", i.name);
+                }
+                Err(e) => {
+                    let text = format!("{e:#}");
+                    if self.troubles.get(&i.name) != Some(&text) {
+                        tracing::error!("{text}");
+                        self.troubles.insert(i.name.clone(), text);
+                    }
+                }
+            }
+        }
+        self.waiting_for = waiting;
+        Ok(())
+    }
+
+    /// Looks for what has no owner any more.
+    fn sweep(&mut self, now: Nanos) -> anyhow::Result<()> {
+        // Sessions that began unrecorded while the daemon was stopped: known ones are left as they are.
+        for (key, state) in self.plane.sessions()? {
+            if state.flags & flag::UNRECORDED != 0 {
+                self.engine.adopt(now, &key, &state);
+            }
+        }
+        for (key, state) in self.plane.flows()? {
+            let FlowState { hook, last, .. } = state;
+            if now.saturating_sub(last) > FLOW_DEAD {
+                self.order(op::FORGET_FLOW, |c| {
+                    c.flow = key.to_flow(hook);
+                    c.mode = hook;
+                })?;
+            }
+        }
+        for (client, state) in self.plane.clients()? {
+            if state.pinholes == 0 {
+                self.order(op::FORGET_CLIENT, |c| c.flow.initiator = client)?;
+            }
+        }
+        self.act()
+    }
+
+    fn order(&self, op: u32, fill: impl FnOnce(&mut Command)) -> anyhow::Result<Outcome> {
+        let mut command = Command { op, ..Command::default() };
+        fill(&mut command);
+        self.plane.command(&command)
+    }
+
+    /// Reads the configuration again. Nothing has changed if it fails.
+    fn reload(&mut self) -> anyhow::Result<ReloadReport> {
+        let path = self.config.path.clone().context("the daemon was not started from a file")?;
+        let new = load(&path)?;
+        let (merged, report) = status::merge(&self.config, new);
+        let interfaces = dataplane::interfaces()?;
+        let guards = guards::resolve(&merged, &interfaces);
+        if let Err(e) = self.plane.apply(&merged.policy, &guards, self.options.fast) {
+            self.plane.apply(&self.config.policy, &self.guards, self.options.fast)?;
+            return Err(e);
+        }
+        self.engine.set_policy(clock::now(), merged.policy.clone());
+        self.guards = guards;
+        self.config = merged;
+        self.follow_interfaces(&interfaces)?;
+        self.act()?;
+        Ok(report)
+    }
+}
+
+fn load(path: &Path) -> anyhow::Result<Config> {
+    let (config, notes) = config::load_with_notes(path)?;
+    for note in notes {
+        tracing::warn!("{}: {note}", path.display());
+    }
+    Ok(config)
+}
+
+/// Carries out what the engine wants.
+fn act(
+    engine: &mut Engine,
+    plane: &mut Dataplane,
+    parking: &mut Parking,
+    events: &broadcast::Sender<Arc<Event>>,
+) -> anyhow::Result<()> {
+    while let Some(action) = engine.poll_action() {
+        match action {
+            Action::Command(command) => {
+                let outcome = plane.command(&command)?;
+                if command.op == op::OPEN && outcome == Outcome::Done {
+                    release(parking, &command.pinhole);
+                }
+                engine.handle_outcome(clock::now(), &command, outcome);
+            }
+            // An error means that nobody listens.
+            Action::Event(event) => drop(events.send(Arc::new(event))),
+        }
+    }
+    Ok(())
+}
+
+/// Sends on a SYN that was waiting for this pinhole.
+fn release(parking: &mut Parking, pinhole: &PinholeKey) {
+    match parking.release(clock::now(), pinhole) {
+        Ok(Some(waited)) => tracing::debug!("a SYN to port {} went on after {waited:?}", pinhole.port),
+        Ok(None) => {}
+        // Its sender tries again.
+        Err(e) => tracing::warn!("a parked SYN to port {} could not be sent on: {e}", pinhole.port),
+    }
+}
+
+/// Keeps a SYN; the pinhole that it needs.
+fn read_parked(parking: &mut Parking, now: Nanos, bytes: &[u8]) -> Option<PinholeKey> {
+    let syn: SynRecord = parking.keep(now, bytes)?;
+    let (key, hook) = (syn.key, syn.hook);
+    Some(PinholeKey { initiator: key.initiator, responder: key.responder, port: key.responder_port, hook, pad: 0 })
+}
+
+/// Undoes a start that failed; what an earlier daemon left is not touched.
+fn undone(plane: Dataplane, adopted: bool, e: anyhow::Error) -> anyhow::Error {
+    if adopted {
+        return e;
+    }
+    match plane.detach_all() {
+        Ok(()) => e,
+        Err(left) => e.context(format!("and something was left behind: {left:#}")),
+    }
+}
+
+async fn next_log(logger: Option<&mut AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>>) -> anyhow::Result<()> {
+    let Some(logger) = logger else { return std::future::pending().await };
+    let mut ready = logger.readable_mut().await?;
+    ready.get_inner_mut().flush();
+    ready.clear_ready();
+    Ok(())
+}

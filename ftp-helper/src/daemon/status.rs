@@ -1,0 +1,246 @@
+//! What the daemon tells about itself, and what a new configuration changes.
+
+use std::collections::BTreeMap;
+
+use super::{clock, core::Daemon};
+use crate::{
+    api::{
+        self, DeniedPort, Gauge, Heartbeat, HookKind, LinkType, PinholeRow, ReloadReport, Session, Standing, Status,
+    },
+    config::Config,
+    dataplane::{AttachKind, Link},
+    engine::{Nanos, SessionView, Visible, policy::Mode},
+    event,
+    metrics::Snapshot,
+};
+
+/// From this age on the kernel takes the daemon for gone, as the tables say.
+const STALE_AFTER_MS: u64 = 5_000;
+
+/// What is going on. What can't be read is left out, and said in the log.
+pub(super) fn status(d: &Daemon) -> Status {
+    let now = clock::now();
+    let limits = d.config.policy.limits;
+    let counters = d.plane.counters().unwrap_or_else(|e| told("counters", &e));
+    let live = |n: usize, limit: u64| Gauge { live: n as u64, limit };
+    let flows = d.plane.flows().map(|f| f.len()).unwrap_or_else(|e| told("data connections", &e));
+    let beat = d.plane.heartbeat().unwrap_or_else(|e| told("heartbeat", &e));
+    let denied = d.plane.denied_by_port().unwrap_or_else(|e| told("denied ports", &e));
+    let mut denied: Vec<_> = denied
+        .into_iter()
+        .map(|(port, [denied, would_be_denied])| DeniedPort { port, would_be_denied, denied })
+        .collect();
+    denied.sort_by_key(|d| std::cmp::Reverse(d.denied + d.would_be_denied));
+    Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        mode: mode_name(d.config.policy.mode).into(),
+        config: d.config.path.clone(),
+        uptime_ms: millis(now.saturating_sub(d.started)),
+        interfaces: d.plane.attached().iter().map(interface).collect(),
+        waiting_for: d.waiting_for.clone(),
+        sessions: live(d.engine.sessions().count(), limits.sessions.into()),
+        pinholes: live(d.engine.pinholes(now).count(), limits.sessions.into()),
+        data_connections: live(flows, u64::from(limits.sessions) * 2),
+        heartbeat: Heartbeat { age_ms: millis(now.saturating_sub(beat)), stale_after_ms: STALE_AFTER_MS },
+        counters: counters.by_name(),
+        reasons: counters.reasons(),
+        engine: engine_counters(d),
+        denied,
+    }
+}
+
+/// The sessions, in the order in which they began.
+pub(super) fn sessions(d: &Daemon) -> Vec<Session> {
+    let now = clock::now();
+    let mut views: Vec<SessionView> = d.engine.sessions().collect();
+    views.sort_by_key(|v| (v.started, v.id));
+    views.into_iter().map(|v| session(d, now, v)).collect()
+}
+
+/// The unconsumed pinholes.
+pub(super) fn pinholes(d: &Daemon) -> Vec<PinholeRow> {
+    let mut rows: Vec<_> = d
+        .engine
+        .pinholes(clock::now())
+        .map(|v| PinholeRow {
+            session: event::session_name(v.session),
+            client: v.client,
+            server: v.server,
+            pinhole: v.pinhole,
+        })
+        .collect();
+    rows.sort_by(|a, b| a.session.cmp(&b.session));
+    rows
+}
+
+/// The same for the metrics.
+pub(super) fn metrics(d: &Daemon) -> Snapshot {
+    let s = status(d);
+    let gauge = |g: Gauge| (g.live, g.limit);
+    Snapshot {
+        version: s.version,
+        mode: s.mode,
+        uptime_seconds: s.uptime_ms as f64 / 1000.0,
+        sessions: gauge(s.sessions),
+        pinholes: gauge(s.pinholes),
+        data_connections: gauge(s.data_connections),
+        heartbeat_age_seconds: s.heartbeat.age_ms as f64 / 1000.0,
+        interfaces: s.interfaces.len() as u64,
+        kernel: s.counters,
+        reasons: s.reasons,
+        engine: s.engine,
+    }
+}
+
+/// What of a new configuration comes into force now: everything but what programs and tables are made for when they are
+/// loaded, and the control socket.
+pub(super) fn merge(old: &Config, new: Config) -> (Config, ReloadReport) {
+    let mut merged = new;
+    let mut report = ReloadReport::default();
+    let mut restart = |what: &str, differs: bool| {
+        if differs {
+            report.needs_restart.push(what.to_string());
+        }
+    };
+    restart("watch.control_ports", merged.watch.control_ports != old.watch.control_ports);
+    restart("limits.sessions", merged.policy.limits.sessions != old.policy.limits.sessions);
+    restart("limits.ring", merged.ring_bytes != old.ring_bytes);
+    restart("[api]", merged.api != old.api);
+    merged.watch.control_ports.clone_from(&old.watch.control_ports);
+    merged.policy.control_ports.clone_from(&old.policy.control_ports);
+    merged.policy.limits.sessions = old.policy.limits.sessions;
+    merged.ring_bytes = old.ring_bytes;
+    merged.api = old.api.clone();
+    let (a, b) = (&old.policy, &merged.policy);
+    for (what, differs) in [
+        ("mode", a.mode != b.mode),
+        ("on_daemon_loss", a.on_daemon_loss != b.on_daemon_loss),
+        ("watch.interfaces", old.watch.interfaces != merged.watch.interfaces),
+        ("[[guard]]", old.guards != merged.guards),
+        ("policy.modes", a.modes != b.modes),
+        ("policy.active_inbound", a.active_inbound != b.active_inbound),
+        ("policy.active_open", a.active_open != b.active_open),
+        ("policy.active_source_port", a.active_source_port != b.active_source_port),
+        ("policy.deny_ports", a.deny_ports != b.deny_ports),
+        ("policy.line_endings", a.line_endings != b.line_endings),
+        ("[[server]]", a.servers != b.servers),
+        ("[pinhole]", (a.pinhole_timeout, a.per_client) != (b.pinhole_timeout, b.per_client)),
+        ("[limits]", a.limits != b.limits),
+    ] {
+        if differs {
+            report.changed.push(what.to_string());
+        }
+    }
+    (merged, report)
+}
+
+fn session(d: &Daemon, now: Nanos, v: SessionView) -> Session {
+    Session {
+        session: event::session_name(v.id),
+        client: v.client,
+        server: v.server,
+        state: match v.state {
+            Visible::Greeting | Visible::Login => Standing::Login,
+            Visible::Ready => Standing::LoggedIn,
+            Visible::Tainted(_) => Standing::Tainted,
+            Visible::Killed(_) => Standing::Killed,
+            Visible::Opaque(_) => Standing::Opaque,
+            Visible::Closing => Standing::Closing,
+        },
+        sighted: !v.blind,
+        reason: v.state.reason().map(|r| r.to_string()),
+        age_ms: millis(now.saturating_sub(v.started)),
+        idle_ms: millis(now.saturating_sub(v.last)),
+        pinhole: d.engine.pinhole(now, v.id),
+        data_connections: v.running,
+        transfers: v.transfers,
+        bytes: v.bytes[0] + v.bytes[1],
+    }
+}
+
+fn interface(a: &crate::dataplane::Attached) -> api::Interface {
+    api::Interface {
+        name: a.name.clone(),
+        ifindex: a.index,
+        hook: if a.kind == AttachKind::Clsact { HookKind::Clsact } else { HookKind::Tcx },
+        link: match a.link {
+            Link::Ethernet => LinkType::Ethernet,
+            Link::None => LinkType::RawIp,
+        },
+    }
+}
+
+fn engine_counters(d: &Daemon) -> BTreeMap<String, u64> {
+    let s = d.engine.stats();
+    let mut all: BTreeMap<String, u64> = [
+        ("records", s.records),
+        ("sessions_started", s.sessions_started),
+        ("sessions_adopted", s.adopted),
+        ("sessions_refused", s.sessions_refused),
+        ("announcements", s.announcements),
+        ("taken_by_fast_path", s.taken_by_fast_path),
+        ("opened_by_daemon", s.opened_by_daemon),
+        ("confirmed", s.confirmed),
+        ("divergences", s.divergences),
+        ("used", s.used),
+        ("expired", s.expired),
+        ("resyncs_asked", s.resyncs_asked),
+        ("resyncs_applied", s.resyncs_applied),
+        ("commands_failed", s.commands_failed),
+    ]
+    .into_iter()
+    .map(|(name, n)| (name.to_string(), n))
+    .collect();
+    for (what, counts) in [
+        ("revoked", &s.revoked),
+        ("refused", &s.refused),
+        ("standing", &s.standing),
+        ("denied", &s.denied),
+        ("stray", &s.strays),
+    ] {
+        all.extend(counts.iter().map(|(reason, n)| (format!("{what}.{reason}"), *n)));
+    }
+    all
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Observe => "observe",
+        Mode::Drop => "drop",
+    }
+}
+
+fn millis(ns: Nanos) -> u64 {
+    ns / 1_000_000
+}
+
+/// Says what can't be read, and goes on with nothing in its place.
+fn told<T: Default>(what: &str, e: &anyhow::Error) -> T {
+    tracing::error!("can't read the {what}: {e:#}");
+    T::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_new_configuration_changes_what_it_can() {
+        let parse = |text: &str| Config::parse(text, Path::new("test.toml")).unwrap();
+        let old = parse("[watch]\ninterfaces = [\"wan0\"]\n");
+        let new = parse(
+            "[watch]\ninterfaces = [\"wan1\"]\ncontrol_ports = [2121]\n[policy]\nactive_inbound = true\n[limits]\nsessions = 10\nidle = \"2h\"\n",
+        );
+        let (merged, report) = merge(&old, new);
+        assert_eq!(report.needs_restart, ["watch.control_ports", "limits.sessions"]);
+        assert_eq!(report.changed, ["watch.interfaces", "policy.active_inbound", "[limits]"]);
+        assert_eq!(merged.watch.control_ports, [21]);
+        assert!(merged.policy.control_ports.contains(&21) && !merged.policy.control_ports.contains(&2121));
+        assert!(merged.policy.active_inbound);
+        let (_, report) = merge(&merged, merged.clone());
+        assert_eq!(report, ReloadReport::default());
+    }
+}

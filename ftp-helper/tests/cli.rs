@@ -1,0 +1,308 @@
+//! The program as users and scripts meet it: what it prints where, and its exit codes.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::{fs::MetadataExt as _, net::UnixListener},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+fn ftp_helper() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ftp-helper"));
+    command.env_remove("RUST_LOG").env_remove("JOURNAL_STREAM").stdin(Stdio::null());
+    command
+}
+
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+fn run(args: &[&str]) -> Said {
+    let Output { status, stdout, stderr } = ftp_helper().args(args).output().unwrap();
+    Said {
+        code: status.code().expect("ended by a signal"),
+        out: String::from_utf8(stdout).unwrap(),
+        err: String::from_utf8(stderr).unwrap(),
+    }
+}
+
+fn file(dir: &Path, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// A pcap file with one announcement that is opened and one that is refused.
+fn capture() -> Vec<u8> {
+    let (client, server) = ([192, 0, 2, 10], [198, 51, 100, 5]);
+    let mut next = [1000_u32, 2000];
+    let mut file = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 101, 0, 0, 0];
+    let mut send = |side: usize, syn: bool, ack: bool, text: &str| {
+        let ((from, from_port), (to, to_port)) =
+            if side == 0 { ((client, 40000), (server, 21)) } else { ((server, 21), (client, 40000)) };
+        let mut tcp = etherparse::PacketBuilder::ipv4(from, to, 64).tcp(from_port, to_port, next[side], 65535);
+        if syn {
+            tcp = tcp.syn();
+        }
+        if ack {
+            tcp = tcp.ack(next[1 - side]);
+        }
+        let mut packet = Vec::new();
+        tcp.write(&mut packet, text.as_bytes()).unwrap();
+        next[side] += u32::try_from(text.len()).unwrap() + u32::from(syn);
+        let length = u32::try_from(packet.len()).unwrap();
+        for word in [1_700_000_000, 0, length, length] {
+            file.extend(u32::to_le_bytes(word));
+        }
+        file.extend(packet);
+    };
+    send(0, true, false, "");
+    send(1, true, true, "");
+    send(0, false, true, "");
+    for (side, text) in [
+        (1, "220 here\r\n"),
+        (0, "USER me\r\n"),
+        (1, "331 password?\r\n"),
+        (0, "PASS secret\r\n"),
+        (1, "230 in\r\n"),
+        (0, "PORT 203,0,113,77,0,25\r\n"),
+        (1, "500 no\r\n"),
+        (0, "PASV\r\n"),
+        (1, "227 Entering Passive Mode (198,51,100,5,195,149).\r\n"),
+    ] {
+        send(side, false, true, text);
+    }
+    file
+}
+
+#[test]
+fn help_and_version_are_data() {
+    for args in [&["--help"][..], &["help", "replay"], &["observe", "--help"]] {
+        let said = run(args);
+        assert_eq!((said.code, said.err.as_str()), (0, ""), "{args:?}");
+        assert!(said.out.contains("Usage: ftp-helper"), "{}", said.out);
+    }
+    assert!(run(&["--version"]).out.starts_with("ftp-helper "));
+}
+
+#[test]
+fn wrong_arguments_are_usage() {
+    for args in [
+        &[][..],
+        &["frobnicate"],
+        &["status", "--socket", "/x", "-c", "/y"],
+        &["observe", "--reason", "because"],
+        &["observe", "--event", "party"],
+        &["observe", "--client", "300.1.1.1"],
+        &["replay"],
+        &["status", "-o", "xml"],
+    ] {
+        let said = run(args);
+        assert_eq!((said.code, said.out.as_str()), (2, ""), "{args:?}: {}", said.err);
+        assert!(!said.err.is_empty());
+    }
+}
+
+#[test]
+fn check() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = file(dir.path(), "good.toml", "[watch]\ninterfaces = [\"lo\", \"nosuch7\"]\n");
+    let said = run(&["check", "-c", good.to_str().unwrap()]);
+    assert_eq!((said.code, said.err.as_str()), (0, ""));
+    assert!(said.out.contains("is valid."), "{}", said.out);
+    assert!(said.out.contains("no interface \"nosuch7\" here now"), "{}", said.out);
+    assert!(!said.out.contains("no interface \"lo\""), "{}", said.out);
+    let said = run(&["check", "-o", "json", "-c", good.to_str().unwrap()]);
+    let json: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(json["interfaces"][0], "lo");
+
+    let bad = file(dir.path(), "bad.toml", "mode = \"block\"\n[watch]\ninterfaces = [\"lo\"]\nhok = 1\n");
+    let said = run(&["check", "-c", bad.to_str().unwrap()]);
+    assert_eq!((said.code, said.out.as_str()), (2, ""));
+    let path = bad.display();
+    assert_eq!(
+        said.err,
+        format!(
+            "ftp-helper: {path}:1:8: mode: \"block\" is not known; write \"observe\" or \"drop\"\n\
+             {path}:4:1: watch.hok: unknown key; did you mean \"hook\"?\n"
+        )
+    );
+    let said = run(&["run", "-c", bad.to_str().unwrap()]);
+    assert_eq!(said.code, 2, "{}", said.err);
+    let said = run(&["check", "-c", "/nonexistent.toml"]);
+    assert_eq!(said.code, 2);
+    assert!(said.err.contains("/nonexistent.toml: can't be read"), "{}", said.err);
+}
+
+#[test]
+fn nobody_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s.sock");
+    let config = file(
+        dir.path(),
+        "c.toml",
+        format!("[watch]\ninterfaces = [\"lo\"]\n[api]\nsocket = \"{}\"\n", socket.display()),
+    );
+    for command in ["status", "sessions", "pinholes", "observe", "reload"] {
+        for args in [[command, "--socket", socket.to_str().unwrap()], [command, "-c", config.to_str().unwrap()]] {
+            let said = run(&args);
+            assert_eq!((said.code, said.out.as_str()), (3, ""), "{args:?}");
+            assert!(said.err.contains(&format!("no daemon answers at {}", socket.display())), "{}", said.err);
+        }
+    }
+}
+
+/// A daemon that answers one request with these lines.
+fn answer(dir: &Path, lines: &'static str) -> (PathBuf, std::thread::JoinHandle<String>) {
+    let socket = dir.join("s.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let thread = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = String::new();
+        BufReader::new(stream.try_clone().unwrap()).read_line(&mut request).unwrap();
+        stream.write_all(lines.as_bytes()).unwrap();
+        request
+    });
+    (socket, thread)
+}
+
+#[test]
+fn refusals_of_the_daemon() {
+    for (lines, code, part) in [
+        (
+            "{\"v\":1,\"response\":\"error\",\"data\":{\"kind\":\"no_permission\",\"message\":\"not you\"}}\n",
+            5,
+            "not you",
+        ),
+        (
+            "{\"v\":1,\"response\":\"error\",\"data\":{\"kind\":\"failed\",\"message\":\"f:1:1: bad\"}}\n",
+            1,
+            "f:1:1: bad",
+        ),
+        ("hello\n", 1, "does not answer like ftp-helper"),
+        ("", 3, "has gone away"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, thread) = answer(dir.path(), lines);
+        let said = run(&["reload", "--socket", socket.to_str().unwrap()]);
+        assert_eq!((said.code, said.out.as_str()), (code, ""), "{}", said.err);
+        assert!(said.err.contains(part), "{}", said.err);
+        assert_eq!(thread.join().unwrap(), "{\"v\":1,\"request\":\"reload\"}\n");
+    }
+}
+
+#[test]
+fn rows_in_every_format() {
+    const ROW: &str = "{\"v\":1,\"response\":\"pinhole\",\"data\":{\"session\":\"00000000000000a1\",\"client\":\"192.0.2.10:40000\",\"server\":\"198.51.100.5:21\",\"mode\":\"pasv\",\"initiator\":\"192.0.2.10\",\"responder\":\"198.51.100.5\",\"port\":50069,\"state\":\"confirmed\",\"expires_in_ms\":9000}}\n{\"v\":1,\"response\":\"end\"}\n";
+    let print = |format: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, thread) = answer(dir.path(), ROW);
+        let said = run(&["pinholes", "-o", format, "--socket", socket.to_str().unwrap()]);
+        thread.join().unwrap();
+        assert_eq!((said.code, said.err.as_str()), (0, ""));
+        said.out
+    };
+    let table = print("table");
+    let lines: Vec<Vec<_>> = table.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["SESSION", "CLIENT", "SERVER", "MODE", "INITIATOR", "RESPONDER", "PORT", "STATE", "EXPIRES"]);
+    assert_eq!(
+        lines[1],
+        [
+            "00000000000000a1",
+            "192.0.2.10:40000",
+            "198.51.100.5:21",
+            "pasv",
+            "192.0.2.10",
+            "198.51.100.5",
+            "50069",
+            "confirmed",
+            "9s"
+        ]
+    );
+    assert!(table.lines().all(|l| l == l.trim_end()), "{table:?}");
+    let json: serde_json::Value = serde_json::from_str(&print("json")).unwrap();
+    assert_eq!(json[0]["port"], 50069);
+    let jsonl = print("jsonl");
+    assert_eq!(jsonl.lines().count(), 1);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&jsonl).unwrap()["mode"], "pasv");
+}
+
+#[test]
+fn replay() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = file(dir.path(), "good.pcap", capture());
+    let said = run(&["replay", good.to_str().unwrap(), "-o", "jsonl"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let events: Vec<serde_json::Value> = said.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let names: Vec<_> = events.iter().map(|e| e["event"].as_str().unwrap()).collect();
+    assert_eq!(names, ["session_start", "refused", "opened"]);
+    assert_eq!(events[1]["reason"], "third_host");
+    assert_eq!((events[2]["mode"].as_str(), events[2]["port"].as_u64()), (Some("pasv"), Some(50069)));
+    assert!(said.err.contains("12 packets, 1 control connections, 1 pinholes opened"), "{}", said.err);
+    let said = run(&["replay", good.to_str().unwrap()]);
+    assert!(
+        said.out.contains(" opened        0000000000000001 192.0.2.10:40000 -> 198.51.100.5:21  pasv "),
+        "{}",
+        said.out
+    );
+
+    let config = file(
+        dir.path(),
+        "c.toml",
+        "[watch]\ninterfaces = [\"x\"]\n[[server]]\naddress = [\"198.51.100.5\"]\npassive_ports = \"1024-2000\"\n",
+    );
+    let said = run(&["replay", good.to_str().unwrap(), "-c", config.to_str().unwrap(), "-o", "json"]);
+    assert!(said.out.contains("\"reason\":\"outside_range\""), "{}", said.out);
+
+    let cut = file(dir.path(), "cut.pcap", &capture()[..300]);
+    let said = run(&["replay", cut.to_str().unwrap()]);
+    assert_eq!(said.code, 1);
+    assert!(said.out.contains("session_start"), "what came before is told: {}", said.out);
+    assert!(said.err.contains("cut.pcap: truncated: it ends within packet"), "{}", said.err);
+    let said = run(&["replay", config.to_str().unwrap()]);
+    assert_eq!((said.code, said.out.as_str()), (1, ""));
+    assert!(said.err.contains("neither a pcap nor a pcapng file"), "{}", said.err);
+}
+
+#[test]
+fn a_closed_pipe_ends_it_quietly() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = file(dir.path(), "good.pcap", capture());
+    // Nobody reads, from the beginning.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = ftp_helper().args(["replay", good.to_str().unwrap(), "-o", "jsonl"]).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(0), ""));
+}
+
+#[test]
+fn the_log_level_and_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = file(dir.path(), "good.toml", "[watch]\ninterfaces = [\"lo\"]\n");
+    let said = |setup: fn(&mut Command)| {
+        let mut command = ftp_helper();
+        command.args(["check", "-c", good.to_str().unwrap()]);
+        setup(&mut command);
+        String::from_utf8(command.output().unwrap().stderr).unwrap()
+    };
+    let wrong = said(|c| {
+        c.env("RUST_LOG", "ftp_helper=loud");
+    });
+    assert!(wrong.contains("WARN") && wrong.contains("RUST_LOG=ftp_helper=loud"), "{wrong}");
+    // A JOURNAL_STREAM of another file is not ours.
+    let other = said(|c| {
+        c.env("RUST_LOG", "ftp_helper=loud").env("JOURNAL_STREAM", "1:2");
+    });
+    assert!(!other.starts_with('<'), "{other}");
+    let log = fs::File::create(dir.path().join("log")).unwrap();
+    let metadata = log.metadata().unwrap();
+    let mut command = ftp_helper();
+    command.args(["check", "-c", good.to_str().unwrap()]).stdout(Stdio::null()).stderr(log);
+    command.env("RUST_LOG", "ftp_helper=loud").env("JOURNAL_STREAM", format!("{}:{}", metadata.dev(), metadata.ino()));
+    assert!(command.status().unwrap().success());
+    let journal = fs::read_to_string(dir.path().join("log")).unwrap();
+    assert!(journal.starts_with("<4>") && journal.contains("RUST_LOG=ftp_helper=loud"), "{journal}");
+}
