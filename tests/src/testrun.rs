@@ -60,7 +60,7 @@ pub struct Kernel {
     parked: RingReader,
     /// Counters at the last [`Self::expect`].
     seen: Counters,
-    denied: BTreeMap<u16, u64>,
+    denied: BTreeMap<u16, [u64; 2]>,
     held: VecDeque<Vec<u8>>,
     /// Whether ring buffers are emptied after each packet.
     pub draining: bool,
@@ -143,8 +143,14 @@ impl Kernel {
         self.restart_counting();
     }
 
-    /// Removes every session, pinhole, data connection and client.
+    /// Removes every session, pinhole, data connection and client; what that counts is forgotten.
     pub fn clear(&mut self) {
+        self.forget_all();
+        self.restart_counting();
+    }
+
+    /// The same, and counted.
+    pub fn forget_all(&mut self) {
         for (key, state) in self.sessions() {
             self.command(&Command { op: op::FORGET, key, session: state.id, ..Command::default() });
         }
@@ -166,6 +172,13 @@ impl Kernel {
     /// Puts a policy and guards in force.
     pub fn set(&mut self, policy: &Policy, guards: &[Guard]) {
         self.plane.apply(policy, guards, FastPath::default()).expect("the policy fits");
+    }
+
+    /// Notes an interface as one that the programs are attached to.
+    pub fn outside(&mut self, ifindex: u32) {
+        let map = self.plane.ebpf_mut().map_mut("OUTSIDE").expect("a table");
+        let mut map = aya::maps::HashMap::<_, u32, u32>::try_from(map).expect("a hash table");
+        map.insert(ifindex, 1, 0).expect("room");
     }
 
     /// The default policy with something changed, beside the default guards.
@@ -281,12 +294,15 @@ impl Kernel {
         assert_eq!(counted, expected, "{what}: counters (left: the kernel's)\n{}", self.dump());
     }
 
-    /// SYNs denied, or that would have been, by port, since the last call.
-    pub fn denied_ports(&mut self) -> BTreeMap<u16, u64> {
+    /// SYNs by port since the last call: denied, and such that would have been.
+    pub fn denied_ports(&mut self) -> BTreeMap<u16, [u64; 2]> {
         let now = self.plane.denied_by_port().expect("denied ports");
         let before = std::mem::replace(&mut self.denied, now);
-        let more = |(p, n): (&u16, &u64)| (*p, n - before.get(p).copied().unwrap_or(0));
-        self.denied.iter().map(more).filter(|(_, n)| *n > 0).collect()
+        let more = |(p, [a, b]): (&u16, &[u64; 2])| {
+            let [c, d] = before.get(p).copied().unwrap_or_default();
+            (*p, [a - c, b - d])
+        };
+        self.denied.iter().map(more).filter(|(_, n)| *n != [0; 2]).collect()
     }
 
     /// What stands in the tables, for the message of a test that fails.

@@ -600,7 +600,7 @@ fn the_kernel_reads_as_the_host_does() {
                 mutate(&mut happenings, m);
             }
             let outcome = compare(k, &mut d, &kernel_policy, range, &happenings, &mut tally.borrow_mut());
-            k.clear();
+            k.forget_all();
             outcome
         });
         if let Err(TestError::Fail(why, input)) = result {
