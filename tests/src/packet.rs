@@ -244,8 +244,12 @@ mod tests {
                 let parsed = SlicedPacket::from_ethernet(&frame).unwrap();
                 assert_eq!(parsed.vlan_ids().len(), packet.tags.len());
                 let ends = match parsed.net.as_ref().unwrap() {
-                    NetSlice::Ipv4(ip) => (IpAddr::V4(ip.header().source_addr()), IpAddr::V4(ip.header().destination_addr())),
-                    NetSlice::Ipv6(ip) => (IpAddr::V6(ip.header().source_addr()), IpAddr::V6(ip.header().destination_addr())),
+                    NetSlice::Ipv4(ip) => {
+                        (IpAddr::V4(ip.header().source_addr()), IpAddr::V4(ip.header().destination_addr()))
+                    }
+                    NetSlice::Ipv6(ip) => {
+                        (IpAddr::V6(ip.header().source_addr()), IpAddr::V6(ip.header().destination_addr()))
+                    }
                     NetSlice::Arp(_) => panic!("ARP"),
                 };
                 assert_eq!(ends, (from.ip(), to.ip()));

@@ -318,9 +318,7 @@ fn observe_lets_everything_pass_and_counts_it() {
 #[test]
 fn headers_in_between_change_nothing() {
     let Some(mut k) = shared() else { return };
-    let v4 = |p: &Packet| {
-        [4, 8, 40].map(|ip_options| Packet { ip_options, ..p.clone() }).to_vec()
-    };
+    let v4 = |p: &Packet| [4, 8, 40].map(|ip_options| Packet { ip_options, ..p.clone() }).to_vec();
     let chains = [
         vec![Extension::HopByHop(0)],
         vec![Extension::HopByHop(3), Extension::Routing(1), Extension::Destination(4)],
