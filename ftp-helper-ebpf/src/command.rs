@@ -39,7 +39,7 @@ pub fn run(ctx: &TcContext) -> i32 {
             None => Outcome::NoSession as u32,
             Some(slot) => match c.op {
                 op::OPEN => open(c, slot, policy),
-                op::CONFIRM => confirm(c),
+                op::CONFIRM => confirm(c, slot),
                 op::REVOKE => revoke(c, slot),
                 op::STANDING => standing(c, slot),
                 op::RESYNC => resync(c, slot),
@@ -97,12 +97,20 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
     Outcome::Done as u32
 }
 
-/// Vouches for a pinhole of the fast path.
-#[inline(always)]
-fn confirm(c: &Command) -> u32 {
-    let Some(p) = PINHOLES.get_ptr_mut(&c.pinhole) else { return Outcome::NoPinhole as u32 };
-    // SAFETY: `p` is a live value of the table, changed under its lock only.
+/// Vouches for the pinhole that the fast path opened for an announcement.
+#[inline(never)]
+fn confirm(c: &Command, slot: *mut SessionSlot) -> u32 {
+    // SAFETY: as in `open`; `p` is a live value of the table, changed under its lock only.
     unsafe {
+        let at = addr_of_mut!((*slot).lock);
+        lock(at);
+        let same = (*slot).state.id == c.session && (*slot).state.pinhole_seq == c.seq;
+        let key = (*slot).state.pinhole;
+        unlock(at);
+        if !same || key.port == 0 {
+            return Outcome::NoPinhole as u32;
+        }
+        let Some(p) = PINHOLES.get_ptr_mut(&key) else { return Outcome::NoPinhole as u32 };
         let at = addr_of_mut!((*p).lock);
         lock(at);
         let same = (*p).state.session == c.session && (*p).state.seq == c.seq;
