@@ -23,8 +23,8 @@ const CEILINGS: [(&str, u32); 6] = [
     ("ftp_ingress", HOOK),
     ("ftp_ingress_l3", HOOK),
 ];
-const HOOK: u32 = 490_000;
-const COMMAND: u32 = 4_000;
+const HOOK: u32 = 195_000;
+const COMMAND: u32 = 3_700;
 
 #[test]
 fn the_verifiers_work_is_bounded() {
