@@ -25,7 +25,7 @@ use ftp_helper_common::{
     counter::Counter,
     key::{HOOK_IN, HOOK_OUT, PinholeKey, SessionKey, TupleKey},
     reason::Reason,
-    state::{FlowState, PinholeState, SessionState},
+    state::{FlowState, Locked, PinholeState, SessionState},
 };
 
 use crate::packet::Packet;
@@ -234,6 +234,20 @@ impl Kernel {
         for ring in [&mut self.events, &mut self.telemetry, &mut self.parked] {
             while ring.next(|r| self.held.push_back(r.to_vec())) {}
         }
+    }
+
+    /// Frees the ring buffers and keeps nothing of them.
+    pub fn discard(&mut self) {
+        for ring in [&mut self.events, &mut self.telemetry, &mut self.parked] {
+            while ring.next(|_| ()) {}
+        }
+    }
+
+    /// Writes a session's entry past the programs: for benchmarks only.
+    pub fn write_session(&mut self, key: &SessionKey, state: SessionState) {
+        let map = self.plane.ebpf_mut().map_mut("SESSIONS").expect("a table");
+        let mut map = aya::maps::HashMap::<_, SessionKey, Locked<SessionState>>::try_from(map).expect("a hash table");
+        map.insert(key, Locked { state, lock: 0, pad: 0 }, 0).expect("room");
     }
 
     /// One session.
