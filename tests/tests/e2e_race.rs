@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ftp_helper::api::Status;
 use ftp_helper::lab::{
     Host, Lab, LabOptions, require_root,
     servers::{DIRECTORY, DOWNLOAD, Server, ServerKind, ServerOptions},
@@ -16,7 +17,7 @@ use ftp_helper::lab::{
 use ftp_helper_tests::{
     responder::{CONTENT, Responder},
     spinner::{Cut, Mode, Spinner, Taken, quantile, syn_retransmissions},
-    warden::{Warden, WardenOptions, counter, engine, full},
+    warden::{PATIENCE, Warden, WardenOptions, counter, engine, full, within},
 };
 
 /// Whom a client talks to, and what it fetches there.
@@ -89,7 +90,14 @@ fn nothing_is_lost(lab: &Lab, warden: &Warden, what: &str, aim: &Aim, n: usize, 
         })
     });
     let took = begun.elapsed();
-    let after = warden.status().unwrap();
+    // The daemon reads what the kernel has judged at its leisure.
+    let mut after = warden.status().unwrap();
+    let read = |s: &Status| engine(s, "announcements") - engine(&before, "announcements") == n as u64;
+    let all = within(PATIENCE, || {
+        after = warden.status()?;
+        Ok(read(&after))
+    });
+    assert!(all.unwrap(), "{what}: {} of {n} announcements read", engine(&after, "announcements"));
     let connects: Vec<_> = taken.iter().map(|t| t.connect).collect();
     let denied = counter(&after, "syn_denied") - counter(&before, "syn_denied");
     let again = syn_retransmissions(lab.client()).unwrap() - syns;
@@ -102,7 +110,6 @@ fn nothing_is_lost(lab: &Lab, warden: &Warden, what: &str, aim: &Aim, n: usize, 
         quantile(&connects, 0.99),
     );
     assert_eq!((denied, again), (0, 0), "{what}: SYNs were lost");
-    assert_eq!(announced, n as u64, "{what}: the daemon has read every announcement");
     assert!(fast * 1000 >= announced * 999, "{what}: the fast path took {fast} of {announced}");
     assert_eq!(engine(&after, "divergences"), 0);
 }
@@ -153,18 +160,26 @@ fn user_space_alone_loses_the_race() {
     let warden = Warden::start(&lab, &options).unwrap();
     let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
     let aim = Aim::responder(&responder);
-    let n = if full() { 1_000 } else { 200_u64 };
-    let came = aim.session(lab.client(), |spinner| {
-        // A SYN that is lost is not waited for: the next announcement replaces this one.
-        spinner.connect_limit = Duration::from_millis(200);
-        Ok((0..n).filter(|_| spinner.fetch(Mode::Pasv, &aim.path, aim.size).is_ok()).count())
-    });
+    let n = if full() { 1_000 } else { 150_u64 };
+    let mut all = 0;
+    for busy in [false, true] {
+        let before = counter(&warden.status().unwrap(), "syn_denied");
+        let came = with_busy_cores(busy, || {
+            aim.session(lab.client(), |spinner| {
+                // A SYN that is lost is not waited for: the next announcement replaces this one.
+                spinner.connect_limit = Duration::from_millis(200);
+                Ok((0..n).filter(|_| spinner.fetch(Mode::Pasv, &aim.path, aim.size).is_ok()).count())
+            })
+        });
+        let denied = counter(&warden.status().unwrap(), "syn_denied") - before;
+        let load = if busy { "all cores busy" } else { "idle" };
+        println!("user space alone, {load}: {denied} of {n} first SYNs denied, {came} transfers came through");
+        all += denied;
+    }
     let status = warden.status().unwrap();
-    let denied = counter(&status, "syn_denied");
-    println!("user space alone: {denied} of {n} first SYNs denied, {came} transfers came through");
     assert_eq!(engine(&status, "taken_by_fast_path"), 0);
     assert_eq!(counter(&status, "syn_parked"), 0);
-    assert!(denied * 20 >= n, "only {denied} of {n} SYNs were lost: the client is too slow to prove anything");
+    assert!(all * 20 >= 2 * n, "only {all} of {} SYNs were lost: the client is too slow to prove anything", 2 * n);
     responder.stop(lab.server());
 }
 

@@ -5,6 +5,7 @@
 //! `snapshot`.
 
 mod attach;
+mod checksum;
 mod interfaces;
 mod load;
 mod netlink;
