@@ -20,7 +20,7 @@ use crate::{
     programs::{DROP, PASS},
     record, rules,
     scratch::{self, OF_HOOKS, Scratch},
-    util::{count, count_reason, lock, now, unlock},
+    util::{copy, count, count_reason, lock, now, unlock, zero},
 };
 
 const NO_EXIST: u64 = 1;
@@ -117,7 +117,7 @@ fn advance(view: &View, s: *mut Scratch, f: *mut FlowSlot, hook: u8) -> u8 {
                 }
             }
         }
-        (*s).flow = *st;
+        copy(st, addr_of_mut!((*s).flow));
         unlock(at);
         how
     }
@@ -183,7 +183,7 @@ fn answered(view: &View, s: *mut Scratch, hook: u8) -> i32 {
         }
         (*flow).start = time;
         (*flow).last = time;
-        (*flow).bytes = [0; 2];
+        zero(addr_of_mut!((*flow).bytes));
         (*flow).isn = [isn, view.seq];
         (*flow).fins = 0;
         (*flow).hook = hook ^ 1;

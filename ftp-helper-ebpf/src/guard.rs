@@ -28,7 +28,7 @@ use crate::{
     record,
     rules::{self, net},
     scratch::{self, OF_HOOKS, Scratch, launder},
-    util::{count, count_code, increment, lock, now, unlock},
+    util::{count, count_code, increment, lock, now, unlock, zero},
     watch,
 };
 
@@ -134,11 +134,9 @@ fn deny(ctx: &TcContext, view: &View, s: *mut Scratch, hook: u8, reason: u16) ->
         (*syn).ifindex = record::ifindex(ctx);
         (*syn).time = now();
         (*syn).key = (*s).ends;
+        // The rest describes a parked frame.
+        zero(addr_of_mut!((*syn).reason).cast::<[u32; 3]>());
         (*syn).reason = reason;
-        (*syn).frame_len = 0;
-        (*syn).vlan = 0;
-        (*syn).ethertype = 0;
-        (*syn).pad2 = 0;
         &*syn
     };
     record::denied(syn);
@@ -197,6 +195,7 @@ fn park(ctx: &TcContext, view: &View, s: *mut Scratch) {
 }
 
 const FORCE_WAKEUP: u64 = 2;
+const _: () = assert!(core::mem::offset_of!(SynRecord, reason) + 12 == size_of::<SynRecord>());
 const _: () = assert!(size_of::<SynRecord>() + MAX_PARKED_FRAME <= size_of::<Scratch>());
 
 /// Whether the daemon has sent this packet to be turned round.

@@ -9,13 +9,13 @@ use ftp_helper_common::{
     counter::Counter,
     key::PinholeKey,
     policy::KernelPolicy,
-    state::{ClientState, PinholeState, pending},
+    state::{PinholeState, pending},
 };
 
 use crate::{
     maps::{CLIENTS, ClientSlot, PINHOLES, PinholeSlot},
     scratch::Scratch,
-    util::{count, lock, now, unlock},
+    util::{count, lock, now, unlock, zero},
 };
 
 const NO_EXIST: u64 = 1;
@@ -106,9 +106,14 @@ fn client_of(key: &PinholeKey, mode: u8) -> Addr {
 #[inline(always)]
 fn take(client: &Addr, limit: u32) -> u32 {
     if CLIENTS.get_ptr(client).is_none() {
-        let slot = ClientSlot { state: ClientState { pinholes: 0, dead: 0 }, lock: bpf_spin_lock { val: 0 }, pad: 0 };
+        let mut slot = core::mem::MaybeUninit::<ClientSlot>::uninit();
+        // SAFETY: integers, aligned to four bytes.
+        let slot = unsafe {
+            zero(slot.as_mut_ptr());
+            slot.assume_init_ref()
+        };
         // Another CPU may be faster: then its entry is as good. A full table shows in the look-up below.
-        let _ = CLIENTS.insert(client, &slot, NO_EXIST);
+        let _ = CLIENTS.insert(client, slot, NO_EXIST);
     }
     let Some(c) = CLIENTS.get_ptr_mut(client) else { return Outcome::Full as u32 };
     // SAFETY: `c` is a live value of the table; the lock serialises with the other writers.

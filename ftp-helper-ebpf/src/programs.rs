@@ -61,11 +61,13 @@ pub fn ftp_empty(_ctx: TcContext) -> i32 {
 /// `LINK` is the length of the link-layer header.
 #[inline(always)]
 fn hook<const LINK: u32>(ctx: &TcContext, hook: u8) -> i32 {
-    let mut view = packet::View::EMPTY;
-    match packet::view::<LINK>(ctx, &mut view) {
+    let mut view = packet::View::place();
+    // SAFETY: integers and booleans; whoever reads one of them reads what `view` has set.
+    let view = unsafe { &mut *view.as_mut_ptr() };
+    match packet::view::<LINK>(ctx, view) {
         Kind::Other => return PASS,
-        Kind::Fragment => return guard::fragment(ctx, &view, hook, Reason::Fragment as u16),
-        Kind::Unreadable => return guard::fragment(ctx, &view, hook, Reason::UnreadableHeaders as u16),
+        Kind::Fragment => return guard::fragment(ctx, view, hook, Reason::Fragment as u16),
+        Kind::Unreadable => return guard::fragment(ctx, view, hook, Reason::UnreadableHeaders as u16),
         Kind::Tcp => {}
     }
     let to_control = rules::is_control(view.destination_port);
@@ -74,17 +76,17 @@ fn hook<const LINK: u32>(ctx: &TcContext, hook: u8) -> i32 {
         if to_control && from_control {
             return watch::ambiguous();
         }
-        return watch::watch(ctx, &view, if to_control { CLIENT } else { SERVER }, hook);
+        return watch::watch(ctx, view, if to_control { CLIENT } else { SERVER }, hook);
     }
     if view.flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0 {
         // Bulk data: a look-up once in a mebibyte of sequence space.
         if view.len == 0 || (view.seq ^ view.seq.wrapping_add(view.len)) >> 20 == 0 {
             return PASS;
         }
-        return flow::flow(ctx, &view, hook);
+        return flow::flow(ctx, view, hook);
     }
     if view.flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
-        return guard::guard(ctx, &view, hook);
+        return guard::guard(ctx, view, hook);
     }
-    flow::flow(ctx, &view, hook)
+    flow::flow(ctx, view, hook)
 }

@@ -67,8 +67,8 @@ pub fn describe(s: *mut Scratch, ctx: &TcContext, view: &View, side: u8, hook: u
         (*r).pending = (*s).state.pending;
         (*r).unanswered = (*s).state.unanswered;
         (*r).endpoint = if side == CLIENT { (*s).key.client } else { (*s).key.server };
-        (*r).client_hook = (*s).state.client_hook;
-        (*r).pad = [0; 7];
+        // With the padding behind it.
+        addr_of_mut!((*r).client_hook).cast::<u64>().write((*s).state.client_hook as u64);
     }
 }
 
@@ -215,4 +215,5 @@ fn wake(which: u32, urgent: bool) -> u64 {
     FORCE_WAKEUP
 }
 
+const _: () = assert!(core::mem::offset_of!(SegmentRecord, client_hook) + 8 == HEADER && HEADER % 8 == 0);
 const _: () = assert!(core::mem::offset_of!(Scratch, record) == 0 && core::mem::offset_of!(Scratch, buffer) == HEADER);

@@ -79,6 +79,33 @@ pub unsafe fn unlock(lock: *mut bpf_spin_lock) {
     unsafe { bpf_spin_unlock(lock) };
 }
 
+/// Sets a value to zeros, word by word. Written as an assignment it becomes a call of `memset`, which LLVM does not
+/// expand for this target: a loop over single bytes, paid for by the verifier as well.
+///
+/// # Safety
+/// `p` must be writable and aligned to four bytes, zeros a value of `T`, and its size a multiple of four.
+#[inline(always)]
+pub unsafe fn zero<T>(p: *mut T) {
+    const { assert!(size_of::<T>() % 4 == 0) };
+    let mut i = 0;
+    while i < size_of::<T>() / 4 {
+        // SAFETY: the caller's promise. Volatile, or LLVM makes the call of it again.
+        unsafe { p.cast::<u32>().add(i).write_volatile(0) };
+        i += 1;
+    }
+}
+
+/// Copies a value between two places that do not overlap. An assignment through pointers may overlap for all that LLVM
+/// knows, and becomes a call of `memmove`, with the same loop.
+///
+/// # Safety
+/// `from` must be readable and `to` writable, both aligned, and one must not overlap the other.
+#[inline(always)]
+pub unsafe fn copy<T: Copy>(from: *const T, to: *mut T) {
+    // SAFETY: the caller's promise.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, 1) };
+}
+
 /// Adds one to a shared counter, atomically (the target has no atomics in `core`).
 ///
 /// # Safety

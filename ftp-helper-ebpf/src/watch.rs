@@ -28,7 +28,7 @@ use crate::{
     record,
     rules::{self, InTables},
     scratch::{self, InScratch, OF_HOOKS, Scratch},
-    util::{count, count_reason, lock, now, unlock},
+    util::{copy, count, count_reason, lock, now, unlock, zero},
 };
 
 const ANY: u64 = 0;
@@ -163,7 +163,7 @@ fn begin(ctx: &TcContext, view: &View, hook: u8, s: *mut Scratch, policy: &Kerne
     unsafe {
         let time = bpf_ktime_get_ns();
         let n = addr_of_mut!((*s).state);
-        n.cast::<[u64; size_of::<SessionState>() / 8]>().write([0; size_of::<SessionState>() / 8]);
+        zero(n);
         // A CPU begins no two sessions within a microsecond.
         (*n).id = time & !0x3ff | (bpf_get_smp_processor_id() as u64 & 0x3ff);
         (*n).last = now();
@@ -248,7 +248,7 @@ fn followed(
     unsafe {
         let at = addr_of_mut!((*slot).lock);
         lock(at);
-        (*s).state = (*slot).state;
+        copy(addr_of!((*slot).state), addr_of_mut!((*s).state));
         unlock(at);
         (*s).segment = canon::Segment {
             side,
@@ -431,7 +431,7 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
             (*next).pinhole = opened;
             (*next).pinhole_seq = (*s).segment.seq;
         } else if made.has(bit::REVOKE) {
-            (*next).pinhole = PinholeKey::NONE;
+            zero(addr_of_mut!((*next).pinhole));
         }
         let (id, version) = ((*s).state.id, (*s).state.version);
         let end = (*s).segment.seq.wrapping_add((*s).segment.len);
@@ -441,7 +441,7 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
         lock(at);
         if (*slot).state.id == id {
             if (*slot).state.version == version {
-                (*slot).state = *next;
+                copy(next, addr_of_mut!((*slot).state));
             } else {
                 // Two segments at once, or a command of the daemon: nobody can say in which order. Blind, with both
                 // high-water marks.

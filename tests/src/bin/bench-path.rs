@@ -46,6 +46,9 @@ struct Args {
     /// Rounds; the median is shown.
     #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
+    /// Only the packets with this in their names (and the empty program).
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
     /// Exit with 1 if a figure misses its target.
     #[arg(long)]
     check: bool,
@@ -95,6 +98,14 @@ fn run(args: &Args) -> anyhow::Result<bool> {
         kernel.plane().set_awake(ring, true)?;
     }
     let mut cases = cases(&mut kernel)?;
+    if let Some(text) = &args.only {
+        let mut n = 0;
+        cases.retain(|c| {
+            n += 1;
+            n == 1 || c.name.contains(text.as_str())
+        });
+        ensure!(cases.len() > 1, "no packet has {text:?} in its name");
+    }
     for round in 0..=args.rounds {
         for case in &mut cases {
             let measured = kernel.plane().run_repeatedly(case.program, &case.frame, &[], BATCH);
