@@ -70,11 +70,8 @@ fn every_cut(mode: Mode, v6: bool) {
     let slow = opened.iter().filter(|e| e.by == Some(By::Daemon)).count();
     println!("{mode:?} v6={v6}: {} dialogues, {} pinholes, {slow} of them the daemon's", announced.len(), opened.len());
     assert!(complete.unwrap(), "{} of {} pinholes", opened.len(), announced.len());
-    let opened: Vec<_> = opened
-        .into_iter()
-        .filter_map(|e| e.pinhole)
-        .map(|p| (p.mode, (p.initiator, p.responder), p.port))
-        .collect();
+    let opened: Vec<_> =
+        opened.into_iter().filter_map(|e| e.pinhole).map(|p| (p.mode, (p.initiator, p.responder), p.port)).collect();
     let expected: Vec<_> = announced.iter().map(|&port| (wanted, ends, port)).collect();
     assert_eq!(opened, expected);
     assert!(slow > 0, "nothing was cut");

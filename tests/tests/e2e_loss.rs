@@ -142,7 +142,7 @@ fn under_loss(percent: u32) {
     let responders = responders(&lab);
     let ruleset = lab.directory().join("loss.nft");
     let rules = format!(
-        "table inet loss {{ chain forward {{ type filter hook forward priority 0; numgen random mod 100 < {percent} counter drop; }} }}\n"
+        "table inet loss {{\n chain forward {{\n  type filter hook forward priority 0\n  numgen random mod 100 < {percent} counter drop\n }}\n}}\n"
     );
     std::fs::write(&ruleset, rules).unwrap();
     lab.load_ruleset(Some(&ruleset)).unwrap();
@@ -168,8 +168,9 @@ fn under_loss(percent: u32) {
     );
     // Lines were lost, so sessions went blind; else nothing was tried.
     assert!(counter(&status, "blinded") > 0 && counter(&status, "resynced") > 0);
-    // Seen blind at an end and sighted by the third.
-    assert!(p99 <= 2, "blind at {p99} ends of transfers in a row");
+    // Each end of a transfer is a quiet point, and so is the reply to PASV or PORT between two of them: who is blind at one
+    // end and not at the next was sighted by the third quiet point.
+    assert!(p99 <= 1, "blind at {p99} ends of transfers in a row");
     assert_eq!(engine(&status, "divergences"), 0);
     let standing: BTreeMap<_, _> = status.engine.iter().filter(|(k, _)| k.starts_with("standing.")).collect();
     assert!(standing.is_empty(), "{standing:?}");
