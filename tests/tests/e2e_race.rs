@@ -16,9 +16,20 @@ use ftp_helper::lab::{
 };
 use ftp_helper_tests::{
     responder::{CONTENT, Responder},
-    spinner::{Cut, Mode, Spinner, Taken, quantile, syn_retransmissions},
+    spinner::{Cut, Mode, Spinner, Taken, hurry, quantile, syn_retransmissions},
     warden::{PATIENCE, Warden, WardenOptions, counter, engine, full, within},
 };
+
+/// How a client reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// In a tight loop, and before all others: a real one has a machine of its own.
+    Hurry,
+    /// In a tight loop.
+    Spin,
+    /// As others do: the lab is idle while it waits.
+    Wait,
+}
 
 /// Whom a client talks to, and what it fetches there.
 struct Aim {
@@ -42,9 +53,12 @@ impl Aim {
     }
 
     /// Logs in from a host and does something with the session.
-    fn session<T: Send>(&self, from: &Host, f: impl FnOnce(&mut Spinner) -> anyhow::Result<T> + Send) -> T {
+    fn session<T: Send>(&self, from: &Host, pace: Pace, f: impl FnOnce(&mut Spinner) -> anyhow::Result<T> + Send) -> T {
         let talk = || {
-            let mut spinner = Spinner::connect(self.to, true)?;
+            if pace == Pace::Hurry {
+                hurry()?;
+            }
+            let mut spinner = Spinner::connect(self.to, pace != Pace::Wait)?;
             spinner.login(&self.user, &self.password)?;
             let result = f(&mut spinner)?;
             spinner.ask("QUIT", 221)?;
@@ -83,7 +97,7 @@ fn nothing_is_lost(lab: &Lab, warden: &Warden, what: &str, aim: &Aim, n: usize, 
     let syns = syn_retransmissions(lab.client()).unwrap();
     let begun = Instant::now();
     let taken = with_busy_cores(busy, || {
-        aim.session(lab.client(), |spinner| {
+        aim.session(lab.client(), Pace::Hurry, |spinner| {
             (0..n)
                 .map(|i| spinner.fetch(if i % 2 == 0 { Mode::Pasv } else { Mode::Epsv }, &aim.path, aim.size))
                 .collect::<anyhow::Result<Vec<Taken>>>()
@@ -141,7 +155,12 @@ fn real_servers_are_no_faster_than_the_pinhole() {
     let options = ServerOptions { size: 64, ..ServerOptions::default() };
     let n = if full() { 2_000 } else { 200 };
     for kind in [ServerKind::Vsftpd, ServerKind::Proftpd, ServerKind::Pureftpd, ServerKind::Pyftpdlib] {
-        let server = Server::start(lab.server(), kind, &options).unwrap();
+        let start = || {
+            // What it starts inherits this.
+            hurry().unwrap();
+            Server::start(lab.server(), kind, &options).unwrap()
+        };
+        let server = std::thread::scope(|scope| scope.spawn(start).join()).unwrap();
         let aim = Aim::server(&server, options.size);
         for busy in [false, true] {
             nothing_is_lost(&lab, &warden, kind.name(), &aim, n, busy);
@@ -160,14 +179,14 @@ fn user_space_alone_loses_the_race() {
     let warden = Warden::start(&lab, &options).unwrap();
     let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
     let aim = Aim::responder(&responder);
-    let n = if full() { 1_000 } else { 150_u64 };
+    let n = if full() { 500 } else { 60_u64 };
     let mut all = 0;
     for busy in [false, true] {
         let before = counter(&warden.status().unwrap(), "syn_denied");
         let came = with_busy_cores(busy, || {
-            aim.session(lab.client(), |spinner| {
+            aim.session(lab.client(), Pace::Hurry, |spinner| {
                 // A SYN that is lost is not waited for: the next announcement replaces this one.
-                spinner.connect_limit = Duration::from_millis(200);
+                spinner.connect_limit = Duration::from_millis(100);
                 Ok((0..n).filter(|_| spinner.fetch(Mode::Pasv, &aim.path, aim.size).is_ok()).count())
             })
         });
@@ -201,7 +220,8 @@ fn the_slow_way_costs_milliseconds_and_not_a_second() {
     let inward = |site: &'static str, cut: Cut, mode: Mode| {
         // What an earlier round left is not of this one.
         drop(responder.connects());
-        let taken = aim.session(lab.client(), |spinner| {
+        let pace = if matches!(mode, Mode::Pasv | Mode::Epsv) { Pace::Spin } else { Pace::Wait };
+        let taken = aim.session(lab.client(), pace, |spinner| {
             spinner.ask(site, 200)?;
             spinner.cut = cut;
             (0..n).map(|_| spinner.fetch(mode, &aim.path, aim.size)).collect::<anyhow::Result<Vec<Taken>>>()
