@@ -154,11 +154,11 @@ fn fill(ctx: &TcContext, view: &mut View, offset: u8, l3: u32, ip: u32, total: u
     let header = (offset >> 4) as u32 * 4;
     let total = if total == 0 { ctx.len().wrapping_sub(l3) } else { total };
     let headers = ip + header;
+    view.l3 = l3;
     if header < 20 || headers > total {
         // No receiver takes it (RFC 9293 section 3.1).
         return Kind::Unreadable;
     }
-    view.l3 = l3;
     view.payload = l3 + headers;
     view.len = total - headers;
     Kind::Tcp

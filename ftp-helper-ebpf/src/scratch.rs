@@ -111,8 +111,7 @@ impl Text for InScratch {
 
     #[inline(always)]
     fn each_line(self, max: u32) {
-        // SAFETY: the callback has the signature that the helper calls, and takes no context.
-        unsafe { bpf_loop(max, read_one_line as *mut c_void, core::ptr::null_mut(), 0) };
+        ftp_each_line(max);
     }
 
     #[inline(always)]
@@ -164,6 +163,14 @@ global! {
     fn ftp_read_229(at) -> u32 => |s| canon::read_229(InScratch(s), at);
     fn ftp_read_port() -> u32 => |s| canon::read_port(InScratch(s), &*addr_of!((*s).key.client));
     fn ftp_read_eprt() -> u32 => |s| canon::read_eprt(InScratch(s), &*addr_of!((*s).key.client));
+}
+
+/// Runs [`read_one_line`] for each line of the segment.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ftp_each_line(max: u32) -> u32 {
+    // SAFETY: the callback has the signature that the helper calls, and takes no context.
+    unsafe { bpf_loop(max, read_one_line as *mut c_void, core::ptr::null_mut(), 0) as u32 }
 }
 
 /// Verified once, run once a line.

@@ -1,3 +1,9 @@
 //! What the end-to-end tests share.
 
+pub mod dialogue;
 pub mod gateway;
+pub mod packet;
+pub mod responder;
+pub mod spinner;
+pub mod testrun;
+pub mod warden;

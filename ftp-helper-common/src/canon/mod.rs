@@ -76,7 +76,9 @@ pub fn judge<T: Text, R: Rules>(
     // A long segment has no hash; sent again, it blinds.
     let scanned = if segment.len <= LINE_MAX { text.scan_line(segment.len) } else { 0 };
     let (printable, hash) = (scanned & 1 != 0, scanned & !1);
-    let judgement = |made: Made| Judgement { made: Made(made.0 | ends), hash };
+    // What is announced together with the end of the stream would have to be taken back at once (rule 5).
+    let opens = if ends == 0 { !0 } else { !bit::OPEN };
+    let judgement = |made: Made| Judgement { made: Made(made.0 & opens | ends), hash };
     if state.flags & (flag::BLIND | flag::BARRED) != 0 {
         // The hash is kept up, so that the last segment sent again does not blind a session that was just resynced.
         return judgement(Made::NOTHING);

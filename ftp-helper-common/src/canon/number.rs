@@ -176,6 +176,9 @@ fn colons<T: Text>(t: T, at: u32, d: u8, own: &Addr) -> u32 {
     }
     let mut i = 0u32;
     while i < 8 {
+        // Read anew each time, so that what one round has shown does not multiply the next round's states.
+        let gap = t.get(slot::GAP);
+        let groups = t.get(slot::GROUPS);
         let want = (own.0[2 * i as usize] as u32) << 8 | own.0[2 * i as usize + 1] as u32;
         // Groups before the gap count from the front, those behind it from the back.
         let have = if gap == 0 || i + 1 < gap {

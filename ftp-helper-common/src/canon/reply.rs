@@ -126,7 +126,8 @@ pub fn read_line<T: Text>(t: T) -> bool {
 /// the first digit begins it, with or without parentheses).
 #[inline(always)]
 pub fn read_227<T: Text>(t: T, at: u32, own: &Addr) -> u32 {
-    let begin = find(t, at + 4, false);
+    // From the separator on: where it is the CR, what follows is no part of this segment.
+    let begin = find(t, at + 3, false);
     if t.at(begin) == b'\r' {
         return 0;
     }
@@ -140,7 +141,7 @@ pub fn read_227<T: Text>(t: T, at: u32, own: &Addr) -> u32 {
 /// The port in the 229 at `at` if it holds exactly one, or 0 (RFC 2428 section 3).
 #[inline(always)]
 pub fn read_229<T: Text>(t: T, at: u32) -> u32 {
-    let begin = find(t, at + 4, true);
+    let begin = find(t, at + 3, true);
     if t.at(begin) == b'\r' {
         return 0;
     }
@@ -255,6 +256,16 @@ mod tests {
         for bad in ["|||50069|", "((|||1|)|||50069|)", "(foo) (|||50069|)", "(|||50069|) (x)", ""] {
             assert_eq!(epsv(bad), 0, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_bare_code_announces_nothing_whatever_lay_in_memory_before() {
+        let me: Addr = "198.51.100.5".parse::<IpAddr>().unwrap().into();
+        let stale = |s: &str| format!("{s}\r\n\0 (198,51,100,5,195,149)\r\n(|||50069|)\r\n");
+        assert_eq!(read_227(HostText::new(stale("227").as_bytes()).handle(), 0, &me), 0);
+        assert_eq!(read_229(HostText::new(stale("229").as_bytes()).handle(), 0), 0);
+        assert_eq!(read_227(HostText::new(stale("227 ").as_bytes()).handle(), 0, &me), 0);
+        assert_eq!(read_229(HostText::new(stale("229 ").as_bytes()).handle(), 0), 0);
     }
 
     #[test]

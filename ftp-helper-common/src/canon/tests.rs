@@ -216,6 +216,22 @@ fn every_cut_of_an_announcement_blinds_or_opens_whole() {
 }
 
 #[test]
+fn an_announcement_with_the_end_of_the_stream_opens_nothing() {
+    for flags in [tcp::FIN | tcp::ACK, tcp::RST | tcp::ACK] {
+        let mut p = Pair::new(HOOK_IN);
+        p.login();
+        p.client("PASV\r\n");
+        let text = "227 Entering Passive Mode (198,51,100,5,195,149)\r\n";
+        let segment =
+            Segment { side: SERVER, flags, fragment: false, seq: p.next[1], ack: p.next[0], len: text.len() as u32 };
+        let rules = HostRules { denied: &[], range: (0, 65535) };
+        let (j, opened) = p.machine.feed(&segment, text.as_bytes(), &p.policy, rules);
+        assert_eq!(opened, None);
+        assert!(j.made.has(bit::REVOKE | bit::ANSWERED), "{:?}", j.made);
+    }
+}
+
+#[test]
 fn ends_of_the_stream() {
     let mut p = Pair::new(HOOK_IN);
     p.login();

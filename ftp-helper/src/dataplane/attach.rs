@@ -8,7 +8,7 @@ use aya::{
     programs::{
         LinkOrder, TcAttachType,
         links::{FdLink, PinnedLink},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     },
 };
 
@@ -189,8 +189,7 @@ impl Dataplane {
                 Some(pins) => pins.mark(&qdisc_mark(name)),
                 None => Ok(()),
             },
-            // The kernel says EEXIST; what matters is whether a filter can be added, and that is tried next.
-            Err(e) if format!("{e:?}").contains("17") => Ok(()),
+            Err(TcError::NetlinkError(e)) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
             Err(e) => Err(e).with_context(|| format!("can't add the clsact qdisc to {name}")),
         }
     }

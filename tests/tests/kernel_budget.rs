@@ -1,0 +1,88 @@
+//! What the programs cost the verifier, and that diagnostics cost nothing while they are off.
+
+use std::sync::{Arc, Mutex};
+
+use aya_log::EbpfLogger;
+use ftp_helper::{
+    dataplane::{Options, verified_instructions},
+    lab,
+};
+use ftp_helper_common::key::HOOK_IN;
+use ftp_helper_tests::{
+    packet::Packet,
+    testrun::{Kernel, Verdict, at, hosts, options},
+};
+
+/// Instructions that the verifier may look at for one program: a quarter above what it takes today on Linux 6.18. The
+/// kernel's own limit is 1,000,000, and older kernels prune less. What a compiler update blows up shows here.
+const CEILINGS: [(&str, u32); 6] = [
+    ("ftp_command", COMMAND),
+    ("ftp_egress", HOOK),
+    ("ftp_egress_l3", HOOK),
+    ("ftp_empty", 2),
+    ("ftp_ingress", HOOK),
+    ("ftp_ingress_l3", HOOK),
+];
+const HOOK: u32 = 490_000;
+const COMMAND: u32 = 4_000;
+
+#[test]
+fn the_verifiers_work_is_bounded() {
+    if !lab::require_root() {
+        return;
+    }
+    let counts = verified_instructions().expect("the object loads");
+    println!("{counts:?}");
+    let names: Vec<_> = counts.iter().map(|(n, _)| n.as_str()).collect();
+    assert_eq!(names, CEILINGS.map(|(n, _)| n), "a program without a ceiling");
+    for ((name, count), (_, ceiling)) in counts.iter().zip(CEILINGS) {
+        assert!((1..=ceiling).contains(count), "{name}: {count} instructions verified, {ceiling} allowed");
+    }
+}
+
+#[test]
+fn diagnostics_are_off_and_free_unless_asked_for() {
+    if !lab::require_root() {
+        return;
+    }
+    assert_eq!(Options::default().log_level, 0);
+    let mut quiet = Kernel::load(&options());
+    let mut loud = Kernel::load(&Options { log_level: 5, ..options() });
+    let cost = |k: &mut Kernel| {
+        let program = k.plane().ebpf_mut().program("ftp_ingress").expect("a program");
+        program.info().expect("its description").verified_instruction_count().expect("Linux 5.16")
+    };
+    let (off, on) = (cost(&mut quiet), cost(&mut loud));
+    assert!(off < on, "{off} instructions with diagnostics off, {on} with them on");
+    assert_eq!(lines(&mut quiet), [""; 0]);
+    let lines = lines(&mut loud);
+    assert!(lines.iter().any(|l| l.contains("SYN to port 50069 denied")), "{lines:?}");
+}
+
+/// What a denied SYN makes the programs say.
+fn lines(k: &mut Kernel) -> Vec<String> {
+    let heard = Heard::default();
+    let mut logger = EbpfLogger::init_with_logger(k.plane().ebpf_mut(), heard.clone()).expect("the log's ring buffer");
+    let (client, server) = hosts(false);
+    let syn = Packet::syn(at(client, 40000), at(server, 50069), 1);
+    assert_eq!(k.send(HOOK_IN, &syn), Verdict::Drop);
+    logger.flush();
+    let lines = heard.0.lock().expect("no other thread");
+    lines.clone()
+}
+
+/// A logger that remembers.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<String>>>);
+
+impl log::Log for Heard {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().expect("no other thread").push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}

@@ -1,0 +1,733 @@
+//! Control connections: when a session begins and ends, what the daemon's commands change, and what happens when nobody
+//! reads the records. Every step is compared with all counters.
+
+use std::collections::BTreeMap;
+
+use ftp_helper::{
+    dataplane::{FastPath, Options},
+    engine::{
+        Record,
+        policy::{Mode, OnDaemonLoss},
+    },
+    lab,
+};
+use ftp_helper_common::{
+    canon::{Made, bit},
+    command::{Command, Outcome, op},
+    key::{CLIENT, FlowKey, HOOK_IN, HOOK_OUT, PinholeKey, SERVER},
+    reason::Reason,
+    record::{SynRecord, kind},
+    state::{flag, pending, pinhole_flag},
+    tcp,
+};
+use ftp_helper_tests::{
+    dialogue::{Data, Dialogue, PORT, every_kind},
+    packet::Packet,
+    testrun::{self, Kernel, Verdict, at, guards, other, parse, policy, shared},
+};
+
+const SOURCE: u16 = 45678;
+/// What one segment that the kernel judges counts.
+const JUDGED: &[(&str, u64)] = &[("control_judged", 1), ("control_segments", 1), ("records", 1)];
+const HALF: &[(&str, u64)] = &[("half_open", 1)];
+const BEGUN: &[(&str, u64)] = &[("records", 1), ("sessions", 1)];
+
+/// Sends a packet of a side; it passes and moves these counters only.
+#[track_caller]
+fn pass(k: &mut Kernel, d: &Dialogue, side: u8, packet: &Packet, moved: &[(&'static str, u64)], what: &str) {
+    check(k, d, side, packet, Verdict::Pass, moved, what);
+}
+
+#[track_caller]
+fn check(
+    k: &mut Kernel,
+    d: &Dialogue,
+    side: u8,
+    packet: &Packet,
+    verdict: Verdict,
+    moved: &[(&'static str, u64)],
+    what: &str,
+) {
+    assert_eq!(k.send(d.hook_of(side), packet), verdict, "{what}: {packet:?}\n{}", k.dump());
+    k.expect(what, moved);
+}
+
+#[test]
+fn a_session_begins_with_the_clients_ack() {
+    let Some(mut k) = shared() else { return };
+    for (hook, v6) in every_kind() {
+        let mut d = Dialogue::new(hook, v6);
+        let k = &mut *k;
+        let ack = d.segment(CLIENT, b"");
+        pass(k, &d, CLIENT, &d.syn(), &[], "SYN");
+        pass(k, &d, CLIENT, &ack, &[], "an ACK of nothing");
+        pass(k, &d, SERVER, &d.syn_ack(), HALF, "SYN-ACK");
+        pass(k, &d, SERVER, &d.syn_ack(), HALF, "the same SYN-ACK again changes nothing");
+        assert!(k.sessions().is_empty());
+        let unfit = [
+            Packet { ack: ack.ack.wrapping_add(1), ..ack.clone() },
+            Packet { seq: ack.seq.wrapping_sub(1), ..ack.clone() },
+            Packet { seq: ack.seq.wrapping_add(1), ..ack.clone() },
+        ];
+        for p in &unfit {
+            pass(k, &d, CLIENT, p, &[], "an ACK that does not fit");
+        }
+        // The right ACK by the wrong hook.
+        assert_eq!(k.send(other(hook), &ack), Verdict::Pass);
+        k.expect("the other hook", &[]);
+        assert!(k.sessions().is_empty());
+        let _ = k.records();
+        pass(k, &d, CLIENT, &ack, BEGUN, "the client's ACK");
+        let raw = k.records();
+        let Record::Session(told) = parse(&raw[0]) else { panic!("{raw:?}") };
+        assert_eq!((told.key, told.start, told.client_hook), (d.key(), d.start, hook));
+        let state = d.state(k);
+        assert_eq!((state.next, state.start, state.client_hook), (d.start, d.start, hook));
+        assert_eq!((state.unanswered, state.pending, state.flags), (1, pending::GREETING, 0));
+        assert_eq!(told.session, state.id);
+        pass(k, &d, CLIENT, &ack, &[], "and again");
+        // A SYN-ACK for a live session is ignored.
+        pass(k, &d, SERVER, &Packet { seq: 1, ..d.syn_ack() }, &[], "SYN-ACK in a session");
+        d.server(k, "220 ready");
+        k.expect("greeting", JUDGED);
+        k.clear();
+    }
+}
+
+#[test]
+fn a_session_may_begin_with_data() {
+    let Some(mut k) = shared() else { return };
+    let d = Dialogue::new(HOOK_IN, false);
+    pass(&mut k, &d, CLIENT, &d.syn(), &[], "SYN");
+    pass(&mut k, &d, SERVER, &d.syn_ack(), HALF, "SYN-ACK");
+    let first = d.segment(CLIENT, b"USER me\r\n");
+    let moved = [
+        ("blinded", 1),
+        ("control_segments", 1),
+        ("pipelined", 1),
+        ("records", 2),
+        ("sessions", 1),
+    ];
+    pass(&mut k, &d, CLIENT, &first, &moved, "data on the ACK, before the greeting");
+    assert_eq!(d.state(&k).next[0], d.start[0].wrapping_add(9));
+}
+
+#[test]
+fn a_connection_that_was_there_before_is_told_once() {
+    let Some(mut k) = shared() else { return };
+    for (hook, v6) in every_kind() {
+        let d = Dialogue::new(hook, v6);
+        pass(&mut k, &d, CLIENT, &d.segment(CLIENT, b""), &[], "a bare ACK says nothing");
+        let _ = k.records();
+        pass(&mut k, &d, SERVER, &d.segment(SERVER, b"227 x\r\n"), &[("midstream", 1)], "midstream");
+        let raw = k.records();
+        let Record::Stray(told) = parse(&raw[0]) else { panic!("{raw:?}") };
+        assert_eq!((told.reason, told.key), (Reason::Midstream as u16, d.key()));
+        for side in [CLIENT, SERVER] {
+            pass(&mut k, &d, side, &d.segment(side, b"PASV\r\n"), &[], "told once");
+        }
+        let fin = Packet { flags: tcp::FIN | tcp::ACK, ..d.segment(CLIENT, b"") };
+        pass(&mut k, &d, CLIENT, &fin, &[], "its end");
+        assert!(k.sessions().is_empty() && k.pinholes().is_empty());
+    }
+}
+
+#[test]
+fn packets_between_two_control_ports_belong_to_nobody() {
+    let Some(mut k) = shared() else { return };
+    let mut d = Dialogue::new(HOOK_IN, false);
+    d.client.set_port(21);
+    pass(&mut k, &d, CLIENT, &d.syn(), &[("both_control_ports", 1)], "SYN");
+    pass(&mut k, &d, SERVER, &d.syn_ack(), &[("both_control_ports", 1)], "SYN-ACK");
+    assert!(k.sessions().is_empty());
+}
+
+#[test]
+fn a_syn_with_data_is_not_followed() {
+    let Some(mut k) = shared() else { return };
+    let mut d = Dialogue::new(HOOK_IN, false);
+    pass(&mut k, &d, CLIENT, &d.syn().with("USER me\r\n"), &[], "SYN with data");
+    pass(&mut k, &d, SERVER, &d.syn_ack(), HALF, "SYN-ACK");
+    pass(&mut k, &d, CLIENT, &d.segment(CLIENT, b""), &[("data_in_syn", 1)], "ACK");
+    assert!(k.sessions().is_empty());
+    d.say(&mut k, SERVER, b"220 ready\r\n");
+    k.expect("told already", &[]);
+}
+
+#[test]
+fn a_packet_by_the_wrong_hook_is_dropped() {
+    let Some(mut k) = shared() else { return };
+    for (hook, v6) in every_kind() {
+        let mut d = Dialogue::ready(&mut k, hook, v6);
+        let before = d.state(&k);
+        for side in [CLIENT, SERVER] {
+            let forged = d.segment(side, b"227 x\r\n");
+            assert_eq!(k.send(other(d.hook_of(side)), &forged), Verdict::Drop);
+            k.expect("forged", &[("control_dropped", 1), ("wrong_hook", 1)]);
+        }
+        assert_eq!(d.state(&k), before);
+        k.policy(|p| p.mode = Mode::Observe);
+        assert_eq!(k.send(other(hook), &d.segment(CLIENT, b"NOOP\r\n")), Verdict::Pass);
+        k.expect("observed", &[("control_dropped", 1), ("wrong_hook", 1)]);
+        assert_eq!(d.state(&k), before);
+        k.set(&policy(), &guards());
+        d.client(&mut k, "NOOP");
+        k.expect("the true one", JUDGED);
+        // A fragment of a control connection is not read, and does not pass.
+        if !v6 {
+            let fragment = Packet { fragment: Some((0, true)), ..d.segment(SERVER, b"200 ok\r\n") };
+            let moved = [("control_dropped", 1), ("fragment", 1)];
+            check(&mut k, &d, SERVER, &fragment, Verdict::Drop, &moved, "fragment");
+        }
+        k.clear();
+    }
+}
+
+#[test]
+fn the_end_of_the_control_connection_revokes() {
+    let Some(mut k) = shared() else { return };
+    for (hook, v6) in every_kind() {
+        for (side, flags) in [(CLIENT, tcp::FIN), (SERVER, tcp::FIN), (CLIENT, tcp::RST), (SERVER, tcp::RST)] {
+            let mut d = Dialogue::ready(&mut k, hook, v6);
+            d.open_passive(&mut k, PORT);
+            k.restart_counting();
+            let end = Packet { flags: tcp::ACK | flags, ..d.segment(side, b"") };
+            // Not at exactly the next number: a reset that somebody guesses ends nothing (RFC 5961).
+            let off = Packet { seq: end.seq.wrapping_add(1), ..end.clone() };
+            pass(&mut k, &d, side, &off, &[("control_segments", 1), ("records", 1)], "off by one");
+            assert_eq!(k.pinholes().len(), 1);
+            let moved = [("control_segments", 1), ("records", 1), ("revoked", 1)];
+            pass(&mut k, &d, side, &end, &moved, "the end");
+            assert!(k.pinholes().is_empty());
+            assert_ne!(d.state(&k).flags & flag::CLOSING, 0);
+            assert_eq!(k.held_by(d.client.ip()), 0);
+            // Nothing opens after it.
+            let key = PinholeKey { initiator: d.client.ip().into(), responder: d.server.ip().into(), port: PORT, hook, pad: 0 };
+            assert_eq!(d.command(&k, op::OPEN, |c| (c.pinhole, c.mode) = (key, pending::PASV)), Outcome::Barred);
+            assert_eq!(d.command(&k, op::RESYNC, |_| ()), Outcome::Barred);
+            // The same ports may begin anew.
+            let mut next = Dialogue { start: [5, 7], next: [5, 7], ..d.clone() };
+            let old = d.state(&k).id;
+            next.connect(&mut k);
+            assert_ne!(next.state(&k).id, old);
+            next.login(&mut k);
+            next.open_passive(&mut k, PORT);
+            k.clear();
+        }
+        for line in ["QUIT", "REIN", "ABOR", "USER you"] {
+            let mut d = Dialogue::ready(&mut k, hook, v6);
+            d.open_passive(&mut k, PORT);
+            k.restart_counting();
+            d.client(&mut k, line);
+            k.expect(line, &[JUDGED, &[("revoked", 1)]].concat());
+            assert!(k.pinholes().is_empty());
+            k.clear();
+        }
+    }
+}
+
+#[test]
+fn a_new_announcement_replaces_the_old_one() {
+    let Some(mut k) = shared() else { return };
+    for (hook, v6) in every_kind() {
+        let mut d = Dialogue::ready(&mut k, hook, v6);
+        d.open_passive(&mut k, PORT);
+        k.restart_counting();
+        let key = d.open_passive(&mut k, PORT + 1);
+        let moved = [
+            ("control_judged", 2),
+            ("control_segments", 2),
+            ("opened_fast", 1),
+            ("records", 2),
+            ("revoked", 1),
+        ];
+        k.expect("replaced", &moved);
+        assert_eq!((k.pinhole().0, d.state(&k).pinhole), (key, key));
+        d.open_active(&mut k, PORT);
+        k.expect("by an active one", &moved);
+        assert_eq!((k.pinholes().len(), k.held_by(d.client.ip())), (1, 1));
+        // The announcement again, as TCP sends it: nothing opens a second time.
+        let before = (k.pinhole(), d.state(&k));
+        let reply = "200 ok\r\n";
+        let again = Packet { seq: d.next[1].wrapping_sub(reply.len() as u32), ..d.segment(SERVER, reply.as_bytes()) };
+        let moved = [("control_retransmitted", 1), ("control_segments", 1), ("records", 1)];
+        pass(&mut k, &d, SERVER, &again, &moved, "again");
+        assert_eq!(k.pinhole(), before.0);
+        assert_eq!(d.state(&k).next, before.1.next);
+        k.clear();
+    }
+}
+
+#[test]
+fn commands_are_checked_against_the_entry() {
+    let Some(mut k) = shared() else { return };
+    let mut d = Dialogue::ready(&mut k, HOOK_IN, false);
+    let key = d.open_passive(&mut k, PORT);
+    let state = d.state(&k);
+    let pin = k.pinhole().1;
+    k.restart_counting();
+    let nobody = Dialogue::new(HOOK_IN, false).key();
+    for op in [op::OPEN, op::CONFIRM, op::REVOKE, op::STANDING, op::RESYNC, op::FORGET] {
+        assert_eq!(d.command(&k, op, |c| c.key = nobody), Outcome::NoSession, "{op}");
+    }
+    for op in [op::OPEN, op::STANDING, op::RESYNC, op::FORGET] {
+        let other_id = |c: &mut Command| (c.session, c.flags) = (state.id + 1, flag::KILLED);
+        assert_eq!(d.command(&k, op, other_id), Outcome::NoSession, "{op} with another id");
+    }
+    for op in [op::CONFIRM, op::REVOKE] {
+        let pinhole = |c: &mut Command| c.pinhole = key;
+        let wrong = |c: &mut Command| (c.pinhole, c.session) = (key, state.id + 1);
+        assert_eq!(d.command(&k, op, wrong), Outcome::NoPinhole, "{op} with another id");
+        let wrong = |c: &mut Command| (c.pinhole, c.seq) = (key, state.pinhole_seq.wrapping_add(1));
+        assert_eq!(d.command(&k, op, wrong), Outcome::NoPinhole, "{op} of another announcement");
+        let _ = pinhole;
+    }
+    assert_eq!(d.command(&k, op::RESYNC, |c| c.epoch += 1), Outcome::MovedOn);
+    assert_eq!(d.command(&k, op::RESYNC, |c| c.next[0] ^= 1), Outcome::MovedOn);
+    assert_eq!(d.command(&k, op::RESYNC, |c| c.next[1] ^= 1), Outcome::MovedOn);
+    assert_eq!(d.command(&k, 0, |_| ()), Outcome::Malformed);
+    assert_eq!(d.command(&k, 99, |_| ()), Outcome::Malformed);
+    k.expect("nothing was done", &[]);
+    assert_eq!((d.state(&k), k.pinhole()), (state, (key, pin)));
+    // A packet too short for a command.
+    let (code, _) = k.plane().run("ftp_command", &[0; 64]).unwrap();
+    assert_eq!(Outcome::from_code(code), Some(Outcome::Malformed));
+
+    assert_eq!(d.command(&k, op::CONFIRM, |c| c.pinhole = key), Outcome::Done);
+    assert_eq!(k.pinhole().1.flags, pin.flags | pinhole_flag::CONFIRMED);
+    k.expect("confirmed", &[]);
+    assert_eq!(d.command(&k, op::REVOKE, |c| c.pinhole = key), Outcome::Done);
+    k.expect("revoked", &[("revoked", 1)]);
+    assert_eq!(d.command(&k, op::REVOKE, |c| c.pinhole = key), Outcome::NoPinhole);
+    assert_eq!(d.command(&k, op::CONFIRM, |c| c.pinhole = key), Outcome::NoPinhole);
+    assert_eq!((k.pinholes().len(), d.state(&k).pinhole, k.held_by(d.client.ip())), (0, PinholeKey::NONE, 0));
+
+    // The daemon opens, and opens another: the first is replaced.
+    let open = |port| PinholeKey { port, ..key };
+    assert_eq!(d.command(&k, op::OPEN, |c| (c.pinhole, c.mode, c.seq) = (open(PORT), pending::PASV, 77)), Outcome::Done);
+    k.expect("opened", &[("opened_slow", 1)]);
+    let (held, pin) = k.pinhole();
+    assert_eq!((held, pin.seq, pin.mode, pin.flags), (open(PORT), 77, pending::PASV, pinhole_flag::CONFIRMED));
+    let second = |c: &mut Command| (c.pinhole, c.mode, c.seq) = (open(PORT + 1), pending::EPSV, 78);
+    assert_eq!(d.command(&k, op::OPEN, second), Outcome::Done);
+    k.expect("another", &[("opened_slow", 1), ("revoked", 1)]);
+    assert_eq!((k.pinhole().0, d.state(&k).pinhole_seq), (open(PORT + 1), 78));
+
+    assert_eq!(d.command(&k, op::FORGET, |_| ()), Outcome::Done);
+    k.expect("forgotten", &[("revoked", 1)]);
+    assert!(k.sessions().is_empty() && k.pinholes().is_empty());
+    assert_eq!(k.held_by(d.client.ip()), 0);
+}
+
+#[test]
+fn standing_bars_a_session() {
+    let Some(mut k) = shared() else { return };
+    for (hook, v6) in every_kind() {
+        for bits in [flag::TAINTED, flag::OPAQUE, flag::TAINTED | flag::KILLED] {
+            let mut d = Dialogue::ready(&mut k, hook, v6);
+            let key = d.open_passive(&mut k, PORT);
+            k.restart_counting();
+            // Only the daemon's three bits can be set.
+            assert_eq!(d.command(&k, op::STANDING, |c| c.flags = bits | flag::RESET | flag::LOST), Outcome::Done);
+            k.expect("standing", &[("revoked", 1)]);
+            assert_eq!(d.state(&k).flags, flag::LOGGED_IN | bits);
+            assert!(k.pinholes().is_empty());
+            let reopen = |c: &mut Command| (c.pinhole, c.mode) = (key, pending::PASV);
+            assert_eq!(d.command(&k, op::OPEN, reopen), Outcome::Barred);
+            let step = d.say(&mut k, CLIENT, b"EPSV\r\n");
+            if bits & flag::KILLED != 0 {
+                assert_eq!(step.verdict, Verdict::Drop);
+                k.expect("killed", &[("control_dropped", 1), ("killed", 1)]);
+            } else {
+                // Nobody wants its bytes any more.
+                assert_eq!((step.verdict, step.records.len()), (Verdict::Pass, 0));
+                k.expect("unread", &[("control_segments", 1)]);
+                d.say(&mut k, SERVER, format!("229 (|||{PORT}|)\r\n").as_bytes());
+                k.expect("unread", &[("control_segments", 1)]);
+            }
+            assert!(k.pinholes().is_empty());
+            k.clear();
+        }
+    }
+}
+
+#[test]
+fn a_blind_session_opens_nothing_until_it_is_resynced() {
+    let Some(mut k) = shared() else { return };
+    for (hook, v6) in every_kind() {
+        let mut d = Dialogue::ready(&mut k, hook, v6);
+        let epoch = d.state(&k).epoch;
+        let made = d.say(&mut k, CLIENT, b"NO").made();
+        assert_eq!(made, Made::blind(Reason::Split));
+        let blind = [("blinded", 1), ("control_segments", 1), ("records", 1), ("split", 1)];
+        k.expect("blind", &blind);
+        let seen = &[("control_segments", 1), ("records", 1)][..];
+        for (side, text) in
+            [(CLIENT, "OP\r\n".to_owned()), (SERVER, "200 ok\r\n".into()), (CLIENT, "EPSV\r\n".into())]
+        {
+            assert_eq!(d.say(&mut k, side, text.as_bytes()).made(), Made::NOTHING);
+            k.expect(&text, seen);
+        }
+        assert_eq!(d.say(&mut k, SERVER, format!("229 (|||{PORT}|)\r\n").as_bytes()).made(), Made::NOTHING);
+        k.expect("an announcement", seen);
+        assert!(k.pinholes().is_empty());
+        let state = d.state(&k);
+        assert_eq!((state.epoch, state.next), (epoch + 1, d.next), "the high-water marks go on");
+        assert_eq!(d.command(&k, op::RESYNC, |c| c.flags = flag::LOGGED_IN), Outcome::Done);
+        k.expect("resynced", &[("resynced", 1)]);
+        d.open_passive(&mut k, PORT);
+        k.clear();
+    }
+}
+
+#[test]
+fn a_syn_between_hosts_of_a_blind_session_is_parked() {
+    let Some(mut k) = shared() else { return };
+    for (hook, v6) in every_kind() {
+        let mut d = Dialogue::ready(&mut k, hook, v6);
+        let data = Data {
+            from: at(d.client.ip(), SOURCE),
+            to: at(d.server.ip(), PORT),
+            hook,
+            isn: [1, 2],
+        };
+        let denied = [("no_pinhole", 1), ("syn_denied", 1)];
+        assert_eq!(data.send(&mut k, &data.syn()), Verdict::Drop);
+        k.expect("a sighted session parks nothing", &denied);
+        d.say(&mut k, CLIENT, b"EP");
+        k.restart_counting();
+        let _ = k.records();
+        let tagged = Packet { tags: vec![ftp_helper_tests::packet::VLAN], ..data.syn() };
+        assert_eq!(data.send(&mut k, &tagged), Verdict::Drop);
+        let parked = [&denied[..], &[("syn_parked", 1)]].concat();
+        k.expect("parked", &parked);
+        let records = k.records();
+        let record = records.iter().find(|r| r[0] == kind::PARKED).expect("a parked SYN");
+        let (head, frame) = record.split_at(size_of::<SynRecord>());
+        // SAFETY: as long as a `SynRecord`, of which every byte pattern is one.
+        let head: SynRecord = unsafe { std::ptr::read_unaligned(head.as_ptr().cast()) };
+        let n = usize::from(head.frame_len);
+        assert_eq!(&frame[..n], tagged.frame(), "the whole frame");
+        assert_eq!((head.hook, head.key.responder_port, head.key.initiator_port), (hook, PORT, SOURCE));
+        // Either direction between the two hosts; nobody else; no data; and within its budget.
+        let back = Packet::syn(at(d.server.ip(), 20), at(d.client.ip(), 50001), 9);
+        assert_eq!(k.send(other(hook), &back), Verdict::Drop);
+        k.expect("the other direction", &parked);
+        let stranger = Packet { from: at(testrun::hosts(v6).0, SOURCE), ..data.syn() };
+        assert_eq!(k.send(hook, &stranger), Verdict::Drop);
+        k.expect("a stranger's", &denied);
+        assert_eq!(k.send(hook, &data.syn().with("x")), Verdict::Drop);
+        k.expect("with data", &denied);
+        let mut kept = BTreeMap::new();
+        for _ in 0..20 {
+            assert_eq!(data.send(&mut k, &data.syn()), Verdict::Drop);
+            for (name, n) in k.counted() {
+                *kept.entry(name).or_insert(0) += n;
+            }
+        }
+        assert_eq!(kept, BTreeMap::from([("no_pinhole", 20), ("syn_denied", 20), ("syn_parked", 6)]));
+        // The daemon catches up.
+        let key = PinholeKey { initiator: d.client.ip().into(), responder: d.server.ip().into(), port: PORT, hook, pad: 0 };
+        assert_eq!(d.command(&k, op::OPEN, |c| (c.pinhole, c.mode) = (key, pending::EPSV)), Outcome::Done);
+        assert_eq!(data.send(&mut k, &data.syn()), Verdict::Pass);
+        // Without parking, nothing is kept.
+        k.plane().apply(&policy(), &guards(), FastPath { fast_path: true, parking: false }).unwrap();
+        d.say(&mut k, CLIENT, b"SV");
+        k.restart_counting();
+        assert_eq!(k.send(other(hook), &back), Verdict::Drop);
+        k.expect("parking is off", &denied);
+        k.set(&policy(), &guards());
+        k.clear();
+    }
+}
+
+#[test]
+fn data_connections_are_accounted_beyond_four_gibibytes() {
+    let Some(mut k) = shared() else { return };
+    const MIB: u64 = 1 << 20;
+    for (hook, v6) in every_kind() {
+        let mut d = Dialogue::ready(&mut k, hook, v6);
+        let key = d.open_passive(&mut k, PORT);
+        let data = Data::through(&key, SOURCE);
+        data.connect(&mut k);
+        let _ = k.records();
+        k.restart_counting();
+        // A look-up once in a mebibyte: the segment that crosses one. 5 GiB one way, 1 GiB the other.
+        let segment = vec![0u8; 1400];
+        let total = [5 * 1024 * MIB, 1024 * MIB];
+        for (side, total) in total.into_iter().enumerate() {
+            let isn = u64::from(data.isn[side]);
+            let mut sent = 1;
+            while sent < total {
+                // The one that ends just behind the next multiple of a mebibyte, and one within.
+                let cross = MIB - (isn + sent) % MIB;
+                for at in [sent + cross - 700, sent + cross + 700] {
+                    let packet = if side == 0 {
+                        data.forth(tcp::ACK, at, &segment)
+                    } else {
+                        data.back(tcp::ACK, at, &segment)
+                    };
+                    let verdict = if side == 0 { data.send(&mut k, &packet) } else { data.answer(&mut k, &packet) };
+                    assert_eq!(verdict, Verdict::Pass);
+                }
+                sent += cross + 2100;
+            }
+            let seen = k.flows()[0].1.bytes[side];
+            assert!(seen <= sent && sent - seen <= MIB, "{seen} of {sent}");
+        }
+        k.expect("no counter moves while data flows", &[]);
+        // FIN tells the exact number.
+        let ends = [total[0] + 5 * MIB, total[1] + 5 * MIB];
+        let fin = data.forth(tcp::FIN | tcp::ACK, ends[0] + 1, b"");
+        assert_eq!(data.send(&mut k, &fin), Verdict::Pass);
+        k.expect("one FIN", &[]);
+        assert_eq!(k.flows().len(), 1);
+        let fin = data.back(tcp::FIN | tcp::ACK, ends[1] + 1, b"");
+        assert_eq!(data.answer(&mut k, &fin), Verdict::Pass);
+        k.expect("both", &[("flows_ended", 1), ("records", 1)]);
+        let records = k.records();
+        let Record::FlowEnd(told) = parse(&records[0]) else { panic!("{records:?}") };
+        assert_eq!((told.bytes, told.reset, told.session), (ends, 0, d.state(&k).id));
+        assert_eq!((told.key.initiator_port, told.key.responder_port, told.mode), (SOURCE, PORT, if v6 { 3 } else { 2 }));
+        assert!(k.flows().is_empty());
+        k.clear();
+    }
+}
+
+#[test]
+fn a_reset_ends_a_data_connection() {
+    let Some(mut k) = shared() else { return };
+    for (hook, v6) in every_kind() {
+        for side in [0, 1] {
+            let mut d = Dialogue::ready(&mut k, hook, v6);
+            let key = d.open_active(&mut k, PORT);
+            let data = Data::through(&key, 20);
+            data.connect(&mut k);
+            assert_eq!(k.send(data.hook, &data.forth(tcp::ACK | tcp::FIN, 5001, b"")), Verdict::Pass);
+            let _ = k.records();
+            k.restart_counting();
+            // Absurdly far away: nothing ends.
+            let wild = data.back(tcp::RST, 1 << 31, b"");
+            assert_eq!(data.answer(&mut k, &wild), Verdict::Pass);
+            k.expect("a guess", &[]);
+            let reset = if side == 0 { data.forth(tcp::RST | tcp::ACK, 5002, b"") } else { data.back(tcp::RST, 1, b"") };
+            let hook = if side == 0 { data.hook } else { other(data.hook) };
+            assert_eq!(k.send(hook, &reset), Verdict::Pass);
+            k.expect("reset", &[("flows_ended", 1), ("records", 1)]);
+            let records = k.records();
+            let Record::FlowEnd(told) = parse(&records[0]) else { panic!("{records:?}") };
+            assert_eq!((told.reset, told.hook), (1, data.hook));
+            assert!(k.flows().is_empty() && k.pinholes().is_empty());
+            // What is left of a session does not matter to it, and the other way round.
+            d.client(&mut k, "NOOP");
+            k.clear();
+        }
+    }
+}
+
+#[test]
+fn entries_are_forgotten_on_command() {
+    let Some(mut k) = shared() else { return };
+    let mut d = Dialogue::ready(&mut k, HOOK_OUT, false);
+    let key = d.open_passive(&mut k, PORT);
+    let client = |ip: std::net::IpAddr| Command {
+        op: op::FORGET_CLIENT,
+        flow: FlowKey { initiator: ip.into(), ..FlowKey::default() },
+        ..Command::default()
+    };
+    assert_eq!(k.command(&client(d.client.ip())), Outcome::Busy, "it holds a pinhole");
+    let data = Data::through(&key, SOURCE);
+    data.connect(&mut k);
+    assert_eq!(k.command(&client(d.client.ip())), Outcome::Done);
+    assert_eq!(k.command(&client(d.client.ip())), Outcome::NoPinhole);
+    let (tuple, flow) = k.flows()[0];
+    let forget = Command { op: op::FORGET_FLOW, flow: tuple.to_flow(flow.hook), mode: flow.hook, ..Command::default() };
+    assert_eq!(k.command(&forget), Outcome::Done);
+    assert_eq!(k.command(&forget), Outcome::NoPinhole);
+    assert!(k.flows().is_empty());
+}
+
+/// One set of programs with tables so small that they fill.
+fn small(sessions: u32) -> Option<Kernel> {
+    if !lab::require_root() {
+        return None;
+    }
+    Some(Kernel::load(&Options { sessions, ring_bytes: 4096, instance: None, ..Options::default() }))
+}
+
+#[test]
+fn full_tables_and_a_full_ring() {
+    let Some(mut k) = small(8) else { return };
+    full_sessions(&mut k);
+    k.reset();
+    full_ring_drops(&mut k);
+    k.reset();
+    full_ring_observed(&mut k);
+    k.reset();
+    no_daemon(&mut k, OnDaemonLoss::Continue);
+    k.reset();
+    no_daemon(&mut k, OnDaemonLoss::Close);
+}
+
+fn full_sessions(k: &mut Kernel) {
+    let mut live: Vec<_> = (0..8).map(|_| Dialogue::ready(k, HOOK_IN, false)).collect();
+    let mut d = Dialogue::new(HOOK_IN, false);
+    pass(k, &d, CLIENT, &d.syn(), &[], "SYN");
+    pass(k, &d, SERVER, &d.syn_ack(), HALF, "SYN-ACK");
+    let _ = k.records();
+    pass(k, &d, CLIENT, &d.segment(CLIENT, b""), &[("sessions_full", 1)], "no room");
+    let records = k.records();
+    let Record::Stray(told) = parse(&records[0]) else { panic!("{records:?}") };
+    assert_eq!((told.reason, told.key), (Reason::SessionsFull as u16, d.key()));
+    d.say(k, SERVER, b"220 ready\r\n");
+    d.say(k, CLIENT, b"PASV\r\n");
+    k.expect("it passes, is told once, and opens nothing", &[]);
+    for d in &mut live {
+        d.open_passive(k, PORT);
+    }
+    assert_eq!((k.sessions().len(), k.pinholes().len()), (8, 8), "what lives stays");
+    live[0].command(k, op::FORGET, |_| ());
+    k.restart_counting();
+    Dialogue::ready(k, HOOK_IN, false);
+}
+
+/// Fills the ring with the records of one session.
+fn fill(k: &mut Kernel) {
+    let mut filler = Dialogue::ready(k, HOOK_OUT, false);
+    k.drain();
+    k.draining = false;
+    // Records of falling sizes, so that not even the smallest finds room behind them.
+    for size in [400, 100, 0] {
+        let line = format!("NOOP{}{}\r\n", if size > 0 { " " } else { "" }, "x".repeat(size));
+        let mut n = 0;
+        while k.send(filler.hook, &filler.segment(CLIENT, line.as_bytes())) == Verdict::Pass {
+            let i = usize::from(CLIENT);
+            filler.next[i] = filler.next[i].wrapping_add(line.len() as u32);
+            n += 1;
+            assert!(n < 100, "the ring does not fill");
+        }
+    }
+    k.restart_counting();
+}
+
+fn full_ring_drops(k: &mut Kernel) {
+    let mut d = Dialogue::ready(k, HOOK_IN, false);
+    d.client(k, "PASV");
+    fill(k);
+    let before = d.state(k);
+    let reply = d.reply_227(PORT);
+    let packet = d.segment(SERVER, format!("{reply}\r\n").as_bytes());
+    let full = [("control_dropped", 1), ("control_segments", 1), ("ring_full", 1)];
+    for _ in 0..3 {
+        check(k, &d, SERVER, &packet, Verdict::Drop, &full, "no room");
+        assert_eq!(d.state(k), before);
+        assert!(k.pinholes().is_empty());
+        assert_eq!(k.held_by(d.client.ip()), 0);
+    }
+    // A new connection waits too.
+    let fresh = Dialogue::new(HOOK_IN, false);
+    pass(k, &fresh, CLIENT, &fresh.syn(), &[], "SYN");
+    pass(k, &fresh, SERVER, &fresh.syn_ack(), HALF, "SYN-ACK");
+    let ack = fresh.segment(CLIENT, b"");
+    check(k, &fresh, CLIENT, &ack, Verdict::Drop, &[("ring_full", 1)], "no room for the session's record");
+    assert!(k.session(&fresh.key()).is_none());
+    // The daemon reads again: TCP sends again, and all is well.
+    k.drain();
+    k.draining = true;
+    let opened = [JUDGED, &[("opened_fast", 1)]].concat();
+    pass(k, &d, SERVER, &packet, &opened, "sent again");
+    assert_eq!(k.pinhole().0.port, PORT);
+    pass(k, &fresh, SERVER, &fresh.syn_ack(), HALF, "SYN-ACK again");
+    pass(k, &fresh, CLIENT, &ack, BEGUN, "ACK again");
+    // Data connections: neither their beginning nor their end goes untold.
+    let data = Data::through(&k.pinhole().0, SOURCE);
+    assert_eq!(data.send(k, &data.syn()), Verdict::Pass);
+    fill(k);
+    assert_eq!(data.answer(k, &data.syn_ack()), Verdict::Drop);
+    k.expect("no room for its beginning", &[("ring_full", 1)]);
+    assert_eq!((k.flows().len(), k.pinholes().len()), (0, 1));
+    k.drain();
+    assert_eq!(data.answer(k, &data.syn_ack()), Verdict::Pass);
+    k.expect("its beginning", &[("records", 1), ("used", 1)]);
+    fill(k);
+    let reset = data.back(tcp::RST, 1, b"");
+    assert_eq!(data.answer(k, &reset), Verdict::Drop);
+    k.expect("no room for its end", &[("ring_full", 1)]);
+    assert_eq!(k.flows().len(), 1);
+    k.drain();
+    assert_eq!(data.answer(k, &reset), Verdict::Pass);
+    k.expect("its end", &[("flows_ended", 1), ("records", 1)]);
+    k.draining = true;
+}
+
+fn full_ring_observed(k: &mut Kernel) {
+    let mut d = Dialogue::ready(k, HOOK_IN, false);
+    fill(k);
+    k.policy(|p| p.mode = Mode::Observe);
+    let line = d.segment(CLIENT, b"NOOP\r\n");
+    let lost = [("control_judged", 1), ("control_segments", 1), ("unrecorded", 1)];
+    pass(k, &d, CLIENT, &line, &lost, "passed unread");
+    assert_ne!(d.state(k).flags & flag::LOST, 0);
+    k.drain();
+    k.draining = true;
+    d.next[0] = d.next[0].wrapping_add(6);
+    d.say(k, SERVER, b"200 ok\r\n");
+    d.say(k, CLIENT, b"EPSV\r\n");
+    d.say(k, SERVER, format!("229 (|||{PORT}|)\r\n").as_bytes());
+    assert!(k.pinholes().is_empty(), "lost for good");
+    assert_eq!(d.command(k, op::RESYNC, |_| ()), Outcome::Barred);
+}
+
+fn no_daemon(k: &mut Kernel, on_loss: OnDaemonLoss) {
+    k.policy(|p| p.on_daemon_loss = on_loss);
+    let mut sighted = Dialogue::ready(k, HOOK_IN, false);
+    let mut other = Dialogue::ready(k, HOOK_IN, true);
+    fill(k);
+    k.live(false);
+    let opens = on_loss == OnDaemonLoss::Continue;
+    // Canonical dialogues go on, unrecorded.
+    let mut say = |k: &mut Kernel, side, text: String, moved: &[(&'static str, u64)]| {
+        let packet = sighted.segment(side, text.as_bytes());
+        pass(k, &sighted, side, &packet, moved, &text);
+        let next = &mut sighted.next[usize::from(side)];
+        *next = next.wrapping_add(text.len() as u32);
+        sighted.state(k)
+    };
+    let unseen = [("control_judged", 1), ("control_segments", 1), ("passed_unrecorded", 1)];
+    let state = say(k, CLIENT, "EPSV\r\n".into(), &unseen);
+    assert_eq!(state.flags, flag::LOGGED_IN | flag::UNRECORDED);
+    let reply = format!("229 Extended (|||{PORT}|)\r\n");
+    if opens {
+        let state = say(k, SERVER, reply, &[&unseen[..], &[("opened_fast", 1)]].concat());
+        assert_eq!(state.flags, flag::LOGGED_IN | flag::UNRECORDED);
+        assert_eq!(k.pinhole().0.port, PORT);
+        let data = Data::through(&k.pinhole().0, SOURCE);
+        data.connect(k);
+        assert_eq!(data.answer(k, &data.back(tcp::RST, 1, b"")), Verdict::Pass);
+        k.expect("a transfer without anybody to tell", &[("flows_ended", 1), ("syn_passed", 1), ("used", 1)]);
+    } else {
+        let moved = [("blinded", 1), ("control_segments", 1), ("daemon_loss", 1), ("passed_unrecorded", 1)];
+        let state = say(k, SERVER, reply, &moved);
+        assert_ne!(state.flags & flag::BLIND, 0);
+        assert!(k.pinholes().is_empty());
+    }
+    // What the kernel did not judge passes and blinds.
+    let moved = [("blinded", 1), ("control_segments", 1), ("passed_unrecorded", 1), ("split", 1)];
+    pass(k, &other, CLIENT, &other.segment(CLIENT, b"NO"), &moved, "half a line");
+    assert_ne!(other.state(k).flags & flag::BLIND, 0);
+    // New connections are followed.
+    let fresh = Dialogue::new(HOOK_IN, false);
+    pass(k, &fresh, CLIENT, &fresh.syn(), &[], "SYN");
+    pass(k, &fresh, SERVER, &fresh.syn_ack(), HALF, "SYN-ACK");
+    pass(k, &fresh, CLIENT, &fresh.segment(CLIENT, b""), &[("sessions", 1)], "ACK");
+    assert_eq!(fresh.state(k).flags, flag::UNRECORDED);
+    // The daemon comes back: the next record says that there was a gap, and the one after it that there is none.
+    k.drain();
+    k.draining = true;
+    k.live(true);
+    other.next[0] = other.next[0].wrapping_add(2);
+    let step = other.say(k, CLIENT, b"OP\r\n");
+    assert_ne!(step.records[0].0.flags & flag::UNRECORDED, 0);
+    assert_eq!(other.state(k).flags & flag::UNRECORDED, 0);
+    assert!(!step.made().has(bit::OPEN));
+}
