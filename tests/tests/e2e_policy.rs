@@ -82,10 +82,11 @@ fn without_modes_nothing_is_transferred_and_observe_tells_what_would_be_denied()
     assert_eq!(status.counters["used"], 0);
     assert!(status.counters["syn_denied"] > 0);
     assert!(status.denied.iter().any(|d| d.denied > 0) && status.denied.iter().all(|d| d.would_be_denied == 0));
-    events.wait("a denied connection", |e| {
-        e.event == Kind::Denied && e.connection.as_ref().is_some_and(|c| c.dropped == Some(true))
-    })
-    .unwrap();
+    events
+        .wait("a denied connection", |e| {
+            e.event == Kind::Denied && e.connection.as_ref().is_some_and(|c| c.dropped == Some(true))
+        })
+        .unwrap();
     assert!(events.of(Kind::Opened).is_empty());
     gateway.stop().unwrap();
 }
