@@ -15,7 +15,7 @@ pub struct SessionState {
     pub id: u64,
     /// `CLOCK_MONOTONIC` (coarse) of the last segment, nanoseconds.
     pub last: u64,
-    /// Hash of each side's last segment, see [`crate::canon::scan`]; 0 = unknown.
+    /// Hash of each side's last segment, see [`crate::canon::scan_line`]; 0 = unknown.
     pub last_hash: [u64; 2],
     /// Grows with every change of the entry: a decision made on an older one is not committed.
     pub version: u32,

@@ -18,6 +18,8 @@ use std::{
 use anyhow::Context as _;
 use ftp_helper::lab::Host;
 
+use crate::spinner::hurry;
+
 /// What a RETR sends.
 pub const CONTENT: &[u8] = b"a few bytes, and no more\n";
 /// Listening sockets of a session; PASV and EPSV take them in turn.
@@ -49,6 +51,8 @@ impl Responder {
         let ended = Arc::new(AtomicBool::new(false));
         let shared = Arc::new(Shared::default());
         let thread = host.run_in(|| -> anyhow::Result<_> {
+            // Its threads inherit this.
+            hurry()?;
             let listener = TcpListener::bind((address, 21)).context("the responder can't listen")?;
             let (ended, shared) = (Arc::clone(&ended), Arc::clone(&shared));
             // Threads that begin here are on this host too.

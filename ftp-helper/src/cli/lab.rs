@@ -1,6 +1,7 @@
 //! `ftp-helper lab`: the test harness from the command line.
 
 use std::{
+    io::{self, Write as _},
     ops::RangeInclusive,
     path::PathBuf,
     process::ExitCode,
@@ -37,6 +38,8 @@ pub(super) enum LabCommand {
     /// Runs every server by every client in every mode through the gateway, without a ruleset and with one, and tells what
     /// passed and what was blocked, and what a scan could reach
     Run(RunArgs),
+    /// Shows ftp-helper at work, in under a minute: a guard, a transfer in each mode, the events, and what a scan finds
+    Demo,
     /// Removes what `up` built, and what programs that were killed left behind
     Down(DownArgs),
     /// Fetches vsftpd, ProFTPD and Pure-FTPd from Debian's archive into a directory, without installing them
@@ -163,6 +166,7 @@ pub(super) fn run(args: LabArgs) -> ExitCode {
     let result = match args.command {
         LabCommand::Up(a) => up(&a),
         LabCommand::Run(a) => run_matrix(a),
+        LabCommand::Demo => demo(),
         LabCommand::Down(a) => down(&a),
         LabCommand::Fetch(a) => fetch(a),
     };
@@ -173,6 +177,15 @@ pub(super) fn run(args: LabArgs) -> ExitCode {
             ExitCode::from(if e.is_permission() { 5 } else { 1 })
         }
     }
+}
+
+fn demo() -> lab::Result<ExitCode> {
+    let program = std::env::current_exe()
+        .map_err(|source| LabError::Io { what: "can't tell where this program is".to_owned(), source })?;
+    lab::remove_on_signals()?;
+    // A reader that closes the pipe ends the story, not the removal of what was made.
+    lab::demo::run(&program, &mut |line| drop(writeln!(io::stdout(), "{line}")))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn up(args: &UpArgs) -> lab::Result<ExitCode> {

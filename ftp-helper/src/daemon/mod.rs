@@ -1,6 +1,6 @@
 //! The daemon: the engine driven by the kernel's records, the kernel driven by the engine's actions.
 //!
-//! One thread, one loop ([`core`]). What people ask for comes through the control socket ([`backend`]) as messages to
+//! One thread, one loop (`core`). What people ask for comes through the control socket (`backend`) as messages to
 //! the loop, so that nothing is locked and every answer is of one moment.
 
 mod backend;

@@ -1,10 +1,11 @@
 //! The kernel side as the daemon sees it: loaded, pinned, attached, told what to do, and listened to.
 //!
-//! [`Dataplane`] owns the programs and tables. It turns the policy into tables ([`tables`]), commands into runs of the
+//! [`Dataplane`] owns the programs and tables. It turns the policy into tables (`tables`), commands into runs of the
 //! command program, and ring-buffer bytes into records; what it reads of sessions, pinholes and counters is in
-//! [`snapshot`].
+//! `snapshot`.
 
 mod attach;
+mod checksum;
 mod interfaces;
 mod load;
 mod netlink;

@@ -14,6 +14,8 @@ use ftp_helper_common::{
 };
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 
+use super::checksum;
+
 /// How long a SYN is kept. Its sender tries again after a second anyhow.
 const KEEP: u64 = 500_000_000;
 /// SYNs kept at most; the kernel keeps a budget for each pair of hosts as well.
@@ -55,7 +57,9 @@ impl Parking {
         if self.kept.len() >= MAX {
             self.kept.pop_front();
         }
-        self.kept.push_back(Parked { time: now, syn, frame: with_tag(frame, syn.vlan) });
+        let mut frame = with_tag(frame, syn.vlan);
+        checksum::complete(&mut frame, &syn.key);
+        self.kept.push_back(Parked { time: now, syn, frame });
         Some(syn)
     }
 

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context as _;
 use nix::{
     mount::{MsFlags, mount},
-    sys::statfs::statfs,
+    sys::statfs::{FsType, statfs},
 };
 
 use crate::error::{Code, Fault};
@@ -20,7 +20,7 @@ use crate::error::{Code, Fault};
 /// The root of the BPF file system.
 const BPFFS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` (linux/magic.h).
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 
 /// The folder of one instance.
 #[derive(Clone, Debug)]
@@ -128,7 +128,7 @@ fn remove_tree(path: &Path) -> anyhow::Result<()> {
 }
 
 fn ensure_bpffs() -> anyhow::Result<()> {
-    let is_bpffs = |path: &str| statfs(path).is_ok_and(|s| i64::from(s.filesystem_type().0) == BPF_FS_MAGIC);
+    let is_bpffs = |path: &str| statfs(path).is_ok_and(|s| s.filesystem_type() == BPF_FS_MAGIC);
     if is_bpffs(BPFFS) {
         return Ok(());
     }

@@ -138,14 +138,11 @@ impl Dataplane {
     }
 
     /// An entry that goes while the table is read is left out.
-    fn entries<K: aya::Pod, V: aya::Pod>(
+    fn entries<K: aya::Pod, V: aya::Pod + Inner>(
         &self,
         name: &str,
-        state: impl Fn(&V) -> <V as Inner>::State,
-    ) -> anyhow::Result<Vec<(K, <V as Inner>::State)>>
-    where
-        V: Inner,
-    {
+        state: impl Fn(&V) -> V::State,
+    ) -> anyhow::Result<Vec<(K, V::State)>> {
         let map = self.ebpf.map(name).ok_or_else(|| anyhow!("no table {name} in the object"))?;
         let table = HashMap::<_, K, V>::try_from(map)?;
         let mut all = Vec::new();

@@ -38,6 +38,8 @@ pub(super) struct KernelSide {
     superseded: Vec<(Pinhole, Reason)>,
     /// The announcement whose pinhole was used last.
     used: Option<u32>,
+    /// Where both streams stood when the session was taken over: what is older was told to nobody, or to a daemon before.
+    joined: Option<[u32; 2]>,
     epoch: u32,
     blind: bool,
     /// It was asked to see again, and has not answered.
@@ -68,6 +70,12 @@ impl KernelSide {
         (self.epoch, self.blind) = (epoch, blind);
     }
 
+    /// The session is taken over where both streams stand here: the state that it was taken from knows of every opening
+    /// before, though records of them may still come.
+    pub(super) fn join(&mut self, next: [u32; 2]) {
+        self.joined = Some(next);
+    }
+
     /// What a record says.
     pub(super) fn note(&mut self, record: &SegmentRecord) {
         let went_blind = record.made.has(bit::BLIND);
@@ -80,11 +88,13 @@ impl KernelSide {
             }
             (self.epoch, self.blind) = (epoch, blind);
         }
-        if record.made.has(bit::OPEN) && record.offset == 0 && self.fast.len() < FAST {
+        let end = record.seq.wrapping_add(record.segment_len);
+        let told = self.joined.is_some_and(|next| distance(next[usize::from(record.side & 1)], end) >= 0);
+        if record.made.has(bit::OPEN) && record.offset == 0 && !told && self.fast.len() < FAST {
             self.fast.push(Fast {
                 side: record.side,
                 seq: record.seq,
-                end: record.seq.wrapping_add(record.segment_len),
+                end,
                 port: record.made.port(),
                 kind: match record.made.has(bit::PENDING) {
                     true if matches!(record.made.kind(), pending::PORT | pending::EPRT) => record.made.kind(),

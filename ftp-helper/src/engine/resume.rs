@@ -80,6 +80,7 @@ impl Session {
         });
         session.note_flags(state.flags);
         session.kernel.see(state.epoch, blind);
+        session.kernel.join(state.next);
         if state.pinhole.port != 0 {
             session.adopt_pinhole(now, core, state);
         }

@@ -81,6 +81,9 @@ pub enum LabError {
         /// What was expected, and what came.
         what: String,
     },
+    /// A step of the demonstration.
+    #[error("the demo did not go as told: {0}")]
+    Demo(String),
     /// The matrix was asked for nothing, or something that the lab does not have.
     #[error("{0}")]
     Usage(String),

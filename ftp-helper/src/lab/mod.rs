@@ -23,6 +23,7 @@
 //! ```
 
 pub mod clients;
+pub mod demo;
 pub mod dialogue;
 pub mod error;
 mod host;

@@ -311,6 +311,31 @@ fn adoption_goes_on_where_the_kernel_stands() {
 }
 
 #[test]
+fn records_of_before_the_adoption_diverge_from_nothing() {
+    let mut sim = Sim::with_kernel(policy()).login();
+    let mut unread = Vec::new();
+    for (side, text) in [(CLIENT, "PASV\r\n"), (SERVER, PASV_OK)] {
+        let i = usize::from(side);
+        let data = text.as_bytes().to_vec();
+        let wire = Wire { side, flags: tcp::ACK, seq: sim.next[i], ack: sim.next[1 - i], data };
+        let made = sim.kernel.as_mut().unwrap().segment(&wire);
+        let segment_len = text.len() as u32;
+        let (kind, seq, ack) = (kind::SEGMENT, wire.seq, wire.ack);
+        unread.push((SegmentRecord { kind, side, seq, ack, segment_len, made, ..sim.blank() }, text));
+        sim.next[i] = sim.next[i].wrapping_add(segment_len);
+    }
+    assert!(unread[1].0.made.has(bit::OPEN));
+    let mut state = sim.kernel.as_ref().unwrap().machine.state;
+    state.id = ID;
+    sim.engine = Engine::new(policy(), 0);
+    sim.engine.adopt(sim.now, &sim.key, &state);
+    for (record, text) in unread {
+        sim.record(&Record::Segment(record, text.as_bytes()));
+    }
+    assert_eq!(sim.engine.stats().divergences, 0);
+}
+
+#[test]
 fn records_that_were_missed() {
     // The daemon was away while the kernel judged: it goes on where the kernel stands, at the reply as between commands.
     for missed in [&["C: PASV"][..], &["C: PASV", "S: 227 (198,51,100,5,195,148)", "C: NOOP", "S: 200 ok"]] {

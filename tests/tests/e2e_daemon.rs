@@ -1,0 +1,188 @@
+//! A daemon that is stopped, killed, started again, and ended.
+
+use std::time::{Duration, Instant};
+
+use ftp_helper::lab::{Host, Lab, LabOptions, require_root};
+use ftp_helper_tests::{
+    responder::{CONTENT, Responder},
+    spinner::{Mode, Spinner},
+    warden::{PATIENCE, Warden, WardenOptions, counter, engine, within},
+};
+use nix::sys::signal::Signal;
+
+/// The smallest ring buffer that may be configured.
+const TINY: &str = "[limits]\nring = 4096\n";
+/// No transfer fills the tiny ring buffer with less: ten segments of a record of some 100 bytes each.
+const RECORDED: usize = 10 * 100;
+
+fn start(on_loss: &str) -> (Lab, Warden, Responder) {
+    let lab = Lab::new(&LabOptions::default()).unwrap();
+    let options = WardenOptions {
+        top: format!("on_daemon_loss = \"{on_loss}\""),
+        more: TINY.to_owned(),
+        ..WardenOptions::default()
+    };
+    let warden = Warden::start(&lab, &options).unwrap();
+    let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
+    (lab, warden, responder)
+}
+
+fn login(lab: &Lab, responder: &Responder) -> Spinner {
+    let to = responder.address();
+    let connect = || {
+        let mut spinner = Spinner::connect(to, false)?;
+        spinner.login("u", "p")?;
+        anyhow::Ok(spinner)
+    };
+    lab.client().run_in(connect).unwrap().unwrap()
+}
+
+/// `n` transfers in turn over all modes; the longest of them.
+fn transfers(client: &Host, spinner: &mut Spinner, n: usize) -> Duration {
+    let work = || {
+        let mut longest = Duration::ZERO;
+        for mode in [Mode::Pasv, Mode::Epsv, Mode::Port, Mode::Eprt].into_iter().cycle().take(n) {
+            let begun = Instant::now();
+            spinner.fetch(mode, "x", CONTENT.len())?;
+            longest = longest.max(begun.elapsed());
+        }
+        anyhow::Ok(longest)
+    };
+    client.run_in(work).unwrap().unwrap()
+}
+
+#[test]
+fn a_stopped_daemon_loses_no_announcement() {
+    if !require_root() {
+        return;
+    }
+    let (lab, warden, responder) = start("continue");
+    let mut spinner = login(&lab, &responder);
+    transfers(lab.client(), &mut spinner, 8);
+    warden.signal(Signal::SIGSTOP).unwrap();
+    // Canonical transfers go on for as long as there is room for their records; then segments are dropped until the daemon
+    // goes on, or the kernel takes it for dead. This many fill the ring buffer several times.
+    let n = 40;
+    let longest = std::thread::scope(|scope| {
+        let working = scope.spawn(|| transfers(lab.client(), &mut spinner, n));
+        // Long enough for the ring buffer to be full: the client can do no more. Short of the five seconds after which
+        // the daemon counts as dead.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(2) && !working.is_finished() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        warden.signal(Signal::SIGCONT).unwrap();
+        working.join().unwrap()
+    });
+    transfers(lab.client(), &mut spinner, 8);
+    let mut status = warden.status().unwrap();
+    let all = within(PATIENCE, || {
+        status = warden.status()?;
+        Ok(engine(&status, "announcements") == n as u64 + 16)
+    });
+    let full = status.reasons.get("ring_full").copied().unwrap_or_default();
+    println!(
+        "stopped: {n} transfers, longest {longest:.1?}, {full} segments dropped for want of room, {} denied, {} passed unrecorded, announcements read {}, reasons {:?}",
+        counter(&status, "syn_denied"),
+        counter(&status, "passed_unrecorded"),
+        engine(&status, "announcements"),
+        status.reasons,
+    );
+    assert!(full > 0, "the ring buffer was never full");
+    assert!(all.unwrap(), "{} announcements of {} were read", engine(&status, "announcements"), n + 16);
+    assert_eq!(engine(&status, "divergences"), 0);
+    responder.stop(lab.server());
+}
+
+#[test]
+fn a_dead_daemon_is_replaced_and_no_transfer_notices() {
+    if !require_root() {
+        return;
+    }
+    let (lab, mut warden, responder) = start("continue");
+    let mut spinner = login(&lab, &responder);
+    transfers(lab.client(), &mut spinner, 8);
+    warden.end(Signal::SIGKILL).unwrap();
+    // Ten times what the ring buffer holds.
+    let n = 10 * 4096 / RECORDED + 8;
+    let longest = transfers(lab.client(), &mut spinner, n);
+    // Another that begins, logs in and transfers while nobody is there.
+    let mut late = login(&lab, &responder);
+    transfers(lab.client(), &mut late, 8);
+    warden.start_again().unwrap();
+    let status = warden.status().unwrap();
+    println!(
+        "dead: {n} transfers, longest {longest:.1?}; {} sessions adopted, {} segments passed unrecorded, {} SYNs denied",
+        engine(&status, "sessions_adopted"),
+        counter(&status, "passed_unrecorded"),
+        counter(&status, "syn_denied"),
+    );
+    assert!(counter(&status, "passed_unrecorded") > 0);
+    assert_eq!(counter(&status, "syn_denied"), 0);
+    assert!(engine(&status, "sessions_adopted") >= 2);
+    for spinner in [&mut spinner, &mut late] {
+        transfers(lab.client(), spinner, 12);
+        let local = spinner.local().unwrap();
+        let sighted = within(PATIENCE, || Ok(warden.sessions()?.iter().any(|s| s.client == local && s.sighted)));
+        assert!(sighted.unwrap(), "{local} is blind");
+    }
+    let mut status = warden.status().unwrap();
+    let announced = within(PATIENCE, || {
+        status = warden.status()?;
+        Ok(engine(&status, "announcements") >= 20)
+    });
+    println!(
+        "adopted: announcements {} fast path {}, denied {}, reasons {:?}",
+        engine(&status, "announcements"),
+        engine(&status, "taken_by_fast_path"),
+        counter(&status, "syn_denied"),
+        status.reasons
+    );
+    assert!(announced.unwrap());
+    assert_eq!((engine(&status, "divergences"), counter(&status, "syn_denied")), (0, 0));
+    // The end leaves nothing behind: no pins, and nothing is guarded any more.
+    assert!(!warden.pins().unwrap().is_empty());
+    let done = warden.end(Signal::SIGTERM).unwrap();
+    assert!(done.success(), "{}", done.output);
+    assert_eq!(warden.pins().unwrap().len(), 0);
+    let attached = lab.gateway().command("bpftool").arg("net").output();
+    if let Ok(attached) = attached {
+        let text = String::from_utf8_lossy(&attached.stdout).into_owned();
+        assert!(!text.contains("ftp_"), "{text}");
+    }
+    let open = |port: u16| {
+        let listener = lab.server().run_in(|| std::net::TcpListener::bind((lab.server().v4(), port)))??;
+        let to = (lab.server().v4(), port).into();
+        lab.client().run_in(|| std::net::TcpStream::connect_timeout(&to, Duration::from_secs(30)))??;
+        drop(listener);
+        anyhow::Ok(())
+    };
+    open(2000).unwrap();
+    // A connection is untouched by all that.
+    transfers(lab.client(), &mut spinner, 4);
+    responder.stop(lab.server());
+}
+
+#[test]
+fn without_a_daemon_nothing_opens_if_so_configured() {
+    if !require_root() {
+        return;
+    }
+    let (lab, mut warden, responder) = start("close");
+    let mut spinner = login(&lab, &responder);
+    transfers(lab.client(), &mut spinner, 8);
+    warden.end(Signal::SIGKILL).unwrap();
+    spinner.connect_limit = Duration::from_millis(500);
+    let mut attempt = || lab.client().run_in(|| spinner.fetch(Mode::Pasv, "x", CONTENT.len()).is_ok()).unwrap();
+    let closed = within(PATIENCE, || Ok(!attempt()));
+    assert!(closed.unwrap(), "transfers go on");
+    // And that was no accident.
+    assert!((0..5).all(|_| !attempt()));
+    warden.start_again().unwrap();
+    let again = within(PATIENCE, || Ok(attempt()));
+    assert!(again.unwrap(), "a new daemon opens nothing: {}", warden.output().unwrap());
+    let done = warden.end(Signal::SIGTERM).unwrap();
+    assert!(done.success(), "{}", done.output);
+    assert_eq!(warden.pins().unwrap().len(), 0);
+    responder.stop(lab.server());
+}

@@ -1,0 +1,468 @@
+//! What is left alone, who is told apart, how bytes are counted, when active mode opens, and the other way to attach.
+
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    time::Duration,
+};
+
+use ftp_helper::{
+    api::{HookKind, LinkType},
+    event::{Connection, Event, Kind},
+    lab::{
+        self, Host, Lab, LabOptions, OUTSIDE_INTERFACE, Topology,
+        clients::{ClientKind, Family, Job, Mode},
+        dialogue::Dialogue,
+        process::Process,
+        servers::{DIRECTORY, DOWNLOAD, Server, ServerKind, ServerOptions},
+    },
+};
+use ftp_helper_common::reason::Reason;
+use ftp_helper_tests::gateway::{Gateway, PATIENCE, Settings, full, until};
+
+fn lab_of(topology: Topology) -> Lab {
+    Lab::new(&LabOptions { topology, ..LabOptions::default() }).unwrap()
+}
+
+/// Connects from a host, by one of its addresses.
+fn connect(from: &Host, by: IpAddr, to: SocketAddr, limit: Duration) -> std::io::Result<TcpStream> {
+    let attempt = || -> std::io::Result<TcpStream> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let socket = if to.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+            socket.bind(SocketAddr::new(by, 0))?;
+            let stream = tokio::time::timeout(limit, socket.connect(to)).await??.into_std()?;
+            stream.set_nonblocking(false)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Ok(stream)
+        })
+    };
+    from.run_in(attempt).unwrap()
+}
+
+fn denied_towards(port: u16, reason: Reason, from: IpAddr) -> impl Fn(&Event) -> bool {
+    move |e| {
+        e.event == Kind::Denied
+            && e.reason == Some(reason)
+            && e.connection.as_ref().is_some_and(|c: &Connection| c.to.port() == port && c.from.ip() == from)
+    }
+}
+
+/// How long a connection that must not come about is tried: two SYNs.
+const TRIED: Duration = Duration::from_millis(1500);
+
+#[test]
+fn a_control_connection_from_before_is_left_alone_and_opens_nothing() {
+    if !lab::require_root() {
+        return;
+    }
+    let lab = lab_of(Topology::ServerInside);
+    let server = Server::start(lab.server(), ServerKind::Pyftpdlib, &ServerOptions::default()).unwrap();
+    for (mode, family) in [("drop", Family::V4), ("observe", Family::V6)] {
+        let address = server.host().address(family);
+        let mut dialogue = Dialogue::open(lab.client(), SocketAddr::new(address, 21), PATIENCE).unwrap();
+        dialogue.login(server.login()).unwrap();
+        let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, mode), &[]).unwrap();
+        let events = gateway.follow().unwrap();
+        let port = dialogue.epsv().unwrap();
+        let data = connect(lab.client(), lab.client().address(family), SocketAddr::new(address, port), TRIED);
+        assert_eq!(data.is_ok(), mode == "observe", "{data:?}");
+        if let Ok(mut data) = data {
+            dialogue.send(&format!("RETR {DIRECTORY}/{DOWNLOAD}")).unwrap();
+            let mut got = Vec::new();
+            data.read_to_end(&mut got).unwrap();
+            assert!(got.len() >= 100_000, "{}", got.len());
+            assert_eq!((dialogue.reply().unwrap().code, dialogue.reply().unwrap().code), (125, 226));
+        }
+        let e =
+            events.wait("the denial", denied_towards(port, Reason::NoPinhole, lab.client().address(family))).unwrap();
+        assert_eq!(e.connection.unwrap().dropped, Some(mode == "drop"));
+        // It is told, once, and counted.
+        let e = events.wait("midstream", |e| e.reason == Some(Reason::Midstream)).unwrap();
+        assert_eq!((e.client, e.server), (Some(dialogue.local()), Some(dialogue.peer())), "{e:?}");
+        assert_eq!(dialogue.ask("NOOP").unwrap().code, 200);
+        let status = gateway.status().unwrap();
+        assert!(status.reasons.get("midstream").is_some_and(|n| *n > 0), "{:?}", status.reasons);
+        assert_eq!((status.counters["opened_fast"], status.counters["opened_slow"]), (0, 0));
+        assert!(gateway.sessions().unwrap().is_empty() && events.of(Kind::Opened).is_empty());
+        gateway.stop().unwrap();
+    }
+}
+
+#[test]
+fn a_data_connection_from_another_address_is_told_by_its_own_reason() {
+    if !lab::require_root() {
+        return;
+    }
+    let lab = lab_of(Topology::ServerInside);
+    let server = Server::start(lab.server(), ServerKind::Pyftpdlib, &ServerOptions::default()).unwrap();
+    let second: [IpAddr; 2] = ["203.0.113.11".parse().unwrap(), "2001:db8:a::11".parse().unwrap()];
+    for (address, bits) in second.iter().zip([24, 64]) {
+        let mut ip = lab.client().command("ip");
+        ip.args(["addr", "add", &format!("{address}/{bits}"), "dev", lab::HOST_INTERFACE]);
+        if address.is_ipv6() {
+            ip.arg("nodad");
+        }
+        assert!(Process::spawn(ip).unwrap().finish(PATIENCE).unwrap().success());
+    }
+    let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), &[]).unwrap();
+    let events = gateway.follow().unwrap();
+    for (family, second) in Family::ALL.into_iter().zip(second) {
+        let address = server.host().address(family);
+        let mut dialogue = Dialogue::open(lab.client(), SocketAddr::new(address, 21), PATIENCE).unwrap();
+        let first = dialogue.local().ip();
+        let second = if first == second { lab.client().address(family) } else { second };
+        dialogue.login(server.login()).unwrap();
+        let port = dialogue.epsv().unwrap();
+        for (host, by) in [(lab.client(), second), (lab.stranger(), lab.stranger().address(family))] {
+            let e = connect(host, by, SocketAddr::new(address, port), TRIED).unwrap_err();
+            assert_eq!(e.kind(), std::io::ErrorKind::TimedOut, "{by}: {e}");
+            events.wait("the denial", denied_towards(port, Reason::OtherInitiator, by)).unwrap();
+        }
+        // It has cost the right one nothing.
+        connect(lab.client(), first, SocketAddr::new(address, port), PATIENCE).unwrap();
+    }
+    gateway.stop().unwrap();
+}
+
+/// The long form uploads as much as it downloads.
+#[test]
+fn more_than_four_gibibytes_are_counted_to_the_byte() {
+    const SIZE: u64 = 5 << 30;
+    if !lab::require_root() {
+        return;
+    }
+    let lab = lab_of(Topology::ServerInside);
+    let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
+    let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), &[]).unwrap();
+    let events = gateway.follow().unwrap();
+    let sparse = |path: &Path| File::create(path).unwrap().set_len(SIZE).unwrap();
+    sparse(&server.public().join("sparse"));
+    let client = |file: &str, upload: Option<&Path>, server: &Server| {
+        let mut curl = lab.client().command("curl");
+        curl.args(["-q", "--silent", "--show-error", "--output", "/dev/null", "--user"]);
+        curl.arg(format!("{}:{}", server.login().user, server.login().password));
+        if let Some(path) = upload {
+            curl.arg("--upload-file").arg(path);
+        }
+        curl.arg(format!("ftp://{}:{}/{DIRECTORY}/{file}", server.host().v4(), server.port()));
+        let done = Process::spawn(curl).unwrap().finish(5 * PATIENCE).unwrap();
+        assert!(done.success(), "{:?}: {}", done.status, done.output);
+        eprintln!("{file}: 5 GiB in {:?}", done.took);
+    };
+    client("sparse", None, &server);
+    let e = events.wait("the end", |e| e.event == Kind::DataEnd).unwrap();
+    let c = e.connection.unwrap();
+    assert_eq!((c.bytes_out, c.bytes_back), (Some(0), Some(SIZE)));
+    let session = e.session.unwrap();
+    let row = gateway.sessions().unwrap().into_iter().find(|s| s.session == session);
+    assert!(row.is_none_or(|r| r.bytes == SIZE && r.transfers == 1));
+    if full() {
+        drop(server);
+        // Into nowhere: a device that takes everything.
+        let server = Server::start(lab.server(), ServerKind::Pyftpdlib, &ServerOptions::default()).unwrap();
+        let (null, here) = (server.public().join("null"), lab.directory().join("sparse"));
+        use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+        mknod(&null, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3)).unwrap();
+        std::fs::set_permissions(&null, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+        sparse(&here);
+        client("null", Some(&here), &server);
+        let sent = |e: &Event| {
+            e.event == Kind::DataEnd && e.connection.as_ref().is_some_and(|c| c.bytes_out.is_some_and(|n| n > 0))
+        };
+        let c = events.wait("the upload's end", sent).unwrap().connection.unwrap();
+        assert_eq!((c.bytes_out, c.bytes_back), (Some(SIZE), Some(0)));
+    }
+    gateway.stop().unwrap();
+}
+
+/// A control connection of which the test holds both ends.
+struct Script {
+    client: BufReader<TcpStream>,
+    server: BufReader<TcpStream>,
+}
+
+impl Script {
+    /// Logged in.
+    fn new(lab: &Lab) -> Self {
+        let to = SocketAddr::new(lab.server().v4().into(), 21);
+        let listener = lab.server().run_in(|| TcpListener::bind(to)).unwrap().unwrap();
+        let client = connect(lab.client(), lab.client().v4().into(), to, PATIENCE).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        server.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut s = Self { client: BufReader::new(client), server: BufReader::new(server) };
+        s.reply("220 ready");
+        s.command("USER someone");
+        s.reply("331 who says so");
+        s.command("PASS word");
+        s.reply("230 come in");
+        s
+    }
+
+    /// The server has read it when this returns.
+    fn command(&mut self, line: &str) {
+        Self::say(&mut self.client, &mut self.server, line);
+    }
+
+    /// The client has read it when this returns.
+    fn reply(&mut self, line: &str) {
+        Self::say(&mut self.server, &mut self.client, line);
+    }
+
+    fn say(from: &mut BufReader<TcpStream>, to: &mut BufReader<TcpStream>, line: &str) {
+        from.get_mut().write_all(format!("{line}\r\n").as_bytes()).unwrap();
+        let mut read = String::new();
+        to.read_line(&mut read).unwrap();
+        assert_eq!(read.trim_end(), line);
+    }
+}
+
+/// A listener on the client, and the PORT that announces it.
+fn listening(lab: &Lab) -> (TcpListener, SocketAddr, String) {
+    let bind = || TcpListener::bind((lab.client().v4(), 0));
+    let listener = lab.client().run_in(bind).unwrap().unwrap();
+    let at = listener.local_addr().unwrap();
+    let [high, low] = at.port().to_be_bytes();
+    let [a, b, c, d] = lab.client().v4().octets();
+    (listener, at, format!("PORT {a},{b},{c},{d},{high},{low}"))
+}
+
+#[test]
+fn active_mode_opens_when_the_policy_says() {
+    if !lab::require_root() {
+        return;
+    }
+    let lab = lab_of(Topology::ServerInside);
+    let settings = |when: &str| Settings::guarded(&lab, "drop").policy(&format!("active_open = \"{when}\""));
+    let mut gateway = Gateway::start(&lab, &settings("command"), &[]).unwrap();
+    for (n, when) in ["command", "reply", "transfer"].into_iter().enumerate() {
+        if n > 0 {
+            assert_eq!(gateway.reload(&settings(when)).unwrap().changed, ["policy.active_open"]);
+        }
+        let events = gateway.follow().unwrap();
+        let mut script = Script::new(&lab);
+        let (_listener, at, port) = listening(&lab);
+        let lines = [(true, port.as_str()), (false, "200 fine"), (true, "LIST")];
+        for (i, (command, line)) in lines.into_iter().enumerate() {
+            if command {
+                script.command(line);
+            } else {
+                script.reply(line);
+            }
+            let limit = if i < n { TRIED } else { PATIENCE };
+            let data = connect(lab.server(), lab.server().v4().into(), at, limit);
+            assert_eq!(data.is_ok(), i >= n, "active_open = {when}, after {line}: {data:?}");
+            if i >= n {
+                break;
+            }
+            events.wait("the denial", denied_towards(at.port(), Reason::NoPinhole, lab.server().v4().into())).unwrap();
+            assert!(events.of(Kind::Opened).is_empty(), "active_open = {when}, after {line}");
+        }
+        events.wait("its use", |e| e.event == Kind::Used).unwrap();
+    }
+    gateway.stop().unwrap();
+}
+
+#[test]
+fn a_client_inside_is_not_connected_to_unless_the_policy_allows_it() {
+    if !lab::require_root() {
+        return;
+    }
+    let lab = lab_of(Topology::ClientInside);
+    let settings = Settings { policy: "active_inbound = false\n".to_owned(), ..Settings::guarded(&lab, "drop") };
+    let mut gateway = Gateway::start(&lab, &settings, &[]).unwrap();
+    let events = gateway.follow().unwrap();
+    let mut script = Script::new(&lab);
+    let (_listener, at, port) = listening(&lab);
+    script.command(&port);
+    script.reply("200 fine");
+    script.command("LIST");
+    let e = events.wait("the refusal", |e| e.event == Kind::Refused).unwrap();
+    assert_eq!(e.reason, Some(Reason::ActiveInboundOff));
+    let data = connect(lab.server(), lab.server().v4().into(), at, TRIED);
+    assert_eq!(data.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    assert!(events.of(Kind::Opened).is_empty());
+    gateway.stop().unwrap();
+}
+
+/// One transfer in each mode and family that the client knows.
+fn transfers(lab: &Lab, server: &Server) {
+    let upload = lab.directory().join("upload.bin");
+    std::fs::write(&upload, lab::servers::pattern(50_000)).unwrap();
+    for (mode, family) in [
+        (Mode::Pasv, Family::V4),
+        (Mode::Epsv, Family::V6),
+        (Mode::Port, Family::V4),
+        (Mode::Eprt, Family::V4),
+        (Mode::Eprt, Family::V6),
+    ] {
+        let job = Job {
+            from: lab.client(),
+            client: ClientKind::Curl,
+            mode,
+            family,
+            server,
+            upload: &upload,
+            limit: PATIENCE,
+        };
+        let outcome = job.run().unwrap();
+        assert!(outcome.transferred_by(mode), "{mode} over IPv{family}:\n{}", outcome.output);
+    }
+    server.remove_uploads().unwrap();
+}
+
+/// That the gateway shows nothing of a daemon that was there.
+fn nothing_left(lab: &Lab, socket: &Path, interface: &str) {
+    assert!(!socket.exists(), "{}", socket.display());
+    let inode = std::fs::metadata(lab.gateway().namespace_path()).unwrap().ino();
+    if let Ok(pins) = std::fs::read_dir("/sys/fs/bpf/ftp-helper") {
+        for pin in pins {
+            let name = pin.unwrap().file_name().into_string().unwrap();
+            assert!(!name.starts_with(&format!("{inode}-")), "{name} is pinned");
+        }
+    }
+    let mut tc = lab.gateway().command("tc");
+    tc.args(["qdisc", "show", "dev", interface]);
+    let done = Process::spawn(tc).unwrap().finish(PATIENCE).unwrap();
+    assert!(done.success() && !done.output.contains("clsact"), "{}", done.output);
+}
+
+#[test]
+fn filters_on_clsact_do_the_same_and_nothing_is_left_of_them() {
+    if !lab::require_root() {
+        return;
+    }
+    let lab = lab_of(Topology::ServerInside);
+    let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
+    for attach in ["clsact", "auto"] {
+        let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), &["--attach", attach]).unwrap();
+        let interfaces = gateway.status().unwrap().interfaces;
+        if attach == "clsact" {
+            assert_eq!(interfaces[0].hook, HookKind::Clsact);
+        }
+        assert_eq!(interfaces[0].link, LinkType::Ethernet);
+        transfers(&lab, &server);
+        until("every data connection is counted", || (gateway.status().unwrap().counters["used"] >= 15).then_some(()))
+            .unwrap();
+        let (socket, done) = (gateway.socket().to_owned(), gateway.stop().unwrap());
+        assert!(done.success(), "{}", done.output);
+        nothing_left(&lab, &socket, OUTSIDE_INTERFACE);
+    }
+}
+
+/// An interface without Ethernet header: one end of a tunnel, and a thread that carries packets between both ends.
+mod tunnel {
+    use super::*;
+    use std::os::fd::AsRawFd as _;
+
+    fn open(on: &Host, name: &str) -> File {
+        // linux/if_tun.h
+        const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
+        let make = || {
+            let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+            // SAFETY: an all-zero ifreq is a valid one.
+            let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+            for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+                *to = from.cast_signed();
+            }
+            let flags = libc::IFF_TUN | libc::IFF_NO_PI;
+            request.ifr_ifru.ifru_flags = flags.try_into().unwrap();
+            // SAFETY: the descriptor is open, and the request lives until the call returns.
+            let result = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) };
+            assert_eq!(result, 0, "TUNSETIFF: {}", std::io::Error::last_os_error());
+            file
+        };
+        on.run_in(make).unwrap()
+    }
+
+    /// Between the client and the gateway, `tun0` at both ends. It ends with the pipe's other end.
+    pub(super) fn between(lab: &Lab) -> (std::thread::JoinHandle<()>, std::io::PipeWriter) {
+        let (mut a, mut b) = (open(lab.client(), "tun0"), open(lab.gateway(), "tun0"));
+        let (end, writer) = std::io::pipe().unwrap();
+        let run = |host: &Host, lines: &[&str]| {
+            for line in lines {
+                let mut ip = host.command("ip");
+                ip.args(line.split(' '));
+                let done = Process::spawn(ip).unwrap().finish(PATIENCE).unwrap();
+                assert!(done.success(), "ip {line}: {}", done.output);
+            }
+        };
+        run(
+            lab.client(),
+            &[
+                "link set tun0 up",
+                "addr add 198.51.100.2/30 dev tun0",
+                "addr add 2001:db8:c::2/64 dev tun0 nodad",
+                "route add 192.0.2.0/24 dev tun0 src 198.51.100.2",
+                "route add 2001:db8:b::/64 dev tun0 src 2001:db8:c::2",
+            ],
+        );
+        run(
+            lab.gateway(),
+            &["link set tun0 up", "addr add 198.51.100.1/30 dev tun0", "addr add 2001:db8:c::1/64 dev tun0 nodad"],
+        );
+        let pump = std::thread::spawn(move || {
+            let mut packet = vec![0; 70_000];
+            loop {
+                let wait = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+                let mut fds = [wait(a.as_raw_fd()), wait(b.as_raw_fd()), wait(end.as_raw_fd())];
+                // SAFETY: three descriptors that are open, in an array that lives until the call returns.
+                if unsafe { libc::poll(fds.as_mut_ptr(), 3, -1) } <= 0 {
+                    return;
+                }
+                let ready = fds.map(|f| f.revents != 0);
+                if ready[2] {
+                    return;
+                }
+                // An interface that is gone, or a packet that the other end does not take: TCP sends it again.
+                if ready[0] {
+                    let n = a.read(&mut packet).unwrap_or(0);
+                    drop(b.write(&packet[..n]));
+                }
+                if ready[1] {
+                    let n = b.read(&mut packet).unwrap_or(0);
+                    drop(a.write(&packet[..n]));
+                }
+            }
+        });
+        (pump, writer)
+    }
+}
+
+#[test]
+fn an_interface_without_ethernet_header_does_as_well() {
+    if !lab::require_root() {
+        return;
+    }
+    let lab = lab_of(Topology::ServerInside);
+    let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
+    let (pump, end) = tunnel::between(&lab);
+    let inside = r#"["192.0.2.100", "2001:db8:b::64"]"#;
+    let settings = Settings {
+        interfaces: "[\"tun0\"]".to_owned(),
+        guards: format!(
+            "[[guard]]\nnetworks = {inside}\n[[guard]]\ndirection = \"out\"\nnetworks = [\"198.51.100.2\", \"2001:db8:c::2\"]\ninitiators = {inside}\n"
+        ),
+        ..Settings::guarded(&lab, "drop")
+    };
+    assert_eq!(settings.guards.matches(&lab.server().v6().to_string()).count(), 2, "{}", lab.server().v6());
+    for attach in ["auto", "clsact"] {
+        let mut gateway = Gateway::start(&lab, &settings, &["--attach", attach]).unwrap();
+        assert_eq!(gateway.status().unwrap().interfaces[0].link, LinkType::RawIp);
+        transfers(&lab, &server);
+        // It is the guard that they came through: without a pinhole nothing does.
+        let to = SocketAddr::new(server.host().v4().into(), 50_000);
+        let e = connect(lab.client(), "198.51.100.2".parse().unwrap(), to, TRIED).unwrap_err();
+        assert_eq!(e.kind(), std::io::ErrorKind::TimedOut, "{e}");
+        until("every data connection is counted", || (gateway.status().unwrap().counters["used"] >= 15).then_some(()))
+            .unwrap();
+        let (socket, done) = (gateway.socket().to_owned(), gateway.stop().unwrap());
+        assert!(done.success(), "{}", done.output);
+        nothing_left(&lab, &socket, "tun0");
+    }
+    drop(end);
+    pump.join().unwrap();
+}
