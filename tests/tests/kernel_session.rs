@@ -101,13 +101,7 @@ fn a_session_may_begin_with_data() {
     pass(&mut k, &d, CLIENT, &d.syn(), &[], "SYN");
     pass(&mut k, &d, SERVER, &d.syn_ack(), HALF, "SYN-ACK");
     let first = d.segment(CLIENT, b"USER me\r\n");
-    let moved = [
-        ("blinded", 1),
-        ("control_segments", 1),
-        ("pipelined", 1),
-        ("records", 2),
-        ("sessions", 1),
-    ];
+    let moved = [("blinded", 1), ("control_segments", 1), ("pipelined", 1), ("records", 2), ("sessions", 1)];
     pass(&mut k, &d, CLIENT, &first, &moved, "data on the ACK, before the greeting");
     assert_eq!(d.state(&k).next[0], d.start[0].wrapping_add(9));
 }
@@ -202,7 +196,13 @@ fn the_end_of_the_control_connection_revokes() {
             assert_ne!(d.state(&k).flags & flag::CLOSING, 0);
             assert_eq!(k.held_by(d.client.ip()), 0);
             // Nothing opens after it.
-            let key = PinholeKey { initiator: d.client.ip().into(), responder: d.server.ip().into(), port: PORT, hook, pad: 0 };
+            let key = PinholeKey {
+                initiator: d.client.ip().into(),
+                responder: d.server.ip().into(),
+                port: PORT,
+                hook,
+                pad: 0,
+            };
             assert_eq!(d.command(&k, op::OPEN, |c| (c.pinhole, c.mode) = (key, pending::PASV)), Outcome::Barred);
             assert_eq!(d.command(&k, op::RESYNC, |_| ()), Outcome::Barred);
             // The same ports may begin anew.
@@ -234,13 +234,8 @@ fn a_new_announcement_replaces_the_old_one() {
         d.open_passive(&mut k, PORT);
         k.restart_counting();
         let key = d.open_passive(&mut k, PORT + 1);
-        let moved = [
-            ("control_judged", 2),
-            ("control_segments", 2),
-            ("opened_fast", 1),
-            ("records", 2),
-            ("revoked", 1),
-        ];
+        let moved =
+            [("control_judged", 2), ("control_segments", 2), ("opened_fast", 1), ("records", 2), ("revoked", 1)];
         k.expect("replaced", &moved);
         assert_eq!((k.pinhole().0, d.state(&k).pinhole), (key, key));
         d.open_active(&mut k, PORT);
@@ -304,7 +299,10 @@ fn commands_are_checked_against_the_entry() {
 
     // The daemon opens, and opens another: the first is replaced.
     let open = |port| PinholeKey { port, ..key };
-    assert_eq!(d.command(&k, op::OPEN, |c| (c.pinhole, c.mode, c.seq) = (open(PORT), pending::PASV, 77)), Outcome::Done);
+    assert_eq!(
+        d.command(&k, op::OPEN, |c| (c.pinhole, c.mode, c.seq) = (open(PORT), pending::PASV, 77)),
+        Outcome::Done
+    );
     k.expect("opened", &[("opened_slow", 1)]);
     let (held, pin) = k.pinhole();
     assert_eq!((held, pin.seq, pin.mode, pin.flags), (open(PORT), 77, pending::PASV, pinhole_flag::CONFIRMED));
@@ -362,8 +360,7 @@ fn a_blind_session_opens_nothing_until_it_is_resynced() {
         let blind = [("blinded", 1), ("control_segments", 1), ("records", 1), ("split", 1)];
         k.expect("blind", &blind);
         let seen = &[("control_segments", 1), ("records", 1)][..];
-        for (side, text) in
-            [(CLIENT, "OP\r\n".to_owned()), (SERVER, "200 ok\r\n".into()), (CLIENT, "EPSV\r\n".into())]
+        for (side, text) in [(CLIENT, "OP\r\n".to_owned()), (SERVER, "200 ok\r\n".into()), (CLIENT, "EPSV\r\n".into())]
         {
             assert_eq!(d.say(&mut k, side, text.as_bytes()).made(), Made::NOTHING);
             k.expect(&text, seen);
@@ -385,12 +382,7 @@ fn a_syn_between_hosts_of_a_blind_session_is_parked() {
     let Some(mut k) = shared() else { return };
     for (hook, v6) in every_kind() {
         let mut d = Dialogue::ready(&mut k, hook, v6);
-        let data = Data {
-            from: at(d.client.ip(), SOURCE),
-            to: at(d.server.ip(), PORT),
-            hook,
-            isn: [1, 2],
-        };
+        let data = Data { from: at(d.client.ip(), SOURCE), to: at(d.server.ip(), PORT), hook, isn: [1, 2] };
         let denied = [("no_pinhole", 1), ("syn_denied", 1)];
         assert_eq!(data.send(&mut k, &data.syn()), Verdict::Drop);
         k.expect("a sighted session parks nothing", &denied);
@@ -427,7 +419,8 @@ fn a_syn_between_hosts_of_a_blind_session_is_parked() {
         }
         assert_eq!(kept, BTreeMap::from([("no_pinhole", 20), ("syn_denied", 20), ("syn_parked", 6)]));
         // The daemon catches up.
-        let key = PinholeKey { initiator: d.client.ip().into(), responder: d.server.ip().into(), port: PORT, hook, pad: 0 };
+        let key =
+            PinholeKey { initiator: d.client.ip().into(), responder: d.server.ip().into(), port: PORT, hook, pad: 0 };
         assert_eq!(d.command(&k, op::OPEN, |c| (c.pinhole, c.mode) = (key, pending::EPSV)), Outcome::Done);
         assert_eq!(data.send(&mut k, &data.syn()), Verdict::Pass);
         // Without parking, nothing is kept.
@@ -462,11 +455,8 @@ fn data_connections_are_accounted_beyond_four_gibibytes() {
                 // The one that ends just behind the next multiple of a mebibyte, and one within.
                 let cross = MIB - (isn + sent) % MIB;
                 for at in [sent + cross - 700, sent + cross + 700] {
-                    let packet = if side == 0 {
-                        data.forth(tcp::ACK, at, &segment)
-                    } else {
-                        data.back(tcp::ACK, at, &segment)
-                    };
+                    let packet =
+                        if side == 0 { data.forth(tcp::ACK, at, &segment) } else { data.back(tcp::ACK, at, &segment) };
                     let verdict = if side == 0 { data.send(&mut k, &packet) } else { data.answer(&mut k, &packet) };
                     assert_eq!(verdict, Verdict::Pass);
                 }
@@ -488,7 +478,10 @@ fn data_connections_are_accounted_beyond_four_gibibytes() {
         let records = k.records();
         let Record::FlowEnd(told) = parse(&records[0]) else { panic!("{records:?}") };
         assert_eq!((told.bytes, told.reset, told.session), (ends, 0, d.state(&k).id));
-        assert_eq!((told.key.initiator_port, told.key.responder_port, told.mode), (SOURCE, PORT, if v6 { 3 } else { 2 }));
+        assert_eq!(
+            (told.key.initiator_port, told.key.responder_port, told.mode),
+            (SOURCE, PORT, if v6 { 3 } else { 2 })
+        );
         assert!(k.flows().is_empty());
         k.clear();
     }
@@ -510,7 +503,8 @@ fn a_reset_ends_a_data_connection() {
             let wild = data.back(tcp::RST, 1 << 31, b"");
             assert_eq!(data.answer(&mut k, &wild), Verdict::Pass);
             k.expect("a guess", &[]);
-            let reset = if side == 0 { data.forth(tcp::RST | tcp::ACK, 5002, b"") } else { data.back(tcp::RST, 1, b"") };
+            let reset =
+                if side == 0 { data.forth(tcp::RST | tcp::ACK, 5002, b"") } else { data.back(tcp::RST, 1, b"") };
             let hook = if side == 0 { data.hook } else { other(data.hook) };
             assert_eq!(k.send(hook, &reset), Verdict::Pass);
             k.expect("reset", &[("flows_ended", 1), ("records", 1)]);
