@@ -206,7 +206,7 @@ impl Story<'_> {
         let denied: u64 = status.denied.iter().map(|d| d.denied).sum();
         let (taken, all) = (engine(&status.engine, "taken_by_fast_path"), engine(&status.engine, "announcements"));
         self.line(&format!(
-            "`ftp-helper status` counts {denied} denied connections, most of them the scans'; the kernel itself"
+            "`ftp-helper status` counts {denied} denied SYNs, most of them the scans'; the kernel itself"
         ));
         self.line(&format!("opened {taken} of {all} announcements, before the announcing packet went on."));
         told(denied > 0 && taken > 0, || "the counters tell of nothing".to_owned())
