@@ -86,6 +86,8 @@ pub enum Outcome {
     Busy = 8,
     /// The command can't be read.
     Malformed = 9,
+    /// The pinhole was the session's, and a connection has used it up (`CONFIRM`).
+    Used = 10,
 }
 
 impl Outcome {
@@ -102,6 +104,7 @@ impl Outcome {
             7 => Self::Quota,
             8 => Self::Busy,
             9 => Self::Malformed,
+            10 => Self::Used,
             _ => return None,
         })
     }

@@ -110,7 +110,8 @@ fn confirm(c: &Command, slot: *mut SessionSlot) -> u32 {
         if !same || key.port == 0 {
             return Outcome::NoPinhole as u32;
         }
-        let Some(p) = PINHOLES.get_ptr_mut(&key) else { return Outcome::NoPinhole as u32 };
+        // The session still names it, so nobody has taken it back: a connection has used it up.
+        let Some(p) = PINHOLES.get_ptr_mut(&key) else { return Outcome::Used as u32 };
         let at = addr_of_mut!((*p).lock);
         lock(at);
         let same = (*p).state.session == c.session && (*p).state.seq == c.seq;
@@ -118,7 +119,7 @@ fn confirm(c: &Command, slot: *mut SessionSlot) -> u32 {
             (*p).state.flags |= pinhole_flag::CONFIRMED;
         }
         unlock(at);
-        if same { Outcome::Done as u32 } else { Outcome::NoPinhole as u32 }
+        if same { Outcome::Done as u32 } else { Outcome::Used as u32 }
     }
 }
 

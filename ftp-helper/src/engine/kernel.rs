@@ -348,7 +348,7 @@ impl Session {
             Outcome::Quota => Reason::ClientQuota,
             Outcome::Barred => Reason::SessionClosing,
             Outcome::MovedOn | Outcome::Busy => Reason::Race,
-            Outcome::NoPinhole | Outcome::NoSession | Outcome::Malformed => Reason::Forgotten,
+            Outcome::NoPinhole | Outcome::NoSession | Outcome::Malformed | Outcome::Used => Reason::Forgotten,
         };
         self.drop_pinhole(core);
         count(&mut core.stats.refused, reason);
@@ -366,7 +366,9 @@ impl Session {
                 core.stats.confirmed += 1;
                 core.session_event(now, self, Kind::Confirmed, None, Some(shown));
             }
-            // Used, most likely, and the record of that is on its way.
+            // Used up before it could be vouched for; the record of that is on its way.
+            Outcome::Used => hole.stage = Stage::Confirmed,
+            // Taken back by the kernel, or used by a session that has moved on; a record may be on its way.
             Outcome::NoPinhole => hole.stage = Stage::Missing(now.saturating_add(USED_WAIT)),
             _ => core.stats.commands_failed += 1,
         }
