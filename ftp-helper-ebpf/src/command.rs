@@ -58,12 +58,18 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
         let at = addr_of_mut!((*slot).lock);
         lock(at);
         let (id, flags, old) = ((*slot).state.id, (*slot).state.flags, (*slot).state.pinhole);
+        let old_seq = (*slot).state.pinhole_seq;
         unlock(at);
         if id != c.session {
             return Outcome::NoSession as u32;
         }
         if flags & flag::BARRED != 0 {
             return Outcome::Barred as u32;
+        }
+        // A daemon that is behind must not replace what the kernel, which sees, has opened for a later announcement.
+        let sighted = flags & flag::BLIND == 0;
+        if sighted && old.port != 0 && old_seq != c.seq && PINHOLES.get_ptr(&old).is_some() {
+            return Outcome::MovedOn as u32;
         }
         let state = PinholeState {
             session: id,

@@ -305,6 +305,11 @@ fn commands_are_checked_against_the_entry() {
     let (held, pin) = k.pinhole();
     assert_eq!((held, pin.seq, pin.mode, pin.flags), (open(PORT), 77, pending::PASV, pinhole_flag::CONFIRMED));
     let second = |c: &mut Command| (c.pinhole, c.mode, c.seq) = (open(PORT + 1), pending::EPSV, 78);
+    // While the kernel sees, a later announcement's pinhole is not replaced by a daemon that is behind.
+    assert_eq!(d.command(&k, op::OPEN, second), Outcome::MovedOn);
+    k.expect("behind", &[]);
+    assert_eq!(d.client(&mut k, "AUTH TLS").reason(), Reason::UnknownVerb as u16);
+    k.expect("blind", &[("blinded", 1), ("control_segments", 1), ("records", 1), ("unknown_verb", 1)]);
     assert_eq!(d.command(&k, op::OPEN, second), Outcome::Done);
     k.expect("another", &[("opened_slow", 1), ("revoked", 1)]);
     assert_eq!((k.pinhole().0, d.state(&k).pinhole_seq), (open(PORT + 1), 78));
