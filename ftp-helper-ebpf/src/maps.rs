@@ -117,6 +117,6 @@ pub static CONTROL_PORTS: Global<[u16; MAX_CONTROL_PORTS]> = Global::new([21, 0,
 /// Marks a parked SYN that the daemon sends on. Drawn by chance at each start; 0 = parking is off.
 #[unsafe(no_mangle)]
 pub static UNPARK_MARK: Global<u32> = Global::new(0);
-/// For `cargo xtask bench`: nothing is committed, so that one packet can be measured many times.
+/// For `cargo xtask bench`: what was committed is undone, so that one packet can be measured many times.
 #[unsafe(no_mangle)]
 pub static BENCH: Global<u32> = Global::new(0);
