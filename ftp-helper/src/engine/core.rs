@@ -63,6 +63,16 @@ impl Core {
         self.policy = policy;
     }
 
+    /// Whether nothing is kept for any session; what is told once, and ids that were let go of, are bounded by themselves.
+    pub(super) fn is_idle(&self) -> bool {
+        self.actions.is_empty()
+            && self.timers.next().is_none()
+            && self.flows.is_empty()
+            && self.unconsumed.is_empty()
+            && self.retries.is_empty()
+            && self.kept == 0
+    }
+
     /// Queues a command.
     pub(super) fn command(&mut self, command: Command) {
         self.actions.push_back(Action::Command(command));

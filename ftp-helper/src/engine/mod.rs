@@ -180,6 +180,11 @@ impl Engine {
         self.sessions.get(&session)?.pinhole_view(now).map(|v| v.pinhole)
     }
 
+    /// Whether nothing is kept any more: no session, no data connection, no pinhole, no bytes, no timer.
+    pub fn is_idle(&self) -> bool {
+        self.sessions.is_empty() && self.core.is_idle()
+    }
+
     /// What was counted.
     pub fn stats(&self) -> &Stats {
         &self.core.stats
