@@ -107,7 +107,9 @@ impl Daemon {
                 self.release(now, &key);
             }
         }
-        if let Some(engine) = &mut self.engine {
+        if let Some(engine) = &mut self.engine
+            && kernel.events.is_empty()
+        {
             engine.handle_timeout(now);
         }
         self.act(now, kernel);

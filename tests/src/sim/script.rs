@@ -178,7 +178,9 @@ impl Writer<'_> {
 
     fn plain(&mut self, command: &str, reply: &str) {
         let pause = if self.rng.chance(30) { self.rng.from_to(500_000_000, 4_000_000_000) } else { 0 };
-        let pipelined = self.exchanges.len() > 4 && self.rng.chance(120) && !self.barred;
+        // Nobody goes on before a transfer is over.
+        let behind_transfer = self.exchanges.last().is_some_and(|e| e.transfer.is_some());
+        let pipelined = self.exchanges.len() > 4 && self.rng.chance(120) && !self.barred && !behind_transfer;
         self.push(Exchange {
             command: command.as_bytes().to_vec(),
             reply: [reply.as_bytes().to_vec(), Vec::new()],
