@@ -15,7 +15,13 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{RunOptions, backend::Question, clock, guards, rings::{Found, Rings}, status};
+use super::{
+    RunOptions,
+    backend::Question,
+    clock, guards,
+    rings::{Found, Rings},
+    status,
+};
 use crate::{
     api::ReloadReport,
     config::{self, Config},
@@ -327,6 +333,11 @@ impl Daemon {
         for (client, state) in self.plane.clients()? {
             if state.pinholes == 0 {
                 self.order(op::FORGET_CLIENT, |c| c.flow.initiator = client)?;
+            }
+        }
+        for (hosts, state) in self.plane.ranges()? {
+            if state.sessions == 0 {
+                self.order(op::FORGET_RANGE, |c| c.pinhole = hosts)?;
             }
         }
         self.act()

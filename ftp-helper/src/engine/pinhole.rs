@@ -59,7 +59,9 @@ impl Pinhole {
     /// As events and `pinholes` show it.
     pub(super) fn show(&self, now: Nanos) -> event::Pinhole {
         let state = match self.stage {
-            Stage::Provisional | Stage::Adopted | Stage::Missing { .. } | Stage::Asked => event::PinholeState::Provisional,
+            Stage::Provisional | Stage::Adopted | Stage::Missing { .. } | Stage::Asked => {
+                event::PinholeState::Provisional
+            }
             Stage::Confirmed => event::PinholeState::Confirmed,
         };
         show(&self.key, self.kind, state, self.deadline.saturating_sub(now))
@@ -84,6 +86,7 @@ pub(super) fn mode(kind: u8) -> NegotiatedBy {
         pending::PASV => NegotiatedBy::Pasv,
         pending::EPSV => NegotiatedBy::Epsv,
         pending::PORT => NegotiatedBy::Port,
+        pending::RANGE => NegotiatedBy::Range,
         _ => NegotiatedBy::Eprt,
     }
 }
@@ -172,6 +175,7 @@ mod tests {
             servers: vec![Server {
                 networks: vec!["198.51.100.0/24".parse().unwrap()],
                 passive_ports: Some(40000..=50000),
+                opaque: Default::default(),
             }],
             ..Policy::default()
         };
