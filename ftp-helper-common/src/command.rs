@@ -44,7 +44,7 @@ pub struct Command {
     pub seq: u32,
     /// Both sides' next sequence numbers (`RESYNC`).
     pub next: [u32; 2],
-    /// The pinhole (`OPEN`).
+    /// The pinhole (`OPEN`, `CONFIRM`, `REVOKE`).
     pub pinhole: PinholeKey,
     /// The data connection (`FORGET_FLOW`), or the client's quota key as the initiator (`FORGET_CLIENT`).
     pub flow: FlowKey,
@@ -82,7 +82,7 @@ pub enum Outcome {
     Full = 6,
     /// The client's quota is used up.
     Quota = 7,
-    /// The session changed while the command was carried out, several times over.
+    /// The kernel is at work on the segment that opens the pinhole (`CONFIRM`), or the client holds some (`FORGET_CLIENT`).
     Busy = 8,
     /// The command can't be read.
     Malformed = 9,

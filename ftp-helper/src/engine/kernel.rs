@@ -3,7 +3,7 @@
 use ftp_helper_common::{
     canon::{bit, pinhole_key},
     command::{Command, Outcome, op},
-    key::SERVER,
+    key::{PinholeKey, SERVER},
     reason::Reason,
     record::SegmentRecord,
     state::{SessionState, flag, pending},
@@ -23,6 +23,8 @@ use crate::event::{self, By, Event, Kind, PinholeState};
 
 /// How long a data connection's record may be behind the kernel's word that the pinhole is gone, nanoseconds.
 const USED_WAIT: Nanos = 200_000_000;
+/// How long the kernel may be at work on one segment before it is asked again, nanoseconds.
+const SETTLE_WAIT: Nanos = 1_000_000;
 /// Openings of the fast path whose bytes the engine has not read yet, at most.
 const FAST: usize = 8;
 
@@ -174,7 +176,7 @@ impl Session {
             if self.kernel.used == Some(hole.seq) {
                 return;
             }
-            core.command(self.about(op::CONFIRM, hole.seq));
+            self.ask_confirm(core, &hole);
         } else {
             if let Some(fast) = fast {
                 self.diverged(now, core, &fast);
@@ -188,7 +190,7 @@ impl Session {
     /// Takes back what is unconsumed.
     pub(super) fn revoke(&mut self, now: Nanos, core: &mut Core, reason: Reason) {
         let Some(hole) = self.drop_pinhole(core) else { return };
-        core.command(self.about(op::REVOKE, hole.seq));
+        self.ask_revoke(core, &hole.key, hole.seq);
         self.tell_revoked(now, core, hole, reason);
     }
 
@@ -219,16 +221,17 @@ impl Session {
         };
         let timeout = pinhole::timeout(&core.policy);
         core.unconsumed.add(self.key.client, &state.pinhole, self.id);
-        self.pinhole = Some(Pinhole {
+        let hole = Pinhole {
             key: state.pinhole,
             deadline: now.saturating_add(timeout),
             seq: state.pinhole_seq,
             line: state.pinhole_seq,
             kind,
             stage: Stage::Adopted,
-        });
+        };
+        self.pinhole = Some(hole);
         // Nobody has vouched for it if the daemon before was gone when it opened.
-        core.command(self.about(op::CONFIRM, state.pinhole_seq));
+        self.ask_confirm(core, &hole);
     }
 
     /// The policy is another one.
@@ -266,9 +269,14 @@ impl Session {
         if hole.deadline <= now {
             self.drop_pinhole(core);
             // The kernel lets nobody through any more; this frees its entry and the client's share.
-            core.command(self.about(op::REVOKE, hole.seq));
+            self.ask_revoke(core, &hole.key, hole.seq);
             core.stats.expired += 1;
             core.session_event(now, self, Kind::Expired, None, Some(hole.show(now)));
+        } else if let Stage::Unsettled(until) = hole.stage
+            && until <= now
+        {
+            self.pinhole = Some(Pinhole { stage: Stage::Provisional, ..hole });
+            self.ask_confirm(core, &hole);
         } else if let Stage::Missing { since, until } = hole.stage
             && until <= now
         {
@@ -374,12 +382,13 @@ impl Session {
                 core.stats.confirmed += 1;
                 core.session_event(now, self, Kind::Confirmed, None, Some(shown));
             }
+            Outcome::Busy => hole.stage = Stage::Unsettled(now.saturating_add(SETTLE_WAIT)),
             // Used up before it could be vouched for; the record of that is on its way.
             Outcome::Used => hole.stage = Stage::Confirmed,
             // Taken back by the kernel, or used by a session that has moved on; a record may be on its way.
             Outcome::NoPinhole => {
                 hole.stage = Stage::Missing { since: now, until: now.saturating_add(USED_WAIT) };
-            },
+            }
             _ => core.stats.commands_failed += 1,
         }
     }
@@ -387,9 +396,9 @@ impl Session {
     /// The kernel opened what the engine would not have.
     fn diverged(&mut self, now: Nanos, core: &mut Core, fast: &Fast) {
         core.stats.divergences += 1;
-        core.command(self.about(op::REVOKE, fast.seq));
         let kind = if fast.kind == 0 { pending::PORT } else { fast.kind };
         let key = pinhole_key(&self.key, self.client_hook, kind, fast.port);
+        self.ask_revoke(core, &key, fast.seq);
         let shown = pinhole::show(&key, kind, PinholeState::Provisional, 0);
         core.session_event(now, self, Kind::Revoked, Some(Reason::NotConfirmed), Some(shown));
     }
@@ -419,6 +428,14 @@ impl Session {
             pinhole_flags: pinhole::flags(&core.policy, hole.kind),
             ..self.about(op::OPEN, hole.seq)
         });
+    }
+
+    fn ask_confirm(&self, core: &mut Core, hole: &Pinhole) {
+        core.command(Command { pinhole: hole.key, ..self.about(op::CONFIRM, hole.seq) });
+    }
+
+    fn ask_revoke(&self, core: &mut Core, pinhole: &PinholeKey, seq: u32) {
+        core.command(Command { pinhole: *pinhole, ..self.about(op::REVOKE, seq) });
     }
 
     fn quota_used_up(&self, core: &Core) -> bool {
