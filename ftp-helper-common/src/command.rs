@@ -54,8 +54,9 @@ pub struct Command {
     pub mode: u8,
     /// `state::pinhole_flag` (`OPEN`).
     pub pinhole_flags: u8,
-    /// Zero.
-    pub pad: u32,
+    /// Sequence number of the last announcement that the daemon has read before this one: an unconsumed pinhole of another
+    /// is younger, and is not replaced (`OPEN`).
+    pub replaces: u32,
 }
 
 super::pod!(Command);

@@ -67,9 +67,13 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
             return Outcome::Barred as u32;
         }
         // A daemon that is behind must not replace what the kernel, which sees, has opened for a later announcement.
-        let sighted = flags & flag::BLIND == 0;
-        if sighted && old.port != 0 && old_seq != c.seq && PINHOLES.get_ptr(&old).is_some() {
+        let younger = flags & flag::BLIND == 0 && old_seq != c.seq && old_seq != c.replaces;
+        if younger && old.port != 0 && PINHOLES.get_ptr(&old).is_some() {
             return Outcome::MovedOn as u32;
+        }
+        // Whatever becomes of the new one: the client has given up the old one, and its share of the quota is free.
+        if old != c.pinhole {
+            pinhole::revoke(&old, id);
         }
         let state = PinholeState {
             session: id,
@@ -94,9 +98,6 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
         if !still {
             pinhole::remove(&c.pinhole, id);
             return Outcome::Barred as u32;
-        }
-        if old != c.pinhole {
-            pinhole::revoke(&old, id);
         }
     }
     count(Counter::OpenedSlow);

@@ -40,6 +40,10 @@ pub(super) struct KernelSide {
     superseded: Vec<(Pinhole, Reason)>,
     /// The announcement whose pinhole was used last.
     used: Option<u32>,
+    /// The last announcement that was read, as the kernel names it.
+    last: u32,
+    /// The last opening of the fast path that was read.
+    taken: Option<(u8, u32)>,
     /// Where both streams stood when the session was taken over: what is older was told to nobody, or to a daemon before.
     joined: Option<[u32; 2]>,
     epoch: u32,
@@ -118,7 +122,9 @@ impl KernelSide {
     fn take(&mut self, side: u8, seq: u32) -> Option<Fast> {
         let within = |f: &Fast| f.side == side && distance(seq, f.seq) >= 0 && distance(seq, f.end) < 0;
         let i = self.fast.iter().position(within)?;
-        Some(self.remove(i))
+        let fast = self.remove(i);
+        self.taken = Some((fast.side, fast.seq));
+        Some(fast)
     }
 
     fn remove(&mut self, i: usize) -> Fast {
@@ -172,6 +178,7 @@ impl Session {
         if agreed.is_some() {
             hole.stage = Stage::Provisional;
             core.stats.taken_by_fast_path += 1;
+            self.kernel.last = hole.seq;
             self.tell_opened(now, core, &hole, By::Kernel);
             if self.kernel.used == Some(hole.seq) {
                 return;
@@ -182,6 +189,7 @@ impl Session {
                 self.diverged(now, core, &fast);
             }
             self.ask_open(core, &hole);
+            self.kernel.last = hole.seq;
         }
         core.unconsumed.add(self.key.client, &key, self.id);
         self.pinhole = Some(hole);
@@ -230,6 +238,7 @@ impl Session {
             stage: Stage::Adopted,
         };
         self.pinhole = Some(hole);
+        self.kernel.last = hole.seq;
         // Nobody has vouched for it if the daemon before was gone when it opened.
         self.ask_confirm(core, &hole);
     }
@@ -303,7 +312,10 @@ impl Session {
         let read = |f: &Fast| distance(next[usize::from(f.side & 1)], f.end) >= 0;
         while let Some(i) = self.kernel.fast.iter().position(|f| self.standing != Standing::Good || read(f)) {
             let fast = self.kernel.remove(i);
-            self.diverged(now, core, &fast);
+            // Two CPUs may have had the same segment in hand, and both have told of it.
+            if self.kernel.taken != Some((fast.side, fast.seq)) {
+                self.diverged(now, core, &fast);
+            }
         }
         if self.kernel.blind && !self.kernel.asked && self.is_quiet() {
             self.kernel.asked = true;
@@ -426,6 +438,7 @@ impl Session {
             pinhole: hole.key,
             mode: hole.kind,
             pinhole_flags: pinhole::flags(&core.policy, hole.kind),
+            replaces: self.kernel.last,
             ..self.about(op::OPEN, hole.seq)
         });
     }

@@ -84,9 +84,12 @@ impl Kernel {
         if s.flags & flag::BARRED != 0 {
             return Outcome::Barred;
         }
-        let sighted = s.flags & flag::BLIND == 0;
-        if sighted && s.pinhole.port != 0 && s.pinhole_seq != c.seq && self.pinholes.contains_key(&s.pinhole) {
+        let younger = s.flags & flag::BLIND == 0 && s.pinhole_seq != c.seq && s.pinhole_seq != c.replaces;
+        if younger && s.pinhole.port != 0 && self.pinholes.contains_key(&s.pinhole) {
             return Outcome::MovedOn;
+        }
+        if s.pinhole != c.pinhole {
+            self.remove_pinhole(&s.pinhole, s.id);
         }
         let state = PinholeState {
             session: s.id,
@@ -104,9 +107,6 @@ impl Kernel {
             s.pinhole = c.pinhole;
             s.pinhole_seq = c.seq;
         });
-        if s.pinhole != c.pinhole && s.pinhole.port != 0 {
-            self.remove_pinhole(&s.pinhole, s.id);
-        }
         Outcome::Done
     }
 
