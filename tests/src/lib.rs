@@ -6,4 +6,3 @@ pub mod packet;
 pub mod responder;
 pub mod spinner;
 pub mod testrun;
-pub mod warden;
