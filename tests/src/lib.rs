@@ -3,6 +3,7 @@
 pub mod dialogue;
 pub mod gateway;
 pub mod packet;
+pub mod program;
 pub mod responder;
 pub mod spinner;
 pub mod testrun;

@@ -28,6 +28,8 @@ use ftp_helper::{
 };
 use nix::sys::signal::Signal;
 
+use crate::program::{Said, said};
+
 pub use self::{
     events::Events,
     settings::{Settings, list},
@@ -218,6 +220,34 @@ impl Gateway {
     /// When that can't be read, or it was stopped.
     pub fn output(&self) -> Result<String> {
         Ok(self.process.as_ref().context("the daemon was stopped")?.output()?)
+    }
+
+    /// A command of the program that talks to this daemon, such as `sessions`.
+    ///
+    /// # Errors
+    /// When the program is not there.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(program()?);
+        command.args(arguments).arg("--socket").arg(&self.socket);
+        Ok(command)
+    }
+
+    /// What such a command says.
+    ///
+    /// # Errors
+    /// When it can't be started, or does not end.
+    pub fn ask(&self, arguments: &[&str]) -> Result<Said> {
+        said(self.command(arguments)?)
+    }
+
+    /// What such a command says that succeeds, and says nothing on standard error.
+    ///
+    /// # Errors
+    /// When it does not, or does.
+    pub fn data(&self, arguments: &[&str]) -> Result<Said> {
+        let said = self.ask(arguments)?;
+        ensure!(said.code == 0 && said.err.is_empty(), "{arguments:?}: {said:?}");
+        Ok(said)
     }
 
     /// Collects events from now on.

@@ -19,7 +19,7 @@ pub struct Settings {
     pub guards: String,
     /// Lines of `[policy]`.
     pub policy: String,
-    /// Further lines of `[api]`.
+    /// Lines of `[api]` beside the socket.
     pub api: String,
     /// Further sections, such as `[pinhole]`.
     pub sections: String,
@@ -47,7 +47,7 @@ impl Settings {
                 "[[guard]]\nnetworks = {inside}\n[[guard]]\ndirection = \"out\"\nnetworks = {outside}\ninitiators = {inside}\n"
             ),
             policy: "active_inbound = true\n".to_owned(),
-            api: String::new(),
+            api: "read_group = \"root\"\n".to_owned(),
             sections: String::new(),
         }
     }
@@ -75,7 +75,7 @@ impl Settings {
         let mut text = format!("mode = \"{mode}\"\n{top}\n[watch]\ninterfaces = {interfaces}\n{watch}\n{guards}\n");
         // Writing to a string does not fail.
         let _ = write!(text, "[policy]\n{policy}\n{sections}\n");
-        let _ = write!(text, "[api]\nsocket = \"{}\"\nread_group = \"root\"\n{api}\n", socket.display());
+        let _ = write!(text, "[api]\nsocket = \"{}\"\n{api}\n", socket.display());
         text
     }
 }
