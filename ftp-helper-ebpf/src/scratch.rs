@@ -50,6 +50,10 @@ pub struct Scratch {
     pub hash: u64,
     pub slots: [u32; 32],
     pub launder: u32,
+    pub pad2: u32,
+    /// When denied SYNs were told last, and how many since.
+    pub told_window: u64,
+    pub told_count: u64,
 }
 
 /// The hooks' working memory.
