@@ -10,9 +10,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use ftp_helper_common::{
+    addr::Addr,
     counter::Counter,
     key::{HOOK_IN, HOOK_OUT},
-    addr::Addr,
     policy::{FEW_MAX, FewNet, KernelPolicy, MANY, PORT_CHUNKS, PORTS_PER_CHUNK, mode, policy_flag},
     reason::Reason,
     record::{MAX_PARKED_FRAME, SynRecord, kind},
