@@ -346,3 +346,90 @@ fn a_kernel_that_does_not_do_is_named() {
     assert!(blind.err.contains(message), "{}", blind.err);
     assert!(!socket.exists());
 }
+
+#[test]
+fn captures_that_can_not_be_read_are_named_with_the_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let header = |link: u8| [&[0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0][..], &[0; 8], &[0, 0, 4, 0, link, 0, 0, 0]].concat();
+    let packet = |claimed: u32, bytes: usize| {
+        [&[0; 8][..], &claimed.to_le_bytes(), &claimed.to_le_bytes(), &vec![0x45; bytes]].concat()
+    };
+    // A section header block of pcapng: 28 bytes, whole or not.
+    let section =
+        [&[0x0a, 0x0d, 0x0d, 0x0a, 28, 0, 0, 0, 0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0][..], &[0xff; 8], &[28, 0, 0, 0]]
+            .concat();
+    for (name, bytes, message) in [
+        ("empty", vec![], "byte 0: neither a pcap nor a pcapng file: it is empty"),
+        ("foreign", b"#!/bin/sh\necho this is no capture\n".to_vec(), "byte 0: neither a pcap nor a pcapng file\n"),
+        (
+            "gzip",
+            vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3],
+            "byte 0: neither a pcap nor a pcapng file: it is compressed; unpack it with gunzip",
+        ),
+        ("half-a-header", header(101)[..20].to_vec(), "truncated: it ends within "),
+        (
+            "half-a-packet",
+            [header(101), packet(100, 60)].concat(),
+            "truncated: it ends within packet 1 that begins at byte 24; copy the file again, or end the capture before you copy it",
+        ),
+        ("half-a-section", section[..20].to_vec(), "truncated: it ends within "),
+        (
+            "wireless",
+            [header(105), packet(60, 60)].concat(),
+            "packet 1 at byte 24: link type 105 is not supported; supported are Ethernet (1), raw IP (101, 228, 229) and Linux cooked (113, 276)",
+        ),
+        (
+            "damaged",
+            [header(101), packet(60, 60), packet(u32::MAX, 60), packet(60, 60)].concat(),
+            "damaged at byte 100 (behind packet 1): ",
+        ),
+    ] {
+        let file = directory.path().join(name);
+        std::fs::write(&file, bytes).unwrap();
+        let told = replay(&file);
+        assert_eq!((told.code, told.out.as_str()), (1, ""), "{name}: {told:?}");
+        assert!(told.err.starts_with(&format!("ftp-helper: {}: {message}", file.display())), "{name}: {}", told.err);
+    }
+    for (file, message) in [
+        (directory.path().join("missing"), "can't be opened: No such file or directory"),
+        (directory.path().to_owned(), "can't be read at byte 0: Is a directory"),
+    ] {
+        let told = replay(&file);
+        assert_eq!((told.code, told.out.as_str()), (1, ""), "{told:?}");
+        assert!(told.err.starts_with(&format!("ftp-helper: {}: {message}", file.display())), "{}", told.err);
+    }
+    let names = std::fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(names, 8, "replay writes no file");
+}
+
+fn replay(file: &Path) -> Said {
+    let mut replay = Command::new(program().unwrap());
+    replay.arg("replay").arg(file);
+    said(replay).unwrap()
+}
+
+#[test]
+fn a_ruleset_that_nft_refuses_leaves_no_lab() {
+    if !require_root() {
+        return;
+    }
+    let file = tempfile::Builder::new().suffix(".nft").tempfile().unwrap();
+    std::fs::write(file.path(), "table inet filter {\n chain forward { type filtre hook forward priority 0; }\n}\n")
+        .unwrap();
+    let before = namespaces();
+    let mut lab = Command::new(program().unwrap());
+    lab.args(["lab", "run", "--gateway-ruleset"]).arg(file.path());
+    lab.args(["--servers", "bundled", "--clients", "curl"]);
+    let told = said(lab).unwrap();
+    assert_eq!(told.code, 1, "{told:?}");
+    let place = format!("{}:2:", file.path().display());
+    assert!(told.err.contains(&place) && told.err.contains("filtre"), "{}", told.err);
+    // Labs of others may come and go meanwhile, but their names bear the number of another process.
+    let left: Vec<_> = namespaces().into_iter().filter(|n| !before.contains(n)).collect();
+    assert_eq!(left, [""; 0]);
+}
+
+fn namespaces() -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir("/run/netns") else { return Vec::new() };
+    entries.filter_map(|n| n.ok()?.file_name().into_string().ok()).collect()
+}
