@@ -138,23 +138,9 @@ fn deny(ctx: &TcContext, view: &View, s: *mut Scratch, hook: u8, reason: u16) ->
     }
     count_code(reason & 0x7f);
     count(if drop { Counter::SynDenied } else { Counter::SynWouldDeny });
-    // SAFETY: `s` is this CPU's working memory.
-    let syn = unsafe {
-        let syn = addr_of_mut!((*s).syn);
-        (*syn).kind = kind::DENIED;
-        (*syn).hook = hook;
-        (*syn).dropped = drop as u8;
-        (*syn).pad = 0;
-        (*syn).ifindex = record::ifindex(ctx);
-        (*syn).time = now();
-        (*syn).key = (*s).ends;
-        // The rest describes a parked frame.
-        zero(addr_of_mut!((*syn).reason).cast::<[u32; 3]>());
-        (*syn).reason = reason;
-        &*syn
-    };
-    if may_tell(s) {
-        record::denied(syn);
+    let time = now();
+    if may_tell(s, time) {
+        record::denied(describe(ctx, s, hook, drop, reason, time));
     } else {
         count(Counter::TelemetryLost);
     }
@@ -163,18 +149,44 @@ fn deny(ctx: &TcContext, view: &View, s: *mut Scratch, hook: u8, reason: u16) ->
     }
     debug!(ctx, "SYN to port {} denied: {}", view.destination_port, reason);
     let may_be_early = reason == Reason::NoPinhole as u16 || reason == Reason::OtherSourcePort as u16;
-    if may_be_early && view.len == 0 && policy.flags & policy_flag::NO_PARKING == 0 && UNPARK_MARK.load() != 0 {
+    if may_be_early
+        && view.len == 0
+        && policy.flags & policy_flag::NO_PARKING == 0
+        && UNPARK_MARK.load() != 0
+        && watch::any_blind(time)
+    {
+        describe(ctx, s, hook, drop, reason, time);
         park(ctx, view, s);
     }
     DROP
 }
 
-/// Whether one more denied SYN is told: a flood of them is counted, by reason and by port, but not told one by one.
+/// The record of a SYN, in the working memory.
 #[inline(always)]
-fn may_tell(s: *mut Scratch) -> bool {
+fn describe<'a>(ctx: &TcContext, s: *mut Scratch, hook: u8, drop: bool, reason: u16, time: u64) -> &'a SynRecord {
     // SAFETY: `s` is this CPU's working memory.
     unsafe {
-        let window = (*s).syn.time >> TELL_WINDOW;
+        let syn = addr_of_mut!((*s).syn);
+        (*syn).kind = kind::DENIED;
+        (*syn).hook = hook;
+        (*syn).dropped = drop as u8;
+        (*syn).pad = 0;
+        (*syn).ifindex = record::ifindex(ctx);
+        (*syn).time = time;
+        (*syn).key = (*s).ends;
+        // The rest describes a parked frame.
+        zero(addr_of_mut!((*syn).reason).cast::<[u32; 3]>());
+        (*syn).reason = reason;
+        &*syn
+    }
+}
+
+/// Whether one more denied SYN is told: a flood of them is counted, by reason and by port, but not told one by one.
+#[inline(always)]
+fn may_tell(s: *mut Scratch, time: u64) -> bool {
+    // SAFETY: `s` is this CPU's working memory.
+    unsafe {
+        let window = time >> TELL_WINDOW;
         let at = addr_of_mut!((*s).told_window);
         if *at != window {
             *at = window;

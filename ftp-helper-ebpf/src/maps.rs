@@ -61,6 +61,9 @@ pub static HALF_OPEN: LruHashMap<SessionKey, HalfOpen, 1024> = LruHashMap::new()
 /// Control connections that are not followed and have been told about.
 #[btf_map]
 pub static MIDSTREAM: LruHashMap<SessionKey, u64, 1024> = LruHashMap::new();
+/// Until when (`CLOCK_MONOTONIC`, nanoseconds) there may be an entry of `BLIND_PAIRS` that counts.
+#[map]
+pub static BLIND_UNTIL: Array<u64> = Array::with_max_entries(1, 0);
 /// Hosts whose denied SYNs are kept for a moment.
 #[btf_map]
 pub static BLIND_PAIRS: LruHashMap<PairKey, BlindPair, 1024> = LruHashMap::new();
