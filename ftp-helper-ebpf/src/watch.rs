@@ -360,8 +360,7 @@ fn finish(ctx: &TcContext, view: &View, s: *mut Scratch, slot: *mut SessionSlot,
     let unread = n & UNREAD != 0;
     let n = n & !UNREAD;
     // SAFETY: `s` is this CPU's working memory, here and below.
-    let (mut made, flags, opened, last) =
-        unsafe { ((*s).record.made, (*s).state.flags, (*s).opened, (*s).state.last) };
+    let (mut made, flags, opened, last) = unsafe { ((*s).record.made, (*s).state.flags, (*s).opened, (*s).state.last) };
     let blind = !unread && (flags & flag::BLIND != 0 || made.has(bit::BLIND));
     if blind && view.len != 0 {
         note_blind(s);

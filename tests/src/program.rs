@@ -51,6 +51,12 @@ impl Program {
         Ok(Self { child, out, err, line })
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its standard output so far.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ const CEILINGS: [(&str, u32); 6] = [
     ("ftp_ingress_l3", HOOK),
 ];
 const HOOK: u32 = 195_000;
-const COMMAND: u32 = 3_700;
+const COMMAND: u32 = 4_900;
 
 #[test]
 fn the_verifiers_work_is_bounded() {

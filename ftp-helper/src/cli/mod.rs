@@ -14,6 +14,7 @@ mod run;
 mod status;
 mod target;
 mod text;
+mod why;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -48,6 +49,8 @@ enum Command {
     Pinholes(query::PinholesArgs),
     /// The events that the daemon remembers, or with -f those to come
     Observe(observe::ObserveArgs),
+    /// Would a connection be let through now, and why (not)
+    Why(why::WhyArgs),
     /// Have the daemon read its configuration again
     Reload(query::ReloadArgs),
     /// Run a capture through the engine and print the events
@@ -59,7 +62,7 @@ enum Command {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage or invalid configuration, 3 daemon not running, \
-                          4 problems found, 5 no permission";
+                          4 problems found, 5 no permission, 10 denied (`why`)";
 
 /// Runs the program with these arguments, its own name first.
 pub fn main<I, T>(args: I) -> ExitCode
@@ -95,6 +98,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Sessions(args) => query::sessions(args),
         Command::Pinholes(args) => query::pinholes(args),
         Command::Observe(args) => observe::run(args),
+        Command::Why(args) => why::run(args),
         Command::Reload(args) => query::reload(args),
         Command::Replay(args) => replay::run(args),
         Command::Lab(args) => Ok(lab::run(args)),

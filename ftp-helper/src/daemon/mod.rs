@@ -9,6 +9,7 @@ mod core;
 mod guards;
 mod rings;
 mod status;
+mod why;
 
 use std::{sync::Arc, time::Duration};
 

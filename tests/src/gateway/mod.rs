@@ -55,6 +55,12 @@ pub fn engine(status: &Status, name: &str) -> u64 {
     status.engine.get(name).copied().unwrap_or_default()
 }
 
+/// First SYNs that did not go through at once: denied, or kept for a pinhole that was not open yet.
+#[must_use]
+pub fn held_up(status: &Status) -> u64 {
+    counter(status, "syn_denied") + counter(status, "syn_parked")
+}
+
 /// The `ftp-helper` beside the running test: `target/debug/ftp-helper` for `target/debug/deps/TEST`.
 ///
 /// # Errors
