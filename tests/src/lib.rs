@@ -5,5 +5,6 @@ pub mod gateway;
 pub mod packet;
 pub mod program;
 pub mod responder;
+pub mod sim;
 pub mod spinner;
 pub mod testrun;
