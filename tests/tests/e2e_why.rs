@@ -1,6 +1,7 @@
 //! `why` says beforehand what becomes of a connection: held against real ones.
 
 use std::{
+    io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener},
     time::Duration,
 };
@@ -127,6 +128,40 @@ fn the_answer_is_what_the_guard_does() {
     let table = gateway.data(&["why", &lab.client().v4().to_string(), &to.to_string()]).unwrap().out;
     assert!(table.contains("mode observe lets it through; drop would deny it"), "{table}");
     gateway.stop().unwrap();
+}
+
+#[test]
+fn the_range_of_an_encrypted_session_is_told() {
+    if !require_root() {
+        return;
+    }
+    let lab = &Lab::new(&LabOptions::default()).unwrap();
+    let server = lab.server().v4();
+    let known = format!("[[server]]\naddress = [\"{server}\"]\npassive_ports = \"40000-40999\"\nopaque = \"range\"\n");
+    let settings = Settings::guarded(lab, "drop").section(&known);
+    let gateway = Gateway::start(lab, &settings, &[]).unwrap();
+    let ground = Ground { lab, gateway: &gateway };
+    let (inside, outside) = (SocketAddr::new(server.into(), UNASKED), SocketAddr::new(server.into(), 41_000));
+    ground.comes_true(lab.client(), inside, Some("no_pinhole"));
+    let control = SocketAddr::new(server.into(), 21);
+    let listener = lab.server().run_in(|| TcpListener::bind(control)).unwrap().unwrap();
+    let mut client = lab.client().run_in(|| std::net::TcpStream::connect_timeout(&control, PATIENCE)).unwrap().unwrap();
+    let (mut peer, _) = listener.accept().unwrap();
+    for (from, to, line) in [(1, 0, "220 here\r\n"), (0, 1, "AUTH TLS\r\n"), (1, 0, "234 go on\r\n")] {
+        let ends = [&mut client, &mut peer];
+        ends[from].write_all(line.as_bytes()).unwrap();
+        let mut read = vec![0; line.len()];
+        ends[to].read_exact(&mut read).unwrap();
+    }
+    until("the range", || {
+        let answer = ground.why(&lab.client().v4().to_string(), inside);
+        (answer["verdict"] == "allowed").then_some(())
+    })
+    .unwrap();
+    let answer = ground.comes_true(lab.client(), inside, None);
+    assert_eq!(answer["guards"][0]["range"], "40000-40999");
+    ground.comes_true(lab.client(), outside, Some("no_pinhole"));
+    ground.comes_true(lab.stranger(), inside, Some("no_pinhole"));
 }
 
 #[test]

@@ -143,11 +143,8 @@ fn questions_and_answers() {
     assert_eq!(sessions.len(), 5000);
     assert_eq!(sessions[4999].session, format!("{:016x}", 4999));
     assert_eq!(client.pinholes().unwrap()[0].pinhole, pinhole());
-    let asked = Asked {
-        from: "192.0.2.10".parse().unwrap(),
-        from_port: None,
-        to: "[2001:db8::1]:50069".parse().unwrap(),
-    };
+    let asked =
+        Asked { from: "192.0.2.10".parse().unwrap(), from_port: None, to: "[2001:db8::1]:50069".parse().unwrap() };
     let why = client.why(asked).unwrap();
     assert_eq!((why.asked, why.verdict), (asked, Verdict::Allowed));
     assert_eq!(client.reload().unwrap().changed, ["mode"]);

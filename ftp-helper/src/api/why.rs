@@ -53,9 +53,12 @@ pub struct Guarded {
     pub guard: usize,
     /// `in` or `out`.
     pub direction: String,
-    /// Why no pinhole lets it through; absent if one does.
+    /// Why nothing lets it through; absent if something does.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
+    /// The range of ports, such as `40000-50000`, that lets it through since its hosts have an encrypted session.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub range: Option<String>,
     /// The pinhole for it, as far as the daemon has read of it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pinhole: Option<PinholeRow>,

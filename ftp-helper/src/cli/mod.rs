@@ -4,6 +4,7 @@
 
 mod check;
 mod ftpd;
+mod generate;
 mod lab;
 mod logging;
 mod observe;
@@ -59,6 +60,10 @@ enum Command {
     Lab(lab::LabArgs),
     /// The bundled FTP server
     Ftpd(ftpd::FtpdArgs),
+    /// Print the script by which a shell completes the arguments
+    Completions(generate::CompletionsArgs),
+    /// Print the manual page, or write the pages of all commands
+    Man(generate::ManArgs),
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage or invalid configuration, 3 daemon not running, \
@@ -102,6 +107,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Reload(args) => query::reload(args),
         Command::Replay(args) => replay::run(args),
         Command::Lab(args) => Ok(lab::run(args)),
+        Command::Completions(args) => generate::completions(args),
+        Command::Man(args) => generate::man(args),
         Command::Ftpd(args) => Ok(ftpd::run(args)),
     }
 }

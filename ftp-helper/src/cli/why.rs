@@ -65,10 +65,13 @@ fn describe(why: &Why) -> String {
     }
     for g in guards {
         let _ = write!(s, "\nguard {} ({}) covers it: ", g.guard, text::printable(&g.direction));
-        match (&g.reason, &g.pinhole) {
-            (Some(reason), _) => s.push_str(&text::printable(reason)),
-            (None, Some(row)) => s.push_str(&pinhole(row)),
-            (None, None) => s.push_str("there is a pinhole for it"),
+        match (&g.reason, &g.range, &g.pinhole) {
+            (Some(reason), ..) => s.push_str(&text::printable(reason)),
+            (None, Some(range), _) => {
+                let _ = write!(s, "an encrypted session opens the range {}", text::printable(range));
+            }
+            (None, None, Some(row)) => s.push_str(&pinhole(row)),
+            (None, None, None) => s.push_str("there is a pinhole for it"),
         }
     }
     for row in near {
@@ -127,6 +130,7 @@ mod tests {
             guard: 1,
             direction: "in".into(),
             reason: reason.map(ToOwned::to_owned),
+            range: None,
             pinhole,
         };
         let mut why = Why {
@@ -154,6 +158,8 @@ mod tests {
         why.guards = vec![guarded(None, Some(row))];
         why.near.clear();
         assert!(describe(&why).ends_with(&format!("guard 1 (in) covers it: {ROW}")));
+        why.guards[0].range = Some("40000-50000".into());
+        assert!(describe(&why).ends_with("guard 1 (in) covers it: an encrypted session opens the range 40000-50000"));
         why.guards.clear();
         assert!(describe(&why).ends_with("no guard covers it"));
     }

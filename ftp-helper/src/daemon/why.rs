@@ -31,11 +31,13 @@ pub(super) fn why(d: &Daemon, asked: Asked) -> anyhow::Result<Why> {
             Direction::Out => (HOOK_OUT, "out"),
         };
         let reason = refusal(d, &asked, hook, &rows)?;
+        let range = if reason.is_some() { range(d, &asked, hook)? } else { None };
         let pinhole = rows.iter().find(|r| is_between(r, &asked) && r.pinhole.port == asked.to.port()).cloned();
         guards.push(Guarded {
             guard: i + 1,
             direction: direction.into(),
-            reason: reason.map(|r| r.as_str().to_owned()),
+            reason: reason.filter(|_| range.is_none()).map(|r| r.as_str().to_owned()),
+            range,
             pinhole,
         });
     }
@@ -60,6 +62,19 @@ fn covers(guard: &Guard, asked: &Asked) -> bool {
 
 fn is_between(row: &PinholeRow, asked: &Asked) -> bool {
     row.pinhole.initiator == asked.from && row.pinhole.responder == asked.to.ip()
+}
+
+/// The range that its hosts' encrypted sessions open, if it is in there.
+fn range(d: &Daemon, asked: &Asked, hook: u8) -> anyhow::Result<Option<String>> {
+    let (policy, port) = (&d.config.policy, asked.to.port());
+    let (initiator, responder) = (Addr::from(asked.from), Addr::from(asked.to.ip()));
+    let Some(range) = policy.opaque_range(responder) else { return Ok(None) };
+    if !range.contains(&port) || policy.deny_ports.contains(&port) {
+        return Ok(None);
+    }
+    let key = PinholeKey { initiator, responder, port: 0, hook, pad: 0 };
+    let is_open = d.plane.ranges()?.iter().any(|(k, state)| *k == key && state.sessions > 0);
+    Ok(is_open.then(|| format!("{}-{}", range.start(), range.end())))
 }
 
 /// Why the kernel has no pinhole for it, in the order in which the guard looks.
