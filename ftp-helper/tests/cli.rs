@@ -90,7 +90,8 @@ fn help_and_version_are_data() {
 
 #[test]
 fn completions_and_manual_pages_know_every_command() {
-    let commands = ["run", "check", "status", "sessions", "pinholes", "observe", "why", "reload", "replay", "lab", "ftpd"];
+    let commands =
+        ["run", "check", "status", "sessions", "pinholes", "observe", "why", "reload", "replay", "lab", "ftpd"];
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let said = run(&["completions", shell]);
         assert_eq!((said.code, said.err.as_str()), (0, ""), "{shell}");

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    io::Read as _,
+    io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
 };
@@ -360,6 +360,43 @@ fn events_are_told_in_every_format_and_by_every_filter() {
             end.err
         );
     }
+}
+
+/// A SYN between hosts whose dialogue the kernel can't read is kept; it is denied when no pinhole opens for it, not before.
+#[test]
+fn a_syn_that_is_kept_in_vain_is_told_as_denied_when_it_is_given_up() {
+    if !require_root() {
+        return;
+    }
+    let ground = Ground::new();
+    let lab = &ground.lab;
+    let mut gateway = Gateway::start(lab, &Settings::guarded(lab, "drop"), &[]).unwrap();
+    let events = gateway.follow().unwrap();
+    let counter = |name: &str| gateway.status().unwrap().counters[name];
+    let control = SocketAddr::new(lab.server().v4().into(), 21);
+    let mut dialogue = connect(lab.client(), control, PATIENCE).unwrap();
+    let to = SocketAddr::new(lab.server().v4().into(), UNASKED);
+    let mut tried = 0;
+    until("a SYN is kept", || {
+        // Half a line, and more of it: the kernel does not know what it will be.
+        dialogue.write_all(b"N").unwrap();
+        assert!(connect(lab.client(), to, Duration::from_millis(100)).is_none());
+        tried += 1;
+        (counter("syn_parked") > 0).then_some(())
+    })
+    .unwrap();
+    // At this moment it is still kept, or the machine is slow and it is given up already.
+    until("it is given up", || (counter("syn_denied") == tried).then_some(())).unwrap();
+    let is_denial = |e: &ftp_helper::event::Event| {
+        e.event == ftp_helper::event::Kind::Denied && e.connection.as_ref().is_some_and(|c| c.to == to)
+    };
+    until("each is told", || (events.all().iter().filter(|e| is_denial(e)).count() as u64 == tried).then_some(()))
+        .unwrap();
+    let status = gateway.status().unwrap();
+    assert_eq!((status.counters["syn_denied"], status.reasons["no_pinhole"]), (tried, tried));
+    assert_eq!((status.denied.len(), status.denied[0].port, status.denied[0].denied), (1, UNASKED, tried));
+    assert_eq!(status.counters["syn_unparked"], 0);
+    gateway.stop().unwrap();
 }
 
 /// RFC 3339 in UTC with microseconds.
