@@ -380,8 +380,8 @@ fn captures_that_can_not_be_read_are_named_with_the_place() {
         ),
         (
             "damaged",
-            [header(101), packet(60, 60), packet(u32::MAX, 60), packet(60, 60)].concat(),
-            "damaged at byte 100 (behind packet 1): ",
+            [&section[..], &[6, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]].concat(),
+            "damaged at byte 28 (behind packet 0): ",
         ),
     ] {
         let file = directory.path().join(name);

@@ -67,7 +67,8 @@ fn the_answer_is_what_the_guard_does() {
         return;
     }
     let lab = &Lab::new(&LabOptions::default()).unwrap();
-    let server = Server::start(lab.server(), ServerKind::Pyftpdlib, &ServerOptions::default()).unwrap();
+    // One that connects when it has something to transfer, not at once.
+    let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
     let settings = Settings::guarded(lab, "drop").section("[pinhole]\ntimeout = \"5min\"");
     let except = settings.guards.replacen("[[guard]]\n", "[[guard]]\nexcept_ports = [\"40500-40600\"]\n", 1);
     let mut gateway = Gateway::start(lab, &Settings { guards: except, ..settings }, &[]).unwrap();
@@ -170,7 +171,8 @@ fn a_source_port_is_part_of_the_question() {
         return;
     }
     let lab = &Lab::new(&LabOptions::default()).unwrap();
-    let server = Server::start(lab.server(), ServerKind::Pyftpdlib, &ServerOptions::default()).unwrap();
+    // One that connects when it has something to transfer, not at once.
+    let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
     let settings = Settings::guarded(lab, "drop").policy("active_source_port = 20");
     let gateway = Gateway::start(lab, &settings, &[]).unwrap();
     let ground = Ground { lab, gateway: &gateway };
