@@ -36,7 +36,7 @@ impl Platform {
         // capabilities(7): CAP_SYS_ADMIN stands for what was split off it.
         let implied = |c| matches!(c, Capability::CAP_BPF | Capability::CAP_PERFMON);
         let all = held.contains(&Capability::CAP_SYS_ADMIN);
-        let missing = NEEDED.into_iter().filter(|c| !held.contains(c) && !(all && implied(*c))).collect();
+        let missing = NEEDED.into_iter().filter(|c| !(held.contains(c) || all && implied(*c))).collect();
         Self { release, btf: "/sys/kernel/btf/vmlinux".into(), missing }
     }
 
