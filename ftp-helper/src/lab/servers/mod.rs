@@ -4,7 +4,7 @@
 //! [`DOWNLOAD`]. Servers that give up their rights run as the system's user `daemon`.
 
 mod bundled;
-mod fetch;
+mod packages;
 mod proftpd;
 mod program;
 mod pureftpd;
@@ -31,7 +31,6 @@ use super::{
 };
 use crate::ftpd::PassivePorts;
 
-pub use fetch::fetch;
 pub use program::default_cache;
 
 /// The directory below a login's that clients may write to.
@@ -133,6 +132,22 @@ impl ServerOptions {
     fn cache(&self) -> PathBuf {
         self.cache.clone().unwrap_or_else(default_cache)
     }
+}
+
+/// Downloads vsftpd, ProFTPD and Pure-FTPd with `apt-get download` and unpacks them into `cache`; nothing is installed.
+/// What is there already is left alone. Returns what was fetched.
+///
+/// # Errors
+/// When `apt-get` or `dpkg` is missing, or a package can't be had (`apt-get update` may help).
+pub fn fetch(cache: &Path) -> Result<Vec<&'static str>> {
+    let mut fetched = Vec::new();
+    for server in [&packages::VSFTPD, &packages::PROFTPD, &packages::PURE_FTPD] {
+        if !server.is_in(cache) {
+            server.unpack(cache, nix::unistd::geteuid().is_root()).map_err(LabError::Fetch)?;
+            fetched.push(server.name);
+        }
+    }
+    Ok(fetched)
 }
 
 /// What to log in with.
