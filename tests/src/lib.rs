@@ -1,6 +1,7 @@
 //! What the end-to-end tests share.
 
 pub mod dialogue;
+pub mod flood;
 pub mod gateway;
 pub mod packet;
 pub mod responder;

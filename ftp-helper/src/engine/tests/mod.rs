@@ -4,6 +4,7 @@ mod catalogue;
 mod cuts;
 mod dialogue;
 mod life;
+mod pace;
 mod subset;
 
 use std::net::IpAddr;
