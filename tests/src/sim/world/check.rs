@@ -25,7 +25,9 @@ impl World {
         for event in std::mem::take(&mut self.daemon.events) {
             self.hear(&event)?;
         }
-        if self.daemon.engine.as_ref().is_some_and(|e| e.stats().divergences != 0) {
+        // Where segments have passed that the daemon has not seen, it can't vouch for what follows from them, and takes it back.
+        let knows_all = self.summary.unrecorded == 0;
+        if knows_all && self.daemon.engine.as_ref().is_some_and(|e| e.stats().divergences != 0) {
             return broken(None, "fast ⊄ full: the kernel opened what the engine would not have");
         }
         self.check_one_each()?;
@@ -187,6 +189,11 @@ impl World {
             }
             let over = |sock: Option<usize>| sock.is_some_and(|n| self.socks[n].peer_done);
             let Some((_, opens)) = s.announcement(key) else { continue };
+            // A daemon that comes back takes the kernel's marks over, and forged bytes far ahead with them: such a session is
+            // not read any more, and opens nothing.
+            if s.disturbed && self.options.trouble.outages {
+                continue;
+            }
             if s.ids.last() == Some(&p.session) && s.revoked_since(opens.exchange) {
                 return broken(Some(i), format!("I5: {key:?} is open although the client has taken it back"));
             }
@@ -227,7 +234,8 @@ impl World {
     pub(super) fn came_out(&mut self, i: usize, offer: &Offer, well: bool) -> Result<(), Broken> {
         let s = &self.sessions[i];
         let by_right = s.script.opens.iter().any(|o| o.port == offer.port && o.used);
-        if !well && by_right && self.is_benign() {
+        // Unless the daemon is so slow that it has not come to it yet.
+        if !well && by_right && self.is_benign() && self.kernel.events.is_empty() {
             return broken(Some(i), format!("a legitimate transfer to port {} did not come through", offer.port));
         }
         Ok(())

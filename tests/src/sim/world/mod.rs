@@ -375,7 +375,7 @@ impl World {
                 }
                 (self.daemon_at, self.reading) = (u64::MAX, false);
                 if self.daemon.works(self.now) {
-                    let most = if self.options.trouble.slow { self.rng.from_to(1, 6) as usize } else { usize::MAX };
+                    let most = if self.options.trouble.slow { self.rng.from_to(1, 60) as usize } else { usize::MAX };
                     self.daemon.turn(self.now, &mut self.kernel, most);
                     self.release();
                 }
