@@ -76,7 +76,7 @@ impl Kernel {
     fn answered(&mut self, now: u64, hook: u8, p: &Packet) -> Verdict {
         let pin = answered_pinhole(hook, p);
         let Some(hole) = self.pinholes.get(&pin).copied() else { return Verdict::Pass };
-        if !hole.is_bound() || hole.source_port() != p.to.port || p.ack != hole.isn().wrapping_add(1) {
+        if hole.bound != bound(p.ack.wrapping_sub(1), p.to.port) {
             return Verdict::Pass;
         }
         let flow = FlowState {
