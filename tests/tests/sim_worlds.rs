@@ -17,7 +17,7 @@ fn the_invariants_hold_in_every_world() {
     let begun = Instant::now();
     let seed = seed();
     println!("FTP_HELPER_SEED={seed}");
-    let wanted = if full() { 200_000_000 } else { 4_000_000 };
+    let wanted = if full() { 100_000_000 } else { 2_000_000 };
     let mut sum = Summary::default();
     let mut worlds = 0;
     while sum.steps < wanted {
