@@ -26,7 +26,9 @@ impl World {
             self.hear(&event)?;
         }
         // Where segments have passed that the daemon has not seen, it can't vouch for what follows from them, and takes it back.
-        let knows_all = self.summary.unrecorded == 0;
+        // So it is with a session that found no room in its table before it died.
+        let t = self.options.trouble;
+        let knows_all = self.summary.unrecorded == 0 && !(t.outages && t.tight);
         if knows_all && self.daemon.engine.as_ref().is_some_and(|e| e.stats().divergences != 0) {
             return broken(None, "fast ⊄ full: the kernel opened what the engine would not have");
         }
@@ -189,9 +191,9 @@ impl World {
             }
             let over = |sock: Option<usize>| sock.is_some_and(|n| self.socks[n].peer_done);
             let Some((_, opens)) = s.announcement(key) else { continue };
-            // A daemon that comes back takes the kernel's marks over, and forged bytes far ahead with them: such a session is
-            // not read any more, and opens nothing.
-            if s.disturbed && self.options.trouble.outages {
+            // A daemon that takes over a session the kernel is blind to skips the rest of a line, and with it perhaps the
+            // command that takes the pinhole back: then its time ends it.
+            if self.options.trouble.outages {
                 continue;
             }
             if s.ids.last() == Some(&p.session) && s.revoked_since(opens.exchange) {
