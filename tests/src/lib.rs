@@ -2,6 +2,7 @@
 
 pub mod connect;
 pub mod dialogue;
+pub mod flood;
 pub mod gateway;
 pub mod packet;
 pub mod program;

@@ -1,11 +1,16 @@
 //! The loop's state: kernel side, engine, interfaces, and the answers to questions.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use ftp_helper_common::{
     command::{Command, Outcome, op},
-    key::PinholeKey,
+    key::{FlowKey, PinholeKey},
     record::SynRecord,
     state::{FlowState, flag},
 };
@@ -53,6 +58,8 @@ pub(super) struct Daemon {
     troubles: BTreeMap<String, String>,
     next_beat: Instant,
     next_sweep: Nanos,
+    /// Data connections that the engine knew of at the last sweep and the kernel did not.
+    missing: HashSet<FlowKey>,
     logger: Option<AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>>,
 }
 
@@ -106,6 +113,7 @@ impl Daemon {
             troubles: BTreeMap::new(),
             next_beat: Instant::now() + BEAT,
             next_sweep: now + SWEEP,
+            missing: HashSet::new(),
             logger,
         };
         match daemon.begin(now, adopted) {
@@ -329,13 +337,22 @@ impl Daemon {
 
     /// Looks for what has no owner any more.
     fn sweep(&mut self, now: Nanos) -> anyhow::Result<()> {
-        // Sessions that began unrecorded while the daemon was stopped: known ones are left as they are.
+        // Sessions that began unrecorded, while the daemon was stopped or there was no room for the record: known ones are
+        // left as they are.
         for (key, state) in self.plane.sessions()? {
-            if state.flags & flag::UNRECORDED != 0 {
+            if state.flags & (flag::UNRECORDED | flag::LOST) != 0 || now.saturating_sub(state.last) > SWEEP {
                 self.engine.adopt(now, &key, &state);
             }
         }
-        for (key, state) in self.plane.flows()? {
+        let flows = self.plane.flows()?;
+        // Data connections whose end went unrecorded. The record may be on its way: not before they are missed twice.
+        let live: HashSet<FlowKey> = flows.iter().map(|(key, state)| key.to_flow(state.hook)).collect();
+        let missing: HashSet<FlowKey> = self.engine.connections().filter(|c| !live.contains(c)).collect();
+        for key in missing.intersection(&self.missing) {
+            self.engine.forget_flow(now, key);
+        }
+        self.missing = missing;
+        for (key, state) in flows {
             let FlowState { hook, last, .. } = state;
             if now.saturating_sub(last) > FLOW_DEAD {
                 let flow = key.to_flow(hook);

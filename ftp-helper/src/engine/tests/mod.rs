@@ -5,6 +5,7 @@ mod cuts;
 mod dialogue;
 mod life;
 mod opaque;
+mod pace;
 mod subset;
 
 use std::net::IpAddr;
