@@ -1,0 +1,571 @@
+//! The catalogue of attacks and of what must work: stimuli with their verdicts, as data.
+//!
+//! A stimulus is a dialogue between C and S, segment by segment, with packets of data connections beside it. It is run by
+//! three back ends that must agree: the engine alone ([`engine`]), the programs in the kernel with the engine behind them
+//! ([`kernel`]), and, where the kernel's own TCP, fragments, checksums or interfaces matter, a gateway on the wire
+//! ([`wire`]). `docs/threat-model.md` holds the table ([`table`]).
+//!
+//! C is 192.0.2.10 or 2001:db8::10, S is 198.51.100.5 or 2001:db8:1::5, A, another host on C's side, is 203.0.113.66 or
+//! 2001:db8:2::66.
+
+mod a1;
+mod a10;
+mod a2;
+mod a3;
+mod a4;
+mod a5;
+mod a6;
+mod a7;
+mod a8;
+mod a9;
+pub mod engine;
+pub mod kernel;
+mod p;
+mod talk;
+//pub mod table;
+//pub mod wire;
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ftp_helper::{
+    engine::policy::Policy,
+    event::{Event, Kind},
+};
+use ftp_helper_common::{
+    key::{CLIENT, SERVER},
+    tcp,
+};
+
+use crate::packet::Packet;
+
+/// The port that the announcements name, 195,149.
+pub const PORT: u16 = 50069;
+
+/// One stimulus and what must come of it.
+#[derive(Clone, Debug)]
+pub struct Stimulus {
+    /// The catalogue's id, with what follows it where there are variants.
+    pub id: &'static str,
+    /// What is tried.
+    pub about: &'static str,
+    /// Over IPv6.
+    pub v6: bool,
+    /// Where the client is.
+    pub places: Places,
+    /// What differs from [`policy`].
+    pub knob: Knob,
+    /// How far the session is when it begins.
+    pub begin: Begin,
+    /// What happens.
+    pub steps: Vec<Step>,
+    /// What must come of it.
+    pub verdict: Verdict,
+    /// The ports that open, in order.
+    pub opens: Vec<u16>,
+    /// How many pinholes are open at its end.
+    pub left: usize,
+    /// A reason that must be told.
+    pub reason: Option<&'static str>,
+    /// It is run on the wire too.
+    pub on_wire: bool,
+    /// What follows negotiates with EPSV, whatever the address family.
+    pub by_epsv: bool,
+}
+
+/// What a stimulus comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It opens what it announces.
+    Open,
+    /// It passes and opens nothing; the session goes on.
+    NoOpen,
+    /// Its packets are dropped; the session goes on.
+    Drop,
+    /// The session opens nothing any more.
+    Taint,
+    /// And its control packets are dropped.
+    Kill,
+    /// It is encrypted.
+    Opaque,
+    /// The connection is not followed, and opens nothing.
+    Unfollowed,
+    /// The session is over: what was open is taken back.
+    Close,
+}
+
+/// Where the client may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Places {
+    /// Outside, and inside.
+    Both,
+    /// Outside only.
+    Outside,
+    /// Inside only.
+    Inside,
+}
+
+/// What the policy has that [`policy`] has not.
+#[derive(Clone, Copy, Debug)]
+pub struct Knob {
+    /// Changes it.
+    pub apply: fn(&mut Policy),
+    /// The same as lines of `[policy]` and further sections.
+    pub toml: [&'static str; 2],
+}
+
+/// How far the session is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begin {
+    /// There is nothing yet.
+    Nothing,
+    /// The handshake is done.
+    Connected,
+    /// The client is logged in.
+    LoggedIn,
+}
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// A segment of the control connection.
+    Control(Segment),
+    /// A packet of a data connection, or of what pretends to be one.
+    Data(Data),
+    /// Milliseconds go by.
+    Wait(u64),
+}
+
+/// A segment of the control connection.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// Who sends it, or pretends to.
+    pub side: u8,
+    /// What it carries.
+    pub payload: Vec<u8>,
+    /// TCP flags.
+    pub flags: u8,
+    /// Its first byte, counted from the side's next.
+    pub seq: i64,
+    /// What it acknowledges, counted from the other side's next.
+    pub ack: i64,
+    /// The side does not know of it: somebody else sent it, or it will not arrive.
+    pub inserted: bool,
+    /// It passes by the hook of the other side.
+    pub elsewhere: bool,
+    /// What is odd about the packet.
+    pub alter: Option<fn(&mut Packet)>,
+    /// What becomes of it.
+    pub seen: Seen,
+}
+
+/// What becomes of a packet, in `drop`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// It passes and, of the control connection, is read.
+    Pass,
+    /// It passes and counts for nothing.
+    Unread,
+    /// It is dropped as a packet of a session, for this reason.
+    Drop(&'static str),
+    /// It is dropped for its headers' sake.
+    DropHeaders(&'static str),
+}
+
+/// A host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Host {
+    /// The client.
+    C,
+    /// The server.
+    S,
+    /// Another host on the client's side.
+    A,
+}
+
+/// A packet of a data connection.
+#[derive(Clone, Debug)]
+pub struct Data {
+    /// Sender.
+    pub from: (Host, u16),
+    /// Receiver.
+    pub to: (Host, u16),
+    /// TCP flags.
+    pub flags: u8,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number.
+    pub ack: u32,
+    /// What is odd about the packet.
+    pub alter: Option<fn(&mut Packet)>,
+    /// Whether it passes in `drop`.
+    pub passes: bool,
+    /// Every counter of the kernel's that moves.
+    pub counts: &'static [(&'static str, u64)],
+}
+
+/// What came of a stimulus on a back end.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Came {
+    /// Ports that were opened, in order.
+    pub opened: Vec<u16>,
+    /// Ports that are open now.
+    pub left: Vec<u16>,
+    /// The name of what the session is: `good`, `tainted`, `killed`, `opaque` or `none`.
+    pub standing: &'static str,
+    /// Every reason that was told.
+    pub reasons: BTreeSet<&'static str>,
+}
+
+impl Came {
+    /// What events say of openings and reasons.
+    #[must_use]
+    pub fn of(events: &[Event], left: Vec<u16>, standing: &'static str) -> Self {
+        let opened = events.iter().filter(|e| e.event == Kind::Opened);
+        Self {
+            opened: opened.filter_map(|e| Some(e.pinhole.as_ref()?.port)).collect(),
+            left,
+            standing,
+            reasons: events.iter().filter_map(|e| e.reason.map(|r| r.as_str())).collect(),
+        }
+    }
+}
+
+impl Stimulus {
+    /// Compares with what came of it; an error says what differs.
+    ///
+    /// # Errors
+    /// What is not as it must be.
+    pub fn check(&self, came: &Came) -> Result<(), String> {
+        let standing = match self.verdict {
+            Verdict::Open | Verdict::NoOpen | Verdict::Drop => "good",
+            Verdict::Taint => "tainted",
+            Verdict::Kill => "killed",
+            Verdict::Opaque => "opaque",
+            Verdict::Unfollowed => "none",
+            Verdict::Close => "closing",
+        };
+        if came.opened != self.opens || came.left.len() != self.left {
+            return Err(format!("must open {:?} and leave {}, came to {came:?}", self.opens, self.left));
+        }
+        if came.standing != standing {
+            return Err(format!("the session must be {standing}, came to {came:?}"));
+        }
+        match self.reason {
+            Some(reason) if !came.reasons.contains(reason) => Err(format!("must tell {reason}, came to {came:?}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the session may open something afterwards.
+    #[must_use]
+    pub fn goes_on(&self) -> bool {
+        matches!(self.verdict, Verdict::Open | Verdict::NoOpen | Verdict::Drop)
+    }
+}
+
+/// Every stimulus, in the catalogue's order.
+#[must_use]
+pub fn all() -> Vec<Stimulus> {
+    [
+        p::stimuli(),
+        a1::stimuli(),
+        a2::stimuli(),
+        a3::stimuli(),
+        a4::stimuli(),
+        a5::stimuli(),
+        a6::stimuli(),
+        a7::stimuli(),
+        a8::stimuli(),
+        a9::stimuli(),
+        a10::stimuli(),
+    ]
+    .concat()
+}
+
+/// The policy of all stimuli: `drop`, everything allowed that may be, some ports denied.
+#[must_use]
+pub fn policy(knob: Knob) -> Policy {
+    let mut policy = Policy {
+        active_inbound: true,
+        deny_ports: DENIED.into_iter().collect(),
+        control_ports: [21, 2121].into(),
+        ..crate::testrun::policy()
+    };
+    (knob.apply)(&mut policy);
+    policy
+}
+
+/// Ports that are never a data port (A15).
+pub const DENIED: [u16; 7] = [2049, 3306, 3389, 5432, 6000, 6379, 8080];
+
+/// The address of a host.
+#[must_use]
+pub fn address(host: Host, v6: bool) -> IpAddr {
+    let text = match (host, v6) {
+        (Host::C, false) => "192.0.2.10",
+        (Host::S, false) => "198.51.100.5",
+        (Host::A, false) => "203.0.113.66",
+        (Host::C, true) => "2001:db8::10",
+        (Host::S, true) => "2001:db8:1::5",
+        (Host::A, true) => "2001:db8:2::66",
+    };
+    text.parse().expect("an address")
+}
+
+/// Greeting and login, line by line.
+pub const LOGIN: [(u8, &str); 7] = [
+    (SERVER, "220 ready"),
+    (CLIENT, "USER me"),
+    (SERVER, "331 password"),
+    (CLIENT, "PASS x"),
+    (SERVER, "230 in"),
+    (CLIENT, "TYPE I"),
+    (SERVER, "200 ok"),
+];
+
+/// P1 for a port, line by line: what must open after every stimulus; by EPSV over IPv6.
+#[must_use]
+pub fn p1(epsv: bool, port: u16) -> [(u8, String); 2] {
+    if epsv {
+        [(CLIENT, "EPSV\r\n".to_owned()), (SERVER, format!("229 ok (|||{port}|)\r\n"))]
+    } else {
+        let reply = format!("227 ok (198,51,100,5,{},{})\r\n", port >> 8, port & 255);
+        [(CLIENT, "PASV\r\n".to_owned()), (SERVER, reply)]
+    }
+}
+
+/// Ports of P1 behind a stimulus, in its session and in a new one.
+pub const BEHIND: [u16; 2] = [PORT - 1, PORT - 2];
+
+/// The default policy.
+pub(crate) const DEFAULT: Knob = Knob { apply: |_| (), toml: ["", ""] };
+
+/// A stimulus that begins logged in, over IPv4, in both places, and opens nothing.
+pub(crate) fn stimulus(id: &'static str, about: &'static str) -> Stimulus {
+    Stimulus {
+        id,
+        about,
+        v6: false,
+        places: Places::Both,
+        knob: DEFAULT,
+        begin: Begin::LoggedIn,
+        steps: Vec::new(),
+        verdict: Verdict::NoOpen,
+        opens: Vec::new(),
+        left: 0,
+        reason: None,
+        on_wire: false,
+        by_epsv: false,
+    }
+}
+
+/// How a stimulus is put together.
+impl Stimulus {
+    pub(crate) fn v6(self) -> Self {
+        Self { v6: true, ..self }
+    }
+
+    pub(crate) fn knob(self, apply: fn(&mut Policy), toml: [&'static str; 2]) -> Self {
+        Self { knob: Knob { apply, toml }, ..self }
+    }
+
+    pub(crate) fn outside(self) -> Self {
+        Self { places: Places::Outside, ..self }
+    }
+
+    pub(crate) fn inside(self) -> Self {
+        Self { places: Places::Inside, ..self }
+    }
+
+    pub(crate) fn begin(self, begin: Begin) -> Self {
+        Self { begin, ..self }
+    }
+
+    pub(crate) fn on_wire(self) -> Self {
+        Self { on_wire: true, ..self }
+    }
+
+    /// A line of the client's.
+    pub(crate) fn c(self, line: &str) -> Self {
+        self.raw(CLIENT, format!("{line}\r\n").as_bytes())
+    }
+
+    /// A line of the server's.
+    pub(crate) fn s(self, line: &str) -> Self {
+        self.raw(SERVER, format!("{line}\r\n").as_bytes())
+    }
+
+    /// Bytes as they are, in one segment.
+    pub(crate) fn raw(self, side: u8, payload: &[u8]) -> Self {
+        self.segment(segment(side, payload))
+    }
+
+    /// The same, cut into pieces of so many bytes.
+    pub(crate) fn cut(self, side: u8, payload: &[u8], size: usize) -> Self {
+        payload.chunks(size).fold(self, |s, part| s.raw(side, part))
+    }
+
+    pub(crate) fn segment(mut self, segment: Segment) -> Self {
+        self.steps.push(Step::Control(segment));
+        self
+    }
+
+    pub(crate) fn by_epsv(self) -> Self {
+        Self { by_epsv: true, ..self }
+    }
+
+    /// Flags without payload.
+    pub(crate) fn flags(self, side: u8, flags: u8) -> Self {
+        self.segment(Segment { flags, ..segment(side, b"") })
+    }
+
+    pub(crate) fn data(mut self, data: Data) -> Self {
+        self.steps.push(Step::Data(data));
+        self
+    }
+
+    pub(crate) fn wait(mut self, milliseconds: u64) -> Self {
+        self.steps.push(Step::Wait(milliseconds));
+        self
+    }
+
+    /// PASV and its 227 for [`PORT`].
+    pub(crate) fn pasv(self) -> Self {
+        self.c("PASV").s("227 Entering Passive Mode (198,51,100,5,195,149).")
+    }
+
+    pub(crate) fn opens(self, ports: &[u16]) -> Self {
+        Self { verdict: Verdict::Open, opens: ports.to_vec(), left: usize::from(!ports.is_empty()), ..self }
+    }
+
+    /// It opens, and nothing is left of that.
+    pub(crate) fn verdict_open(self) -> Self {
+        Self { verdict: Verdict::Open, ..self }
+    }
+
+    pub(crate) fn no_reason(self) -> Self {
+        Self { reason: None, ..self }
+    }
+
+    pub(crate) fn opened(self, ports: &[u16], left: usize) -> Self {
+        Self { opens: ports.to_vec(), left, ..self }
+    }
+
+    pub(crate) fn refused(self, reason: &'static str) -> Self {
+        Self { reason: Some(reason), ..self }
+    }
+
+    pub(crate) fn verdict(self, verdict: Verdict, reason: &'static str) -> Self {
+        Self { verdict, reason: Some(reason), ..self }
+    }
+
+    pub(crate) fn taints(self, reason: &'static str) -> Self {
+        self.verdict(Verdict::Taint, reason)
+    }
+
+    pub(crate) fn kills(self) -> Self {
+        self.verdict(Verdict::Kill, "overlap")
+    }
+}
+
+/// A segment with the side's next bytes, acknowledging everything.
+pub(crate) fn segment(side: u8, payload: &[u8]) -> Segment {
+    Segment {
+        side,
+        payload: payload.to_vec(),
+        flags: tcp::ACK,
+        seq: 0,
+        ack: 0,
+        inserted: false,
+        elsewhere: false,
+        alter: None,
+        seen: Seen::Pass,
+    }
+}
+
+impl Segment {
+    pub(crate) fn seq(self, seq: i64) -> Self {
+        Self { seq, ..self }
+    }
+
+    pub(crate) fn ack(self, ack: i64) -> Self {
+        Self { ack, ..self }
+    }
+
+    pub(crate) fn inserted(self) -> Self {
+        Self { inserted: true, ..self }
+    }
+
+    /// Sent by somebody who is on the other side.
+    pub(crate) fn spoofed(self) -> Self {
+        Self { inserted: true, elsewhere: true, seen: Seen::Drop("wrong_hook"), ..self }
+    }
+
+    pub(crate) fn alter(self, alter: fn(&mut Packet)) -> Self {
+        Self { alter: Some(alter), ..self }
+    }
+
+    pub(crate) fn seen(self, seen: Seen) -> Self {
+        Self { seen, ..self }
+    }
+
+    pub(crate) fn with(self, flags: u8) -> Self {
+        Self { flags: self.flags | flags, ..self }
+    }
+}
+
+/// Initial sequence number of the data connection from this port, and of what answers.
+const fn isn(port: u16) -> [u32; 2] {
+    [0xffff_0000 | port as u32, 0x7000_0000]
+}
+
+/// The first packet of a data connection through a pinhole: it passes.
+pub(crate) fn syn(from: (Host, u16), to: (Host, u16)) -> Data {
+    Data {
+        from,
+        to,
+        flags: tcp::SYN,
+        seq: isn(from.1)[0],
+        ack: 0,
+        alter: None,
+        passes: true,
+        counts: &[("syn_passed", 1)],
+    }
+}
+
+/// The same, and it does not.
+pub(crate) fn denied(from: (Host, u16), to: (Host, u16)) -> Data {
+    Data { passes: false, counts: &[("no_pinhole", 1), ("syn_denied", 1)], ..syn(from, to) }
+}
+
+/// The answer to the SYN between these two, given as the SYN's own ends: it uses the pinhole.
+pub(crate) fn answer(from: (Host, u16), to: (Host, u16)) -> Data {
+    Data {
+        from: to,
+        to: from,
+        flags: tcp::SYN | tcp::ACK,
+        seq: isn(from.1)[1],
+        ack: isn(from.1)[0].wrapping_add(1),
+        alter: None,
+        passes: true,
+        counts: &[("records", 1), ("used", 1)],
+    }
+}
+
+impl Data {
+    pub(crate) fn counts(self, counts: &'static [(&'static str, u64)]) -> Self {
+        Self { counts, ..self }
+    }
+
+    pub(crate) fn denied_for(self, counts: &'static [(&'static str, u64)]) -> Self {
+        Self { passes: false, counts, ..self }
+    }
+
+    pub(crate) fn alter(self, alter: fn(&mut Packet)) -> Self {
+        Self { alter: Some(alter), ..self }
+    }
+
+    pub(crate) fn flags(self, flags: u8) -> Self {
+        Self { flags, ..self }
+    }
+}
