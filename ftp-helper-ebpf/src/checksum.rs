@@ -14,7 +14,7 @@ use ftp_helper_common::record::CHUNK;
 
 use crate::{
     packet::View,
-    scratch::{BUFFER, Scratch, launder},
+    scratch::{self, BUFFER, OF_HOOKS, Scratch, launder},
 };
 
 /// `BPF_CSUM_LEVEL_QUERY`: not negative where the device has verified.
@@ -38,13 +38,13 @@ pub fn holds(ctx: &TcContext, s: *mut Scratch, view: &View, n: u32) -> u32 {
     }
     // SAFETY: `s` is this CPU's working memory; the addresses lie one behind the other. An IPv4 address is mapped, and the
     // 0xffff in that changes no such sum.
-    let pseudo = unsafe { sum(addr_of!((*s).ends).cast(), 32, 0) };
+    let pseudo = unsafe { sum(addr_of!((*s).ends).cast(), 32) };
     let length = view.len + (view.payload - view.tcp);
     let pseudo = pseudo + (TCP << 8) as u64 + (length as u16).swap_bytes() as u64;
     let Some(header) = header(ctx, s, view.tcp, view.payload - view.tcp) else { return 0 };
     // SAFETY: as above; the TCP header is at least 20 bytes long.
     let field = unsafe { addr_of!((*s).buffer).cast::<u8>().add(HEADERS + 16).cast::<u16>().read() };
-    let whole = fold(pseudo) == field as u32 || fold(pseudo + header + payload(s, n)) == 0xffff;
+    let whole = fold(pseudo) == field as u32 || fold(pseudo + header + ftp_sum_payload(n)) == 0xffff;
     if !whole {
         return 0;
     }
@@ -70,13 +70,16 @@ fn header(ctx: &TcContext, s: *mut Scratch, at: u32, len: u32) -> Option<u64> {
         if bpf_skb_load_bytes(ctx.as_ptr(), at, to.cast(), len) != 0 {
             return None;
         }
-        Some(sum(to, len, 0))
+        Some(sum(to, len))
     }
 }
 
-/// Sums up the payload in the buffer, with zeros behind it up to a multiple of four.
-#[inline(always)]
-fn payload(s: *mut Scratch, n: u32) -> u64 {
+/// Sums up `n` bytes of payload in the buffer, with zeros behind them up to a multiple of four. A global function, which the
+/// verifier looks at once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ftp_sum_payload(n: u32) -> u64 {
+    let Some(s) = scratch::scratch(OF_HOOKS) else { return 0 };
     let mut total = 0;
     // SAFETY: the masks keep positions and lengths inside the buffer of this CPU's working memory.
     unsafe {
@@ -92,12 +95,9 @@ fn payload(s: *mut Scratch, n: u32) -> u64 {
             if at >= n {
                 break;
             }
-            let left = (n - at + 3) & !3;
-            if left >= PIECE {
-                total += sum(buffer.add(at as usize), PIECE, 0);
-            } else {
-                total += sum(buffer.add(at as usize), launder(s, left) & (PIECE - 4), 0);
-            }
+            let left = launder(s, (n - at + 3) & !3);
+            let len = if left >= PIECE { PIECE } else { left & (PIECE - 4) };
+            total += sum(buffer.add(at as usize), len);
             piece += 1;
         }
     }
@@ -109,9 +109,9 @@ fn payload(s: *mut Scratch, n: u32) -> u64 {
 /// # Safety
 /// `len` bytes, a multiple of four and not more than [`PIECE`], must be readable at `from`.
 #[inline(always)]
-unsafe fn sum(from: *const u8, len: u32, seed: u32) -> u64 {
+unsafe fn sum(from: *const u8, len: u32) -> u64 {
     // SAFETY: the caller's promise.
-    let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, from.cast_mut().cast(), len, seed) };
+    let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, from.cast_mut().cast(), len, 0) };
     sum as u64 & 0xffff_ffff
 }
 

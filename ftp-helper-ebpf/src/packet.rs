@@ -3,10 +3,10 @@
 use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::{EbpfContext as _, helpers::bpf_skb_load_bytes, programs::TcContext};
-use ftp_helper_common::addr::Addr;
+use ftp_helper_common::{addr::Addr, canon::Text as _};
 
 use crate::{
-    scratch::{self, OF_HOOKS, Scratch, launder},
+    scratch::{self, InScratch, OF_HOOKS, Scratch, launder},
     util::load,
 };
 
@@ -67,26 +67,40 @@ impl View {
         // SAFETY: `s` is this CPU's working memory; the two addresses lie one behind the other, aligned to four bytes.
         unsafe {
             let ends = addr_of_mut!((*s).ends);
-            (*ends).initiator_port = self.source_port;
-            (*ends).responder_port = self.destination_port;
+            // Stored in units as they are loaded again: a wider load would wait for the stores before it.
+            ends.cast::<u32>().add(8).write(self.source_port as u32 | (self.destination_port as u32) << 16);
             if self.v6 {
                 return bpf_skb_load_bytes(ctx.as_ptr(), self.l3 + 8, ends.cast(), 32) == 0;
             }
-            let Some([from, to]) = load::<[u32; 2]>(ctx, self.l3 + 12) else { return false };
-            let words = ends.cast::<u32>();
-            let mapped = Addr::v4([0; 4]).words();
-            let mut i = 0;
-            while i < 3 {
-                words.add(i).write(mapped[i]);
-                words.add(4 + i).write(mapped[i]);
-                i += 1;
-            }
-            words.add(3).write(from);
-            words.add(7).write(to);
+            let Some((from, to)) = self.addresses_v4(ctx) else { return false };
+            let halves = ends.cast::<u64>();
+            halves.write(0);
+            halves.add(1).write((from as u64) << 32 | MAPPED);
+            halves.add(2).write(0);
+            halves.add(3).write((to as u64) << 32 | MAPPED);
         }
         true
     }
+
+    /// Source and destination of an IPv4 packet, as they lie in memory: without a call where they are in the linear
+    /// part.
+    #[inline(always)]
+    fn addresses_v4(&self, ctx: &TcContext) -> Option<(u32, u32)> {
+        let (data, end) = ends(ctx);
+        // Two tags at most before it: the mask only tells the verifier.
+        let l3 = data + (self.l3 & 31) as usize;
+        if l3 + 20 <= end {
+            // SAFETY: 20 bytes from `l3` on are within the linear part, compared above.
+            return Some(unsafe { (*((l3 + 12) as *const u32), *((l3 + 16) as *const u32)) });
+        }
+        let [from, to] = load::<[u32; 2]>(ctx, self.l3 + 12)?;
+        Some((from, to))
+    }
 }
+
+/// The eight bytes before the address in [`Addr::v4`], as the low half of a word.
+const MAPPED: u64 = u32::from_ne_bytes([0, 0, 0xff, 0xff]) as u64;
+const _: () = assert!(core::mem::offset_of!(Scratch, ends) % 8 == 0 && align_of::<Addr>() == 4);
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
@@ -97,6 +111,8 @@ const UDP: u8 = 17;
 /// Loose and strict source routing.
 const LSRR: u8 = 131;
 const SSRR: u8 = 137;
+/// Bytes of IPv4 options, at most.
+const OPTIONS_MAX: u32 = 40;
 /// Headers before TCP in IPv6, at most.
 const EXTENSIONS_MAX: u32 = 8;
 
@@ -232,44 +248,44 @@ fn slow_v4(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
 
 /// Whether one of these IPv4 options names the hosts to pass: a host behind a router that follows it is another than the
 /// header's.
-#[inline(never)]
+#[inline(always)]
 fn is_source_routed(ctx: &TcContext, at: u32, len: u32) -> bool {
     let Some(s) = scratch::scratch(OF_HOOKS) else { return true };
     let len = launder(s, len) & 63;
-    if len == 0 {
-        return false;
-    }
-    // SAFETY: the buffer in this CPU's working memory has room for 63 bytes, and the mask keeps positions inside them.
-    unsafe {
-        let options = addr_of_mut!((*s).buffer).cast::<u8>();
-        if bpf_skb_load_bytes(ctx.as_ptr(), at, options.cast(), len) != 0 {
-            return false;
+    // SAFETY: the buffer in this CPU's working memory has room for 63 bytes.
+    let read = len != 0 && unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, addr_of_mut!((*s).buffer).cast(), len) } == 0;
+    read && ftp_names_hosts(len) != 0
+}
+
+/// Looks through the options in the working memory. A global function, which the verifier looks at once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ftp_names_hosts(len: u32) -> u32 {
+    let Some(s) = scratch::scratch(OF_HOOKS) else { return 1 };
+    let option = |i: u32| InScratch(s).at(i & 63);
+    let mut i = 0;
+    let mut n = 0;
+    while n < OPTIONS_MAX {
+        if i >= len {
+            return 0;
         }
-        let mut i = 0u32;
-        let mut n = 0;
-        while n < 40 {
-            if i >= len {
-                return false;
-            }
-            let kind = options.add((launder(s, i) & 63) as usize).read();
-            match kind {
-                // End of the options.
-                0 => return false,
-                // No operation, without a length.
-                1 => i += 1,
-                LSRR | SSRR => return true,
-                _ => {
-                    let step = options.add((launder(s, i + 1) & 63) as usize).read();
-                    if step < 2 {
-                        return false;
-                    }
-                    i = launder(s, i + step as u32);
+        match option(i) {
+            // The end of all options.
+            0 => return 0,
+            // No operation, which has no length.
+            1 => i = launder(s, i + 1),
+            LSRR | SSRR => return 1,
+            _ => {
+                let step = option(launder(s, i + 1)) as u32;
+                if step < 2 {
+                    return 0;
                 }
+                i = launder(s, i + step);
             }
-            n += 1;
         }
+        n += 1;
     }
-    false
+    0
 }
 
 #[inline(always)]

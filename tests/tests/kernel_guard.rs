@@ -131,11 +131,11 @@ fn a_pinhole_serves_one_connection() {
             check(k, other(key.hook), &data.syn(), Verdict::Drop, DENIED, "the other hook");
             let reversed = Packet::syn(at(data.to.ip(), SOURCE), at(data.from.ip(), PORT), 1);
             check(k, other(key.hook), &reversed, Verdict::Drop, DENIED, "the other direction");
-            assert_eq!(k.pinhole().1.source_port, 0);
+            assert_eq!(k.pinhole().1.source_port(), 0);
             // Whom it is for.
             check(k, key.hook, &data.syn(), Verdict::Pass, PASSED, &what);
             let (held, state) = k.pinhole();
-            assert_eq!((held, state.source_port, state.isn), (key, SOURCE, data.isn[0]));
+            assert_eq!((held, state.source_port(), state.isn()), (key, SOURCE, data.isn[0]));
             check(k, key.hook, &data.syn(), Verdict::Pass, PASSED, "the same SYN again");
             let second = Packet { from: at(data.from.ip(), SOURCE + 1), ..data.syn() };
             let bound = [("other_source_port", 1), ("syn_denied", 1)];
@@ -215,7 +215,7 @@ fn a_syn_with_fin_or_rst_is_denied_even_through_a_pinhole() {
             let odd = [("syn_denied", 1), ("syn_flags", 1)];
             check(&mut k, key.hook, &packet, Verdict::Drop, &odd, "SYN and more");
         }
-        assert_eq!(k.pinhole().1.source_port, 0);
+        assert_eq!(k.pinhole().1.source_port(), 0);
         // A SYN with whatever else is set (ECN, PSH, URG) is a SYN.
         let packet = Packet { flags: tcp::SYN | 0xc0 | 0x08 | tcp::URG, ..data.syn() };
         check(&mut k, key.hook, &packet, Verdict::Pass, PASSED, "SYN with ECN");
@@ -261,7 +261,7 @@ fn a_reset_arms_a_pinhole_once_more() {
         let stray = Packet { ack: 5, ..refuse(&data) };
         check(&mut k, other(key.hook), &stray, Verdict::Pass, &[], "a reset of something else");
         check(&mut k, other(key.hook), &refuse(&data), Verdict::Pass, &[("rearmed", 1)], "refused");
-        assert_eq!(k.pinhole().1.source_port, 0);
+        assert_eq!(k.pinhole().1.source_port(), 0);
         check(&mut k, key.hook, &again.syn(), Verdict::Pass, PASSED, "from another port");
         check(&mut k, other(key.hook), &refuse(&again), Verdict::Pass, &[], "refused again");
         let bound = [("other_source_port", 1), ("syn_denied", 1)];
@@ -277,7 +277,7 @@ fn a_reset_arms_a_pinhole_once_more() {
         check(&mut k, key.hook, &reset, Verdict::Pass, &rearmed, "reset before anything was sent");
         assert!(k.flows().is_empty());
         let (held, state) = k.pinhole();
-        assert_eq!((held, state.source_port), (key, 0));
+        assert_eq!((held, state.source_port()), (key, 0));
         assert_eq!(state.flags & pinhole_flag::REARMED, pinhole_flag::REARMED);
         assert_eq!(k.held_by(data.from.ip()), 1);
         let again = Data { from: at(data.from.ip(), SOURCE + 1), ..data };
@@ -383,7 +383,7 @@ fn fragments_and_broken_headers_do_not_reach_guarded_hosts() {
         let away = Packet { to: "192.0.2.77:50069".parse().unwrap(), ..later };
         check(&mut k, hook, &away, Verdict::Pass, &[], "a fragment to somebody else");
     }
-    assert_eq!((k.pinhole().0, k.pinhole().1.source_port), (key, 0));
+    assert_eq!((k.pinhole().0, k.pinhole().1.source_port()), (key, 0));
     k.clear();
 
     let (_, _, data) = armed(&mut k, HOOK_IN, true, true);

@@ -234,7 +234,7 @@ impl Daemon {
         result?;
         // The pinhole may have opened between the SYN's denial and this moment.
         for key in early {
-            if self.plane.pinhole(&key)?.is_some_and(|p| p.source_port == 0) {
+            if self.plane.pinhole(&key)?.is_some_and(|p| !p.is_bound()) {
                 release(&mut self.parking, &key);
             }
         }
