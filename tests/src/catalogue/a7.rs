@@ -43,14 +43,12 @@ pub(super) fn stimuli() -> Vec<Stimulus> {
             .on_wire(),
         stimulus("A62", "a PORT forged on the server's side")
             .segment(segment(CLIENT, b"PORT 192,0,2,10,195,148\r\n").spoofed())
-            .refused("wrong_hook")
-            .on_wire(),
+            .refused("wrong_hook"),
         stimulus("A62", "an ABOR forged there takes nothing back")
             .pasv()
             .segment(segment(CLIENT, b"ABOR\r\n").spoofed())
             .refused("wrong_hook")
-            .opens(&[PORT])
-            .on_wire(),
+            .opens(&[PORT]),
         stimulus("A63", "off-path: data at a guessed sequence number")
             .segment(segment(CLIENT, b"PORT 192,0,2,10,195,149\r\n").seq(5000).inserted())
             .s("200 ok"),

@@ -23,7 +23,7 @@ pub mod kernel;
 mod p;
 mod talk;
 //pub mod table;
-//pub mod wire;
+pub mod wire;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
