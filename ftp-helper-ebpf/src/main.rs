@@ -12,6 +12,8 @@ mod checksum;
 #[cfg(target_arch = "bpf")]
 mod command;
 #[cfg(target_arch = "bpf")]
+mod floor;
+#[cfg(target_arch = "bpf")]
 mod flow;
 #[cfg(target_arch = "bpf")]
 mod guard;

@@ -217,6 +217,7 @@ fn cases(k: &mut Kernel) -> anyhow::Result<Vec<Case>> {
     let mut arp = tcp4.frame();
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
     let free = Packet::syn(tcp4.from, tcp4.to, 1).with_options();
+    let high = Packet::syn(tcp4.from, "192.0.2.2:50000".parse()?, 1).with_options();
     let (client, server): (SocketAddr, SocketAddr) = ("198.18.0.10:45678".parse()?, at("203.0.113.10".parse()?, PORT));
     let data = Packet { from: client, to: server, ..tcp4.clone() };
     let denied = Packet::syn(client, server, 1).with_options();
@@ -250,12 +251,21 @@ fn cases(k: &mut Kernel) -> anyhow::Result<Vec<Case>> {
         case("established data, in", HOOK_IN, data.frame(), Some(PLAIN)),
         case("established data, out", HOOK_OUT, data.frame(), Some(PLAIN)),
         case("SYN outside a guard", HOOK_IN, free.frame(), Some(SYN)),
+        case("SYN to a high port outside a guard", HOOK_IN, high.frame(), Some(SYN)),
         Case { verdict: DROP, ..case("SYN denied, in a flood", HOOK_IN, denied.frame(), Some(SYN)) },
         Case { verdict: DROP, batch: TOLD, ..case("SYN denied, and told", HOOK_IN, denied.frame(), Some(SYN)) },
         case("SYN let through", HOOK_IN, passing.frame(), Some(SYN)),
         case("control ACK", HOOK_IN, idle.segment(CLIENT, b"").frame(), None),
+        Case {
+            program: "ftp_floor_segment",
+            ..case("least for a segment", HOOK_IN, line(&idle, CLIENT, "RETR some/file.txt"), None)
+        },
         case("command", HOOK_IN, line(&idle, CLIENT, "RETR some/file.txt"), Some(COMMAND)),
         case("226", HOOK_OUT, r226, Some(COMMAND)),
+        Case {
+            program: "ftp_floor_pinhole",
+            ..case("least for an announcement", HOOK_IN, line(&idle, CLIENT, &active), None)
+        },
         case("227 with its pinhole", HOOK_OUT, r227, Some(ANNOUNCEMENT)),
         case("229 with its pinhole", HOOK_OUT, r229, Some(ANNOUNCEMENT)),
         case("PORT with its pinhole", HOOK_IN, line(&idle, CLIENT, &active), Some(ANNOUNCEMENT)),
