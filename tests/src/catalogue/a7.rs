@@ -51,7 +51,8 @@ pub(super) fn stimuli() -> Vec<Stimulus> {
             .opens(&[PORT]),
         stimulus("A63", "off-path: data at a guessed sequence number")
             .segment(segment(CLIENT, b"PORT 192,0,2,10,195,149\r\n").seq(5000).inserted())
-            .s("200 ok"),
+            .s("200 ok")
+            .blinds(),
         stimulus("A63", "off-path: the handshake's ACK is guessed")
             .segment(segment(CLIENT, b"PASV\r\n").seq(1 << 22).ack(1 << 22).inserted())
             .s(genuine)

@@ -97,6 +97,11 @@ pub fn run(bench: &mut Bench<'_>, s: &Stimulus, hook: u8, mode: Mode) -> Result<
     if s.goes_on() != (run.came().opened.len() == 1) {
         return Err(format!("P1 in the same session: {:?}", run.came()));
     }
+    // A reader that gives up for good would pass for a careful one.
+    let blind = run.state().is_some_and(|s| s.flags & flag::BLIND != 0);
+    if s.goes_on() && blind == s.sees_again {
+        return Err(format!("blind: {blind}\n{}", run.k.dump()));
+    }
     run.again(s.v6, hook).map_err(|e| format!("P1 in a new session: {e}"))?;
     Ok(came)
 }

@@ -21,8 +21,8 @@ mod a9;
 pub mod engine;
 pub mod kernel;
 mod p;
+pub mod table;
 mod talk;
-//pub mod table;
 pub mod wire;
 
 use std::{collections::BTreeSet, net::IpAddr};
@@ -70,6 +70,8 @@ pub struct Stimulus {
     pub on_wire: bool,
     /// What follows negotiates with EPSV, whatever the address family.
     pub by_epsv: bool,
+    /// The kernel reads by itself again once P1 is done.
+    pub sees_again: bool,
 }
 
 /// What a stimulus comes to.
@@ -356,6 +358,7 @@ pub(crate) fn stimulus(id: &'static str, about: &'static str) -> Stimulus {
         reason: None,
         on_wire: false,
         by_epsv: false,
+        sees_again: true,
     }
 }
 
@@ -412,6 +415,11 @@ impl Stimulus {
 
     pub(crate) fn by_epsv(self) -> Self {
         Self { by_epsv: true, ..self }
+    }
+
+    /// Bytes are missing: the kernel stays blind.
+    pub(crate) fn blinds(self) -> Self {
+        Self { sees_again: false, ..self }
     }
 
     /// Flags without payload.

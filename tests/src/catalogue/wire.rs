@@ -58,7 +58,8 @@ pub struct Wire {
     knob: [&'static str; 2],
     next_port: u16,
     marker: u32,
-    lab: Lab,
+    /// Gone last.
+    _lab: Lab,
 }
 
 /// A session on the wire.
@@ -88,7 +89,7 @@ impl Wire {
             Raw::new(lab.client(), mac(lab.gateway(), OUTSIDE_INTERFACE)?)?,
             Raw::new(lab.server(), mac(lab.gateway(), INSIDE_INTERFACE)?)?,
         ];
-        Ok(Self { gateway, events, ends, knob: ["", ""], next_port: 20_000, marker: 0, lab })
+        Ok(Self { gateway, events, ends, knob: ["", ""], next_port: 20_000, marker: 0, _lab: lab })
     }
 
     /// Runs a stimulus, and what must follow it.
@@ -143,16 +144,32 @@ impl Wire {
         Ok(arrived)
     }
 
-    /// The lab, for whoever needs more of it.
-    #[must_use]
-    pub fn lab(&self) -> &Lab {
-        &self.lab
-    }
-
-    /// The daemon.
-    #[must_use]
-    pub fn gateway(&mut self) -> &mut Gateway {
-        &mut self.gateway
+    /// Handshakes that nobody completes, while a session lives: no session begins by them, that one opens, and a new one
+    /// does (A82).
+    ///
+    /// # Errors
+    /// What is not as it must be.
+    pub fn flood(&mut self, handshakes: u16) -> Result<()> {
+        self.set(super::DEFAULT)?;
+        let before = self.gateway.status()?.sessions.live;
+        let mut run = self.session(false);
+        run.begin(Begin::LoggedIn)?;
+        for port in 1024..1024 + handshakes {
+            let [syn, answer, _] = Talk::new(false, HOOK_IN, port).handshake();
+            run.wire.ends[0].send(&syn.1)?;
+            run.wire.ends[1].send(&answer.1)?;
+        }
+        run.p1(false, BEHIND[0])?;
+        run.expect(|came| if came.opened == [BEHIND[0]] { Ok(()) } else { Err(format!("{came:?}")) })?;
+        run.end()?;
+        let mut run = self.session(false);
+        run.again(false)?;
+        run.end()?;
+        let status = self.gateway.status()?;
+        ensure!(status.sessions.live <= before + 2, "{} sessions, {before} before", status.sessions.live);
+        let seen = status.counters["half_open"];
+        ensure!(seen >= u64::from(handshakes), "{seen} handshakes were seen");
+        Ok(())
     }
 }
 
@@ -315,7 +332,9 @@ impl Run<'_> {
 
 /// Records that the engine has taken, without those that are only told.
 fn read(engine: &std::collections::BTreeMap<String, u64>) -> u64 {
-    let told = engine.iter().filter(|(name, _)| (name.starts_with("stray.") && *name != "stray.interface_changed") || name.starts_with("denied."));
+    let told = engine.iter().filter(|(name, _)| {
+        (name.starts_with("stray.") && *name != "stray.interface_changed") || name.starts_with("denied.")
+    });
     engine.get("records").copied().unwrap_or_default() - told.map(|(_, n)| n).sum::<u64>()
 }
 
