@@ -1,6 +1,6 @@
 //! A2: wrong addresses and ports.
 
-use ftp_helper::engine::policy::Server;
+use ftp_helper::engine::policy::{Opaque, Server};
 
 use super::{Stimulus, stimulus};
 
@@ -38,7 +38,8 @@ pub(super) fn stimuli() -> Vec<Stimulus> {
         s.knob(
             |p| {
                 let net = ipnet::IpNet::from(super::address(super::Host::S, false));
-                p.servers = vec![Server { networks: vec![net], passive_ports: Some(40000..=50068) }];
+                p.servers =
+                    vec![Server { networks: vec![net], passive_ports: Some(40000..=50068), opaque: Opaque::Deny }];
             },
             ["", "[[server]]\naddress = [\"198.51.100.5\"]\npassive_ports = \"40000-50068\"\n"],
         )

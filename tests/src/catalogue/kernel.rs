@@ -391,13 +391,14 @@ impl Run<'_> {
 
 /// What a command counts; `live` is the session's entry if its pinhole is there.
 fn command_counts(command: &Command, live: Option<&SessionState>, outcome: Outcome) -> Counts {
-    if outcome != Outcome::Done {
-        return Counts::new();
-    }
+    let done = outcome == Outcome::Done;
     let revoked = match command.op {
-        op::OPEN => live.is_some_and(|s| s.pinhole != command.pinhole),
-        op::STANDING | op::FORGET => live.is_some(),
-        op::REVOKE => true,
+        // Whatever becomes of the new one, the client has given up the old one.
+        op::OPEN if matches!(outcome, Outcome::Done | Outcome::Taken | Outcome::Full | Outcome::Quota) => {
+            live.is_some_and(|s| s.pinhole != command.pinhole)
+        }
+        op::STANDING | op::FORGET => done && live.is_some(),
+        op::REVOKE => done,
         _ => false,
     };
     let mut counts = Counts::new();
@@ -405,8 +406,8 @@ fn command_counts(command: &Command, live: Option<&SessionState>, outcome: Outco
         counts.insert("revoked", 1);
     }
     match command.op {
-        op::OPEN => drop(counts.insert("opened_slow", 1)),
-        op::RESYNC => drop(counts.insert("resynced", 1)),
+        op::OPEN if done => drop(counts.insert("opened_slow", 1)),
+        op::RESYNC if done => drop(counts.insert("resynced", 1)),
         _ => {}
     }
     counts
