@@ -33,7 +33,7 @@ fn every_id_is_there_and_every_test_exists() {
     let stimuli = catalogue::all();
     for s in &stimuli {
         assert!(ids.contains(table::family(s.id)), "{} is no id of the catalogue", s.id);
-        let reason = s.reason.map(|r| Reason::from_name(r));
+        let reason = s.reason.map(Reason::from_name);
         assert!(reason != Some(None), "{}: no such reason: {:?}", s.id, s.reason);
         assert!(!s.steps.is_empty(), "{}: nothing happens", s.id);
     }
