@@ -38,10 +38,17 @@ pub const OTHERS: &[Other] = &[
         "k",
     ),
     other(
-        &["P20", "A60"],
+        &["P20"],
         "real clients and servers over veth with its offloads on",
         "tests/tests/e2e_matrix.rs",
         "a_server_inside_serves_every_client_in_every_mode",
+        "w",
+    ),
+    other(
+        &["P20", "A60"],
+        "replies of 40 KB in packets that are not linear, with the sender's offload and the gateway's",
+        "tests/tests/catalogue_wire.rs",
+        "p20_a60_replies_beyond_a_packet_are_read_whole",
         "w",
     ),
     other(&["P9", "P10"], "cuts by a real TCP", "tests/tests/e2e_cuts.rs", "pasv_cut_everywhere", "w"),
