@@ -57,6 +57,8 @@ pub struct Wire {
     ends: [Raw; 2],
     knob: [&'static str; 2],
     next_port: u16,
+    /// The control port of the sessions.
+    pub control_port: u16,
     marker: u32,
     /// Gone last.
     _lab: Lab,
@@ -89,7 +91,7 @@ impl Wire {
             Raw::new(lab.client(), mac(lab.gateway(), OUTSIDE_INTERFACE)?)?,
             Raw::new(lab.server(), mac(lab.gateway(), INSIDE_INTERFACE)?)?,
         ];
-        Ok(Self { gateway, events, ends, knob: ["", ""], next_port: 20_000, marker: 0, _lab: lab })
+        Ok(Self { gateway, events, ends, knob: ["", ""], next_port: 20_000, control_port: 21, marker: 0, _lab: lab })
     }
 
     /// Runs a stimulus, and what must follow it.
@@ -110,7 +112,8 @@ impl Wire {
 
     fn session(&mut self, v6: bool) -> Run<'_> {
         self.next_port += 1;
-        let talk = Talk::new(v6, HOOK_IN, self.next_port);
+        let mut talk = Talk::new(v6, HOOK_IN, self.next_port);
+        talk.dialogue.server.set_port(self.control_port);
         Run { wire: self, talk, killed: false, running: Vec::new() }
     }
 
