@@ -288,8 +288,11 @@ fn followed(
         }
     };
     record::stray(s, wrong as u16);
+    if policy.mode == mode::OBSERVE {
+        return PASS;
+    }
     count(Counter::ControlDropped);
-    if policy.mode == mode::OBSERVE { PASS } else { DROP }
+    DROP
 }
 
 /// Judges the segment in the working memory, and opens what it announces.

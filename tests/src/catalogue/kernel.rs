@@ -194,6 +194,7 @@ impl Run<'_> {
                 }
                 (Verdict::Pass, Counts::new())
             }
+            Seen::Drop(reason) if self.policy.mode == Mode::Observe => (Verdict::Pass, Counts::from([(reason, 1)])),
             Seen::Drop(reason) => (Verdict::Drop, Counts::from([(reason, 1), ("control_dropped", 1)])),
             Seen::DropHeaders(reason) => (Verdict::Drop, Counts::from([(reason, 1)])),
         };
