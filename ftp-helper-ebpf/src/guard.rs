@@ -82,12 +82,24 @@ pub fn guard(ctx: &TcContext, view: &View, hook: u8) -> i32 {
     deny(ctx, view, s, hook, reason)
 }
 
-/// A fragment, or a packet whose headers can't be followed: towards a guarded network it does not pass.
+/// TCP that names the hosts to pass: whom it reaches, its destination address does not tell.
+#[inline(never)]
+pub fn source_routed() -> i32 {
+    count_code(Reason::SourceRoute as u16);
+    match rules::policy() {
+        Some(policy) if policy.mode != mode::OBSERVE => DROP,
+        _ => PASS,
+    }
+}
+
+/// A fragment, or a packet whose headers can't be followed: towards a guarded network, or of a control port as far as its
+/// ports can be read, it does not pass.
 #[inline(never)]
 pub fn fragment(ctx: &TcContext, view: &View, hook: u8, reason: u16) -> i32 {
     let (Some(policy), Some(s)) = (rules::policy(), scratch::scratch(OF_HOOKS)) else { return PASS };
     let bits = if hook == HOOK_IN { policy.guards_in } else { policy.guards_out };
-    if bits == 0 || !view.ends(ctx, s) || !is_guarded(s, policy, bits) {
+    let control = rules::is_control(view.destination_port) || rules::is_control(view.source_port);
+    if !control && (bits == 0 || !view.ends(ctx, s) || !is_guarded(s, policy, bits)) {
         return PASS;
     }
     if hook == HOOK_OUT && rules::came_from_outside(ctx) {

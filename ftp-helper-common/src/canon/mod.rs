@@ -144,7 +144,7 @@ pub fn apply(state: &mut SessionState, segment: &Segment, judgement: &Judgement)
     // The high-water mark goes on in a blind session too; what lies absurdly far ahead is no part of the stream.
     let next = if client { state.next[0] } else { state.next[1] };
     let step = tcp::distance(end, next);
-    if step > 0 && step < WINDOW_MAX && segment.len > 0 {
+    if step > 0 && step <= WINDOW && segment.len > 0 {
         if client {
             state.next[0] = end;
             state.last_len[0] = segment.len;
@@ -217,8 +217,9 @@ pub fn opened_kind(state: &SessionState, made: Made) -> u8 {
     }
 }
 
-/// Sequence space that may lie between two segments of a control connection.
-const WINDOW_MAX: i32 = 1 << 30;
+/// Sequence space around the next byte that can belong to a control connection's stream at all: the kernel's reader and the
+/// daemon's must draw the line at the same place, or one forged segment would keep them apart for good.
+pub const WINDOW: i32 = 1 << 20;
 
 /// FIN at the end of what is in order, RST at exactly the next sequence number (RFC 5961 section 3.2): behind the FIN,
 /// which counts for one, if the side has sent it.
