@@ -15,4 +15,5 @@ pub mod event;
 pub mod ftpd;
 pub mod lab;
 pub mod metrics;
+pub mod nft;
 pub mod replay;

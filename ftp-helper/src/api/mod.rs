@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     filter::Filter,
     model::{
-        DeniedPort, Gauge, Heartbeat, HookKind, Interface, LinkType, PinholeRow, ReloadReport, Session, Standing,
+        DeniedPort, FedSets, Gauge, Heartbeat, HookKind, Interface, LinkType, PinholeRow, ReloadReport, Session, Standing,
         Status,
     },
 };
