@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     filter::Filter,
     model::{
-        DeniedPort, FedSets, Gauge, Heartbeat, HookKind, Interface, LinkType, PinholeRow, ReloadReport, Session, Standing,
-        Status,
+        DeniedPort, FedSets, Gauge, Heartbeat, HookKind, Interface, LinkType, PinholeRow, ReloadReport, Session,
+        Standing, Status,
     },
 };
 use crate::event::Event;

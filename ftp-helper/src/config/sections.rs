@@ -301,7 +301,8 @@ fn limits(section: Section<'_>, limits: &mut Limits, notes: &mut Vec<String>) ->
 }
 
 fn nftables(section: Section<'_>) -> Option<Sets> {
-    const TABLE: &str = "write the family and the name of a table, such as \"inet filter\"; the family is inet, ip or ip6";
+    const TABLE: &str =
+        "write the family and the name of a table, such as \"inet filter\"; the family is inet, ip or ip6";
     let table = match section.get("table") {
         Some(item) => item.text(TABLE).and_then(|text| {
             let mut words = text.split_whitespace();

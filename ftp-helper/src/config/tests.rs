@@ -309,9 +309,7 @@ fn active_source_port_is_any_or_20() {
 #[test]
 fn later_work_is_known_and_refused() {
     assert_eq!(
-        bare(
-            "mode = \"mark\"\n[watch]\ninterfaces = [\"w\"]\nhook = \"xdp+tc\"\n[mark]\nvalue = \"1/1\"\n[nat]\n"
-        ),
+        bare("mode = \"mark\"\n[watch]\ninterfaces = [\"w\"]\nhook = \"xdp+tc\"\n[mark]\nvalue = \"1/1\"\n[nat]\n"),
         "f.toml:1:8: mode: mode \"mark\" is not available yet; write \"observe\" or \"drop\"\n\
          f.toml:4:8: watch.hook: hook \"xdp+tc\" is not available yet; write \"tc\", or remove the key\n\
          f.toml:5:1: mark: [mark], the mark for the administrator's own ruleset, is not available yet; remove the section\n\

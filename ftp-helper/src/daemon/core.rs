@@ -415,12 +415,7 @@ fn load(path: &Path) -> anyhow::Result<Config> {
 }
 
 /// Carries out what the engine wants.
-fn act(
-    engine: &mut Engine,
-    plane: &mut Dataplane,
-    parking: &mut Parking,
-    outlets: &mut Outlets,
-) -> anyhow::Result<()> {
+fn act(engine: &mut Engine, plane: &mut Dataplane, parking: &mut Parking, outlets: &mut Outlets) -> anyhow::Result<()> {
     while let Some(action) = engine.poll_action() {
         match action {
             Action::Command(command) => {

@@ -251,9 +251,7 @@ pub fn check(sets: &Sets) -> Result<(), Fault> {
 
 /// What is wrong with a set.
 fn unfit(set: &Message, v4: bool) -> Option<&'static str> {
-    let number = |kind| {
-        set.attribute(kind).and_then(|v| <[u8; 4]>::try_from(v).ok()).map_or(0, u32::from_be_bytes)
-    };
+    let number = |kind| set.attribute(kind).and_then(|v| <[u8; 4]>::try_from(v).ok()).map_or(0, u32::from_be_bytes);
     let flags = number(attr::SET_FLAGS);
     let address = if v4 { IPV4_ADDR } else { IPV6_ADDR };
     let wanted = address << 12 | address << 6 | INET_SERVICE;
@@ -364,7 +362,8 @@ mod tests {
     fn a_set_of_another_type_is_named() {
         let set = |flags: u32, kind: u32, length: u32| {
             let number = |k, n: u32| plain(k, n.to_be_bytes());
-            let all = [number(attr::SET_FLAGS, flags), number(attr::SET_KEY_TYPE, kind), number(attr::SET_KEY_LEN, length)];
+            let all =
+                [number(attr::SET_FLAGS, flags), number(attr::SET_KEY_TYPE, kind), number(attr::SET_KEY_LEN, length)];
             Message::new(NFTABLES, 9, 1, &all)
         };
         let v4 = 7 << 12 | 7 << 6 | 13;

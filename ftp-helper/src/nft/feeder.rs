@@ -116,8 +116,7 @@ impl Feeder {
     pub fn follow(&mut self, session: u64, pinhole: Option<&Pinhole>) {
         let now = Instant::now();
         let wanted = pinhole.map(|p| {
-            let element =
-                Element { initiator: p.initiator.into(), responder: p.responder.into(), port: p.port };
+            let element = Element { initiator: p.initiator.into(), responder: p.responder.into(), port: p.port };
             (element, now + Duration::from_millis(p.expires_in_ms))
         });
         let wanted = wanted.filter(|(e, until)| *until > now && self.sets.of(e).is_some());
@@ -286,12 +285,8 @@ mod tests {
     fn feeder(queue: usize) -> (Feeder, Receiver<Order>) {
         let (queue, orders) = sync_channel(queue);
         let (_, ended) = sync_channel(0);
-        let sets = Sets {
-            family: super::super::Family::Ip,
-            table: "filter".into(),
-            set4: Some("pins".into()),
-            set6: None,
-        };
+        let sets =
+            Sets { family: super::super::Family::Ip, table: "filter".into(), set4: Some("pins".into()), set6: None };
         let feeder = Feeder {
             sets,
             queue,

@@ -22,6 +22,8 @@ pub(super) enum Matches {
     On(Ports),
     /// It depends on what is not known, such as where the SYN comes from; and on these ports.
     Perhaps(Ports),
+    /// It matches on the way to some inside interfaces.
+    Inside,
 }
 
 impl Matches {
@@ -31,6 +33,7 @@ impl Matches {
             Self::Never => Self::Always,
             Self::On(ports) => Self::On(Ports::all().without(&ports)),
             Self::Perhaps(_) => Self::perhaps(),
+            Self::Inside => Self::Inside,
         }
     }
 
@@ -51,18 +54,19 @@ pub(super) fn statement(ruleset: &Ruleset, chain: &Chain, m: &Value, syn: &Syn<'
         Some("==" | "in") => matches,
         Some("!=") => matches.not(),
         // "<" and the like on ports: the comparison of one port after the other.
-        Some(op @ ("<" | "<=" | ">" | ">=")) if is_port(left) => match right.as_u64().and_then(|n| u16::try_from(n).ok())
-        {
-            Some(n) => Matches::On(match op {
-                "<" if n == 0 => Ports::none(),
-                "<" => Ports::from(0..=n - 1),
-                "<=" => Ports::from(0..=n),
-                ">" if n == u16::MAX => Ports::none(),
-                ">" => Ports::from(n + 1..=u16::MAX),
-                _ => Ports::from(n..=u16::MAX),
-            }),
-            None => Matches::perhaps(),
-        },
+        Some(op @ ("<" | "<=" | ">" | ">=")) if is_port(left) => {
+            match right.as_u64().and_then(|n| u16::try_from(n).ok()) {
+                Some(n) => Matches::On(match op {
+                    "<" if n == 0 => Ports::none(),
+                    "<" => Ports::from(0..=n - 1),
+                    "<=" => Ports::from(0..=n),
+                    ">" if n == u16::MAX => Ports::none(),
+                    ">" => Ports::from(n + 1..=u16::MAX),
+                    _ => Ports::from(n..=u16::MAX),
+                }),
+                None => Matches::perhaps(),
+            }
+        }
         _ => Matches::perhaps(),
     }
 }
@@ -105,6 +109,9 @@ pub(super) fn expression(ruleset: &Ruleset, chain: &Chain, left: &Value, right: 
     if let Some(key) = left["meta"]["key"].as_str() {
         return match key {
             "iifname" | "iif" => Matches::of(words().any(|w| is_interface(w, syn.arrives_on))),
+            // What arrives by an outside interface leaves by another.
+            "oifname" | "oif" if words().all(|w| is_interface(w, syn.arrives_on)) => Matches::Never,
+            "oifname" | "oif" => Matches::Inside,
             "l4proto" => Matches::of(has_tcp(&values)),
             "nfproto" => Matches::of(words().any(|w| w == if syn.v4() { "ipv4" } else { "ipv6" })),
             "protocol" => Matches::of(words().any(|w| w == if syn.v4() { "ip" } else { "ip6" })),

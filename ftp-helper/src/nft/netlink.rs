@@ -265,7 +265,8 @@ mod tests {
 
     #[test]
     fn attributes_are_found_again() {
-        let message = Message::new(10, 12, 1, &[text(1, "t"), nested(3, &[plain(1, vec![7, 8, 9])]), plain(2, vec![5])]);
+        let message =
+            Message::new(10, 12, 1, &[text(1, "t"), nested(3, &[plain(1, vec![7, 8, 9])]), plain(2, vec![5])]);
         assert_eq!(message.kind, 0x0a0c);
         assert_eq!(message.attribute(1), Some(&b"t\0"[..]));
         assert_eq!(attribute(message.attribute(3).unwrap(), 1), Some(&[7, 8, 9][..]));

@@ -113,7 +113,8 @@ impl Ruleset {
         let mut saves = BTreeMap::new();
         for (family, program) in [("ip", "iptables-save"), ("ip6", "ip6tables-save")] {
             // Without the program, the rules are told as nft writes them.
-            if both.contains(&format!("table {family} ")) && both.contains("managed by iptables-nft")
+            if both.contains(&format!("table {family} "))
+                && both.contains("managed by iptables-nft")
                 && let Ok(said) = run(program, &[])
             {
                 saves.insert(family, said.output);
@@ -161,8 +162,7 @@ impl Ruleset {
                     let handle = v.get("handle").and_then(Value::as_u64).unwrap_or(0);
                     let statements = v.get("expr").and_then(Value::as_array).cloned().unwrap_or_default();
                     let written = texts.get(&(family.clone(), table.clone(), chain.clone(), handle));
-                    let rule =
-                        Rule { handle, statements, text: written.cloned().unwrap_or_default(), iptables: None };
+                    let rule = Rule { handle, statements, text: written.cloned().unwrap_or_default(), iptables: None };
                     let of = |c: &&mut Chain| c.family == family && c.table == table && c.name == chain;
                     if let Some(chain) = ruleset.chains.iter_mut().find(of) {
                         chain.rules.push(rule);

@@ -144,7 +144,9 @@ impl<'a> Walk<'a, '_> {
                 "limit" | "quota" | "ct count" | "meter" => here.must = Ports::none(),
                 "accept" => self.verdict(chain, rule, way, &here, true),
                 "drop" | "reject" => self.verdict(chain, rule, way, &here, false),
-                "jump" | "goto" => self.follow(chain, value["target"].as_str(), way, left, &here, kind == "goto", depth),
+                "jump" | "goto" => {
+                    self.follow(chain, value["target"].as_str(), way, left, &here, kind == "goto", depth)
+                }
                 "return" => self.leave(way, left, &here),
                 "vmap" => self.map(chain, rule, value, way, left, &here, depth),
                 _ => {}
@@ -210,9 +212,10 @@ impl<'a> Walk<'a, '_> {
         depth: usize,
     ) {
         let (key, data) = (&map["key"], &map["data"]);
-        let named = data.as_str().and_then(|s| s.strip_prefix('@')).and_then(|name| {
-            self.ruleset.sets.get(&(chain.family.clone(), chain.table.clone(), name.to_owned()))
-        });
+        let named = data
+            .as_str()
+            .and_then(|s| s.strip_prefix('@'))
+            .and_then(|name| self.ruleset.sets.get(&(chain.family.clone(), chain.table.clone(), name.to_owned())));
         let entries = named.or_else(|| data["set"].as_array()).map(Vec::as_slice).unwrap_or_default();
         for entry in entries {
             let Some([value, verdict]) = entry.as_array().map(Vec::as_slice) else { continue };
@@ -220,7 +223,11 @@ impl<'a> Walk<'a, '_> {
             let mut one = here.clone();
             one.names_ports |= is_port(key);
             let wild = value.as_str() == Some("*");
-            one.narrow(if wild { Matches::Always } else { matching::expression(self.ruleset, chain, key, value, self.syn) });
+            one.narrow(if wild {
+                Matches::Always
+            } else {
+                matching::expression(self.ruleset, chain, key, value, self.syn)
+            });
             one.may = one.may.and(&way.may);
             one.must = one.must.and(&way.must);
             if one.may.is_empty() {
@@ -249,6 +256,7 @@ impl Way {
                 self.limited = true;
                 (ports, Ports::none())
             }
+            Matches::Inside => (Ports::all(), Ports::none()),
         };
         self.may = std::mem::replace(&mut self.may, Ports::none()).and(&may);
         self.must = std::mem::replace(&mut self.must, Ports::none()).and(&must);
@@ -329,9 +337,7 @@ mod tests {
     #[test]
     fn jumps_returns_and_maps_are_followed() {
         let sub = |name: &str| json!({"chain": {"family": "inet", "table": "t", "name": name}});
-        let rule = |chain: &str, h: u64, expr: Value| {
-            json!({"rule": {"family": "inet", "table": "t", "chain": chain, "handle": h, "expr": expr}})
-        };
+        let rule = |chain: &str, h: u64, expr: Value| json!({"rule": {"family": "inet", "table": "t", "chain": chain, "handle": h, "expr": expr}});
         let r = ruleset(
             "drop",
             &[
@@ -359,13 +365,14 @@ mod tests {
         let concat = json!({"concat": [
             {"payload": {"protocol": "ip", "field": "saddr"}}, {"payload": {"protocol": "ip", "field": "daddr"}},
             {"payload": {"protocol": "tcp", "field": "dport"}}]});
-        let r = ruleset(
-            "drop",
-            &[json!([{"match": {"op": "==", "left": concat, "right": "@ftp_pin4"}}, accept()])],
-            &[],
-        );
-        let sets =
-            Sets { family: Family::Inet, table: "t".into(), set4: Some("ftp_pin4".into()), set6: Some("ftp_pin6".into()) };
+        let r =
+            ruleset("drop", &[json!([{"match": {"op": "==", "left": concat, "right": "@ftp_pin4"}}, accept()])], &[]);
+        let sets = Sets {
+            family: Family::Inet,
+            table: "t".into(),
+            set4: Some("ftp_pin4".into()),
+            set6: Some("ftp_pin6".into()),
+        };
         assert!(decide(&r, "input", &syn(false, Some(&sets))).1.is_empty());
         assert_eq!(decide(&r, "input", &syn(true, Some(&sets))).1.to_string(), "1024-65535");
         assert!(decide(&r, "input", &Syn { v4: false, ..syn(true, Some(&sets)) }).1.is_empty());
