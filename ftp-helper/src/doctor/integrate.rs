@@ -107,13 +107,11 @@ fn make(ruleset: &Ruleset, ground: &Ground, notes: Vec<String>) -> anyhow::Resul
         }
         plan.load = set_rules(ruleset, ground, sets);
     }
-    let accepts = accept_rules(ruleset, ground, &mut plan);
+    let mut gone = rules::check(ruleset, ground);
+    gone.retain(|f| matches!(f.code, Code::WideRange | Code::KernelHelper));
+    let accepts = accept_rules(&rules::without(ruleset, &gone), ground, &mut plan);
     plan.load.push_str(&accepts);
-    for finding in rules::check(ruleset, ground) {
-        if matches!(finding.code, Code::WideRange | Code::KernelHelper) {
-            plan.remove.extend(removal(finding));
-        }
-    }
+    plan.remove = gone.into_iter().filter_map(removal).collect();
     let managers: Vec<Manager> = ruleset.tables.values().copied().collect();
     if !plan.load.is_empty() {
         plan.notes.push("what is loaded is gone at the next boot: put it into the file of your ruleset".to_owned());

@@ -157,10 +157,22 @@ impl Ground {
 /// Everything that is found in a ruleset.
 pub(super) fn check(ruleset: &Ruleset, ground: &Ground) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for interface in &ground.interfaces {
-        for v4 in [true, false] {
-            wide(ruleset, ground, interface, v4, &mut findings);
+    // Behind one wide rule there may be another that does the same: looked for as if the first were gone.
+    let mut rest = ruleset.clone();
+    loop {
+        let mut found = Vec::new();
+        for (interface, v4) in ground.interfaces.iter().flat_map(|i| [(i, true), (i, false)]) {
+            wide(&rest, ground, interface, v4, &mut found);
         }
+        let (more, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|f| f.code == Code::WideRange);
+        if more.is_empty() {
+            findings.extend(others);
+            break;
+        }
+        rest = without(&rest, &more);
+        findings.extend(more);
+    }
+    for interface in &ground.interfaces {
         for guarded in &ground.guards {
             dropped(ruleset, ground, interface, guarded, &mut findings);
         }
@@ -169,6 +181,18 @@ pub(super) fn check(ruleset: &Ruleset, ground: &Ground) -> Vec<Finding> {
     readers(ruleset, ground, &mut findings);
     flowtables(ruleset, ground, &mut findings);
     findings
+}
+
+/// The ruleset without the rules that findings are about.
+pub(super) fn without(ruleset: &Ruleset, findings: &[Finding]) -> Ruleset {
+    let mut rest = ruleset.clone();
+    for at in findings.iter().filter_map(|f| f.rule.as_ref()) {
+        let here = |c: &&mut Chain| c.family == at.family && c.table == at.table && c.name == at.chain;
+        for chain in rest.chains.iter_mut().filter(here) {
+            chain.rules.retain(|r| Some(r.handle) != at.handle);
+        }
+    }
+    rest
 }
 
 /// Rules and policies that accept new connections to many ports.

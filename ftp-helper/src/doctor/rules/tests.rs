@@ -68,6 +68,14 @@ fn a_wide_rule_is_found_with_its_handle_and_the_command_that_removes_it() {
 }
 
 #[test]
+fn a_wide_rule_behind_another_is_found_as_well() {
+    let r = ruleset("drop", &[json!([range(40000, 60000), accept()]), json!([range(45000, 55000), accept()])]);
+    let wide = found(&r, &ground("mode = \"drop\""));
+    let wide: Vec<_> = wide.iter().filter(|f| f.1 == "wide_range").map(|f| f.2).collect();
+    assert_eq!(wide, [Some(5), Some(6)]);
+}
+
+#[test]
 fn in_drop_a_rule_for_guarded_hosts_is_right_and_one_for_others_is_told_as_limited() {
     let to = |host: &str| json!([field("ip", "daddr", json!(host)), range(50000, 50099), accept()]);
     let r = ruleset("drop", &[to("192.0.2.100"), to("192.0.2.101")]);
