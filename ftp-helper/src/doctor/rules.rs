@@ -212,6 +212,7 @@ fn wide(ruleset: &Ruleset, ground: &Ground, interface: &str, v4: bool, findings:
                     ports: g.ports.clone(),
                     sets: ground.sets.as_ref(),
                     has_pinhole: false,
+                    stranger: false,
                 };
                 let (decisions, open) = decide(ruleset, hook, &syn);
                 let by_rule = accepting(ruleset, ground, &decisions, &open, findings, |_, ports| ports);
@@ -238,6 +239,7 @@ fn wide(ruleset: &Ruleset, ground: &Ground, interface: &str, v4: bool, findings:
             ports: ground.data(),
             sets: ground.sets.as_ref(),
             has_pinhole: false,
+            stranger: false,
         };
         let (decisions, open) = decide(ruleset, hook, &syn);
         let host_guarded = ground.enforced && hook == "input" && ground.guards_host(v4);
@@ -358,7 +360,7 @@ fn dropped(ruleset: &Ruleset, ground: &Ground, interface: &str, guarded: &Guarde
     }
 }
 
-/// What surely drops a pinhole's connection at a hook.
+/// What drops the connection of a pinhole at a hook, unless its initiator is one that the ruleset knows.
 pub(super) fn drops<'a>(
     ruleset: &'a Ruleset,
     ground: &Ground,
@@ -373,6 +375,7 @@ pub(super) fn drops<'a>(
         ports: ground.announced(guarded),
         sets: ground.sets.as_ref(),
         has_pinhole: true,
+        stranger: true,
     };
     let (mut decisions, _) = decide(ruleset, hook, &syn);
     decisions.retain(|d| !d.accepts && !d.certain.is_empty());
@@ -445,7 +448,7 @@ fn may_take_control(ruleset: &Ruleset, chain: &Chain, rule: &Rule, ground: &Grou
     let small = Ruleset { chains: vec![chain], sets: ruleset.sets.clone(), ..Ruleset::default() };
     ground.interfaces.iter().any(|interface| {
         let ports = ground.control();
-        let syn = Syn { arrives_on: interface, v4, to: None, ports, sets: None, has_pinhole: false };
+        let syn = Syn { arrives_on: interface, v4, to: None, ports, sets: None, has_pinhole: false, stranger: false };
         !decide(&small, "none", &syn).1.is_empty()
     })
 }

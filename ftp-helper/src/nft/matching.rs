@@ -50,7 +50,10 @@ impl Matches {
 pub(super) fn statement(ruleset: &Ruleset, chain: &Chain, m: &Value, syn: &Syn<'_>) -> Matches {
     let (left, right) = (&m["left"], &m["right"]);
     let matches = expression(ruleset, chain, left, right, syn);
+    let unknown = syn.stranger && matches!(matches, Matches::Perhaps(_));
     match m["op"].as_str() {
+        Some("==" | "in") if unknown => Matches::Never,
+        Some("!=") if unknown => Matches::Always,
         Some("==" | "in") => matches,
         Some("!=") => matches.not(),
         // "<" and the like on ports: the comparison of one port after the other.

@@ -29,6 +29,8 @@ pub struct Syn<'a> {
     pub sets: Option<&'a Sets>,
     /// Whether there is a pinhole for it.
     pub has_pinhole: bool,
+    /// Whether it comes from somebody of whom no rule knows anything: what asks for more than is known does not match.
+    pub stranger: bool,
 }
 
 impl Syn<'_> {
@@ -304,7 +306,15 @@ mod tests {
     }
 
     fn syn(has_pinhole: bool, sets: Option<&Sets>) -> Syn<'_> {
-        Syn { arrives_on: "wan0", v4: true, to: None, ports: Ports::from(1024..=65535), sets, has_pinhole }
+        Syn {
+            arrives_on: "wan0",
+            v4: true,
+            to: None,
+            ports: Ports::from(1024..=65535),
+            sets,
+            has_pinhole,
+            stranger: false,
+        }
     }
 
     fn accept() -> Value {
@@ -387,6 +397,13 @@ mod tests {
         assert!(decisions[0].limited && decisions[0].certain.is_empty());
         let policy = decisions.last().unwrap();
         assert!(policy.accepts && policy.ports.has(2500) && !policy.certain.has(2500) && policy.certain.has(4000));
+        // A stranger is none of those that rules know.
+        let strange = Syn { stranger: true, ..syn(false, None) };
+        let policy = decide(&r, "input", &strange).0.pop().unwrap();
+        assert!(policy.rule.is_none() && policy.certain.has(2500));
+        let others = json!({"match": {"op": "!=", "left": {"payload": {"protocol": "ip", "field": "saddr"}}, "right": "198.51.100.1"}});
+        let r = ruleset("accept", &[json!([others, {"drop": null}])], &[]);
+        assert!(decide(&r, "input", &strange).1.is_empty());
     }
 
     #[test]

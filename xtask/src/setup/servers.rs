@@ -1,4 +1,4 @@
-//! The real FTP servers of the lab. Debian's packages exclude one another (`Conflicts: ftp-server`), and would start a
+//! The real FTP servers of the lab, and firewalld. Debian's packages exclude one another (`Conflicts: ftp-server`), and would start a
 //! service on the host: they are unpacked into directories of their own instead of being installed.
 
 use std::{
@@ -46,6 +46,19 @@ pub(crate) static PURE_FTPD: Server = Server {
     dir: "pureftpd",
     packages: &["pure-ftpd", "pure-ftpd-common"],
     files: &["usr/sbin/pure-ftpd", "usr/bin/pure-pw", "etc/pure-ftpd/pure-ftpd.conf"],
+};
+
+/// firewalld: installed, it would take over the firewall of the host.
+pub(crate) static FIREWALLD: Server = Server {
+    name: "firewalld",
+    dir: "firewalld",
+    packages: &["firewalld", "python3-firewall"],
+    files: &[
+        "usr/sbin/firewalld",
+        "usr/bin/firewall-cmd",
+        "usr/lib/firewalld/zones/public.xml",
+        "usr/lib/python3/dist-packages/firewall/client.py",
+    ],
 };
 
 impl Server {
