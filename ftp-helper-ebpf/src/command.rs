@@ -13,7 +13,7 @@ use ftp_helper_common::{
 
 use crate::{
     maps::{CLIENTS, FLOWS, PINHOLES, SESSIONS, SessionSlot},
-    pinhole, rules,
+    pinhole, range, rules,
     scratch::{self, OF_COMMANDS},
     util::{count, lock, now, unlock},
 };
@@ -35,6 +35,7 @@ pub fn run(ctx: &TcContext) -> i32 {
     let outcome = match c.op {
         op::FORGET_FLOW => forget_flow(c),
         op::FORGET_CLIENT => forget_client(c),
+        op::FORGET_RANGE => range::sweep(&c.pinhole) as u32,
         _ => match SESSIONS.get_ptr_mut(&c.key) {
             None => Outcome::NoSession as u32,
             Some(slot) => match c.op {
@@ -67,9 +68,13 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
             return Outcome::Barred as u32;
         }
         // A daemon that is behind must not replace what the kernel, which sees, has opened for a later announcement.
-        let sighted = flags & flag::BLIND == 0;
-        if sighted && old.port != 0 && old_seq != c.seq && PINHOLES.get_ptr(&old).is_some() {
+        let younger = flags & flag::BLIND == 0 && old_seq != c.seq && old_seq != c.replaces;
+        if younger && old.port != 0 && PINHOLES.get_ptr(&old).is_some() {
             return Outcome::MovedOn as u32;
+        }
+        // Whatever becomes of the new one: the client has given up the old one, and its share of the quota is free.
+        if old != c.pinhole {
+            pinhole::revoke(&old, id);
         }
         let state = PinholeState {
             session: id,
@@ -95,9 +100,6 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
             pinhole::remove(&c.pinhole, id);
             return Outcome::Barred as u32;
         }
-        if old != c.pinhole {
-            pinhole::revoke(&old, id);
-        }
     }
     count(Counter::OpenedSlow);
     Outcome::Done as u32
@@ -114,7 +116,8 @@ fn confirm(c: &Command, slot: *mut SessionSlot) -> u32 {
         let key = (*slot).state.pinhole;
         unlock(at);
         if !same || key.port == 0 {
-            return Outcome::NoPinhole as u32;
+            // It is there, and the segment that opens it is not committed yet: it may be used, or taken back again.
+            return if is_of(c) { Outcome::Busy as u32 } else { Outcome::NoPinhole as u32 };
         }
         // The session still names it, so nobody has taken it back: a connection has used it up.
         let Some(p) = PINHOLES.get_ptr_mut(&key) else { return Outcome::Used as u32 };
@@ -142,7 +145,13 @@ fn revoke(c: &Command, slot: *mut SessionSlot) -> u32 {
             (*slot).state.pinhole = PinholeKey::NONE;
         }
         unlock(at);
-        if !same || key.port == 0 || pinhole::remove(&key, c.session) == 0 {
+        let same = same && key.port != 0;
+        // One whose segment is not committed yet is found by its key.
+        if !same && !is_of(c) {
+            return Outcome::NoPinhole as u32;
+        }
+        let key = if same { &key } else { &c.pinhole };
+        if pinhole::remove(key, c.session) == 0 {
             return Outcome::NoPinhole as u32;
         }
     }
@@ -150,18 +159,39 @@ fn revoke(c: &Command, slot: *mut SessionSlot) -> u32 {
     Outcome::Done as u32
 }
 
+/// Whether the pinhole that the command names is there, and of its announcement.
+#[inline(always)]
+fn is_of(c: &Command) -> bool {
+    let Some(p) = PINHOLES.get_ptr_mut(&c.pinhole) else { return false };
+    // SAFETY: as in `open`; `p` is a live value of the table, changed under its lock only.
+    unsafe {
+        let at = addr_of_mut!((*p).lock);
+        lock(at);
+        let same = (*p).state.session == c.session && (*p).state.seq == c.seq;
+        unlock(at);
+        same
+    }
+}
+
 #[inline(never)]
 fn standing(c: &Command, slot: *mut SessionSlot) -> u32 {
     let bits = c.flags & (flag::TAINTED | flag::KILLED | flag::OPAQUE);
+    let wants_range = c.flags & flag::RANGE != 0;
+    let mut outcome = Outcome::Done;
     // SAFETY: as in `open`.
     unsafe {
         let at = addr_of_mut!((*slot).lock);
         lock(at);
         let same = (*slot).state.id == c.session;
         let key = (*slot).state.pinhole;
+        let hook = (*slot).state.client_hook;
+        let had_range = (*slot).state.flags & flag::RANGE != 0;
+        let closing = (*slot).state.flags & flag::CLOSING != 0;
+        // A session that is killed or ends opens no range, whatever it did before.
+        let has_range = wants_range && bits & (flag::TAINTED | flag::KILLED) == 0 && !closing;
         if same {
             (*slot).state.version = (*slot).state.version.wrapping_add(1);
-            (*slot).state.flags |= bits;
+            (*slot).state.flags = (*slot).state.flags & !flag::RANGE | bits | if has_range { flag::RANGE } else { 0 };
             (*slot).state.pinhole = PinholeKey::NONE;
         }
         unlock(at);
@@ -171,8 +201,21 @@ fn standing(c: &Command, slot: *mut SessionSlot) -> u32 {
         if bits != 0 {
             pinhole::revoke(&key, c.session);
         }
+        let hosts = range::key(&c.key, hook);
+        if has_range && !had_range {
+            outcome = range::take(&hosts, c.session);
+        } else if had_range && !has_range {
+            range::release(&hosts);
+        }
+        if outcome != Outcome::Done {
+            lock(at);
+            if (*slot).state.id == c.session {
+                (*slot).state.flags &= !flag::RANGE;
+            }
+            unlock(at);
+        }
     }
-    Outcome::Done as u32
+    outcome as u32
 }
 
 /// The dialogue is quiet, and both readers stand at the same place: the kernel may look again.
@@ -216,16 +259,23 @@ fn forget(c: &Command, slot: *mut SessionSlot) -> u32 {
         lock(at);
         let same = (*slot).state.id == c.session;
         let key = (*slot).state.pinhole;
+        let hook = (*slot).state.client_hook;
+        let had_range = same && (*slot).state.flags & flag::RANGE != 0;
         if same {
             // A segment that is being judged must not commit.
             (*slot).state.version = (*slot).state.version.wrapping_add(1);
-            (*slot).state.flags |= flag::RESET;
+            (*slot).state.flags = (*slot).state.flags & !flag::RANGE | flag::RESET;
         }
         unlock(at);
         if !same {
             return Outcome::NoSession as u32;
         }
         pinhole::revoke(&key, c.session);
+        let hosts = range::key(&c.key, hook);
+        if had_range {
+            range::release(&hosts);
+        }
+        range::sweep(&hosts);
     }
     if SESSIONS.remove(&c.key).is_err() { Outcome::NoSession as u32 } else { Outcome::Done as u32 }
 }
@@ -241,18 +291,8 @@ fn forget_flow(c: &Command) -> u32 {
 fn forget_client(c: &Command) -> u32 {
     let key = c.flow.initiator;
     let Some(p) = CLIENTS.get_ptr_mut(&key) else { return Outcome::NoPinhole as u32 };
-    // SAFETY: `p` is a live value of the table, changed under its lock only.
-    unsafe {
-        let at = addr_of_mut!((*p).lock);
-        lock(at);
-        let free = (*p).state.pinholes == 0;
-        if free {
-            (*p).state.dead = 1;
-        }
-        unlock(at);
-        if !free {
-            return Outcome::Busy as u32;
-        }
+    if !pinhole::bury(p) {
+        return Outcome::Busy as u32;
     }
     if CLIENTS.remove(&key).is_err() { Outcome::NoPinhole as u32 } else { Outcome::Done as u32 }
 }

@@ -4,6 +4,7 @@ pub mod dialogue;
 pub mod gateway;
 pub mod packet;
 pub mod responder;
+pub mod sim;
 pub mod spinner;
 pub mod testrun;
 pub mod warden;

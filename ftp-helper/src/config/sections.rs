@@ -20,7 +20,7 @@ use super::{
     values,
 };
 use crate::{
-    engine::policy::{ActiveOpen, Limits, LineEndings, Mode, Modes, OnDaemonLoss, Policy, Server, SourcePort},
+    engine::policy::{ActiveOpen, Limits, LineEndings, Mode, Modes, OnDaemonLoss, Opaque, Policy, Server, SourcePort},
     nft::{Family, Sets},
 };
 
@@ -238,8 +238,9 @@ fn server(section: Section<'_>) -> Server {
         }
         None => section.missing("address", "is missing", ADDRESS),
     }
-    let mut passive_ports = None;
+    let (mut passive_ports, mut opaque, mut has_range) = (None, Opaque::Deny, false);
     if let Some(item) = section.get("passive_ports") {
+        has_range = true;
         passive_ports = values::port_range(&item);
         if let Some(range) = passive_ports.as_ref().filter(|r| *r.start() < 1024) {
             let (low, high) = (range.start(), range.end());
@@ -251,14 +252,16 @@ fn server(section: Section<'_>) -> Server {
         }
     }
     if let Some(item) = section.get("opaque") {
-        if item.is("range") {
-            item.not_available::<()>("opaque \"range\"", "write \"deny\", or remove the key");
-        } else {
-            item.choice(&[("deny", ())]);
+        opaque = item.choice(&[("deny", Opaque::Deny), ("range", Opaque::Range)]).unwrap_or_default();
+        if opaque == Opaque::Range && !has_range {
+            item.refuse::<()>(
+                "opens the server's passive_ports, and there are none",
+                "name them: passive_ports = \"40000-50000\"",
+            );
         }
     }
     section.finish();
-    Server { networks, passive_ports }
+    Server { networks, passive_ports, opaque }
 }
 
 fn pinhole(section: Section<'_>, policy: &mut Policy) {

@@ -6,13 +6,13 @@ use ftp_helper_common::{
     key::{FlowKey, PinholeKey},
     reason::Reason,
     record::FlowRecord,
-    state::FlowState,
+    state::{FlowState, pending},
 };
 
 use super::{
     Nanos,
     core::Core,
-    pinhole,
+    pinhole::{self, Pinhole, Stage},
     session::Session,
     table::Flow,
     view::{ends, socket},
@@ -27,7 +27,8 @@ pub(super) fn start(sessions: &mut Sessions, core: &mut Core, now: Nanos, record
     let session = sessions.get_mut(&record.session);
     let control = session.as_ref().map(|s| s.key);
     let used = session.and_then(|s| s.used(now, core, record.seq));
-    let mut flow = Flow { session: record.session, control, pinhole: used };
+    let range = record.mode == pending::RANGE;
+    let mut flow = Flow { session: record.session, control, range, pinhole: used };
     if let Some(old) = core.flows.get(&record.key) {
         // The same connection told twice counts once.
         flow.pinhole = used.or(old.pinhole);
@@ -51,9 +52,16 @@ pub(super) fn rearmed(sessions: &mut Sessions, core: &mut Core, now: Nanos, reco
     if let Some(session) = sessions.get_mut(&flow.session) {
         session.running = session.running.saturating_sub(1);
         session.last = now;
-        if let Some(pinhole) = flow.pinhole {
-            session.rearm(now, core, pinhole);
-        }
+        // Of one that a daemon before this one saw begin, the pinhole is known from what the kernel tells of it now.
+        let pinhole = flow.pinhole.unwrap_or_else(|| Pinhole {
+            key: pinhole_of(record),
+            deadline: record.start.saturating_add(pinhole::timeout(&core.policy)),
+            seq: record.seq,
+            line: record.seq,
+            kind: record.mode,
+            stage: Stage::Confirmed,
+        });
+        session.rearm(now, core, pinhole);
     }
 }
 
@@ -95,7 +103,7 @@ pub(super) fn end(sessions: &mut Sessions, core: &mut Core, now: Nanos, record: 
 pub(super) fn adopt(sessions: &mut Sessions, core: &mut Core, key: &FlowKey, state: &FlowState) {
     let session = sessions.get_mut(&state.session);
     let control = session.as_ref().map(|s| s.key);
-    let flow = Flow { session: state.session, control, pinhole: None };
+    let flow = Flow { session: state.session, control, range: state.mode == pending::RANGE, pinhole: None };
     if core.flows.insert(*key, flow).is_none()
         && let Some(session) = session
     {

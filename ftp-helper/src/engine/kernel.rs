@@ -3,7 +3,7 @@
 use ftp_helper_common::{
     canon::{bit, pinhole_key},
     command::{Command, Outcome, op},
-    key::SERVER,
+    key::{PinholeKey, SERVER},
     reason::Reason,
     record::SegmentRecord,
     state::{SessionState, flag, pending},
@@ -23,6 +23,8 @@ use crate::event::{self, By, Event, Kind, PinholeState};
 
 /// How long a data connection's record may be behind the kernel's word that the pinhole is gone, nanoseconds.
 const USED_WAIT: Nanos = 200_000_000;
+/// How long the kernel may be at work on one segment before it is asked again, nanoseconds.
+const SETTLE_WAIT: Nanos = 1_000_000;
 /// Openings of the fast path whose bytes the engine has not read yet, at most.
 const FAST: usize = 8;
 
@@ -38,6 +40,10 @@ pub(super) struct KernelSide {
     superseded: Vec<(Pinhole, Reason)>,
     /// The announcement whose pinhole was used last.
     used: Option<u32>,
+    /// The last announcement that was read, as the kernel names it.
+    last: u32,
+    /// The last opening of the fast path that was read.
+    taken: Option<(u8, u32)>,
     /// Where both streams stood when the session was taken over: what is older was told to nobody, or to a daemon before.
     joined: Option<[u32; 2]>,
     epoch: u32,
@@ -116,7 +122,9 @@ impl KernelSide {
     fn take(&mut self, side: u8, seq: u32) -> Option<Fast> {
         let within = |f: &Fast| f.side == side && distance(seq, f.seq) >= 0 && distance(seq, f.end) < 0;
         let i = self.fast.iter().position(within)?;
-        Some(self.remove(i))
+        let fast = self.remove(i);
+        self.taken = Some((fast.side, fast.seq));
+        Some(fast)
     }
 
     fn remove(&mut self, i: usize) -> Fast {
@@ -153,7 +161,7 @@ impl Session {
         }
         core.stats.announcements += 1;
         let key = pinhole_key(&self.key, self.client_hook, a.kind, a.port);
-        let timeout = Nanos::try_from(core.policy.pinhole_timeout.as_nanos()).unwrap_or(Nanos::MAX);
+        let timeout = pinhole::timeout(&core.policy);
         let opened = fast.map_or(now, |f| f.time.min(now));
         let agreed = fast.filter(|f| f.port == a.port && (f.kind == 0 || f.kind == a.kind));
         let mut hole = Pinhole {
@@ -170,16 +178,18 @@ impl Session {
         if agreed.is_some() {
             hole.stage = Stage::Provisional;
             core.stats.taken_by_fast_path += 1;
+            self.kernel.last = hole.seq;
             self.tell_opened(now, core, &hole, By::Kernel);
             if self.kernel.used == Some(hole.seq) {
                 return;
             }
-            core.command(self.about(op::CONFIRM, hole.seq));
+            self.ask_confirm(core, &hole);
         } else {
             if let Some(fast) = fast {
                 self.diverged(now, core, &fast);
             }
             self.ask_open(core, &hole);
+            self.kernel.last = hole.seq;
         }
         core.unconsumed.add(self.key.client, &key, self.id);
         self.pinhole = Some(hole);
@@ -188,7 +198,7 @@ impl Session {
     /// Takes back what is unconsumed.
     pub(super) fn revoke(&mut self, now: Nanos, core: &mut Core, reason: Reason) {
         let Some(hole) = self.drop_pinhole(core) else { return };
-        core.command(self.about(op::REVOKE, hole.seq));
+        self.ask_revoke(core, &hole.key, hole.seq);
         self.tell_revoked(now, core, hole, reason);
     }
 
@@ -217,22 +227,27 @@ impl Session {
             (false, pending::EPRT) => pending::EPRT,
             (false, _) => pending::PORT,
         };
-        let timeout = Nanos::try_from(core.policy.pinhole_timeout.as_nanos()).unwrap_or(Nanos::MAX);
+        let timeout = pinhole::timeout(&core.policy);
         core.unconsumed.add(self.key.client, &state.pinhole, self.id);
-        self.pinhole = Some(Pinhole {
+        let hole = Pinhole {
             key: state.pinhole,
             deadline: now.saturating_add(timeout),
             seq: state.pinhole_seq,
             line: state.pinhole_seq,
             kind,
-            stage: Stage::Confirmed,
-        });
+            stage: Stage::Adopted,
+        };
+        self.pinhole = Some(hole);
+        self.kernel.last = hole.seq;
         // Nobody has vouched for it if the daemon before was gone when it opened.
-        core.command(self.about(op::CONFIRM, state.pinhole_seq));
+        self.ask_confirm(core, &hole);
     }
 
     /// The policy is another one.
     pub(super) fn policy_changed(&mut self, now: Nanos, core: &mut Core) {
+        if matches!(self.standing, Standing::Opaque(_)) {
+            self.ask_opaque(core);
+        }
         let Some(hole) = self.pinhole else { return };
         let a = Announcement { kind: hole.kind, addr: None, port: hole.key.port, side: SERVER, seq: hole.line };
         if judge(&core.policy, &self.key, self.client_hook, &a).is_err() {
@@ -255,6 +270,9 @@ impl Session {
                     self.kernel.asked = true;
                 }
             }
+            op::STANDING if outcome == Outcome::Full => {
+                core.session_event(now, self, Kind::Refused, Some(Reason::PinholesFull), None);
+            }
             op::STANDING if outcome != Outcome::Done => core.stats.commands_failed += 1,
             _ => {}
         }
@@ -266,12 +284,23 @@ impl Session {
         if hole.deadline <= now {
             self.drop_pinhole(core);
             // The kernel lets nobody through any more; this frees its entry and the client's share.
-            core.command(self.about(op::REVOKE, hole.seq));
+            self.ask_revoke(core, &hole.key, hole.seq);
             core.stats.expired += 1;
             core.session_event(now, self, Kind::Expired, None, Some(hole.show(now)));
-        } else if let Stage::Missing(until) = hole.stage
+        } else if let Stage::Unsettled(until) = hole.stage
             && until <= now
         {
+            self.pinhole = Some(Pinhole { stage: Stage::Provisional, ..hole });
+            self.ask_confirm(core, &hole);
+        } else if let Stage::Missing { since, until } = hole.stage
+            && until <= now
+        {
+            if core.read_up_to <= since {
+                // Behind: the record of its use may still be to come.
+                let until = now.saturating_add(USED_WAIT);
+                self.pinhole = Some(Pinhole { stage: Stage::Missing { since, until }, ..hole });
+                return;
+            }
             let hole = Pinhole { stage: Stage::Asked, ..hole };
             self.pinhole = Some(hole);
             self.ask_open(core, &hole);
@@ -283,13 +312,22 @@ impl Session {
         core.command(Command { flags, ..self.about(op::STANDING, 0) });
     }
 
+    /// Tells the kernel that the session is encrypted, and whether its server has a range for such sessions.
+    pub(super) fn ask_opaque(&mut self, core: &mut Core) {
+        let range = if core.policy.opaque_range(self.key.server).is_some() { flag::RANGE } else { 0 };
+        self.ask_standing(core, flag::OPAQUE | range);
+    }
+
     /// After a segment: what the kernel opened and the engine did not is closed; a blind kernel is brought back.
     pub(super) fn settle_with_kernel(&mut self, now: Nanos, core: &mut Core) {
         let next = self.next();
         let read = |f: &Fast| distance(next[usize::from(f.side & 1)], f.end) >= 0;
         while let Some(i) = self.kernel.fast.iter().position(|f| self.standing != Standing::Good || read(f)) {
             let fast = self.kernel.remove(i);
-            self.diverged(now, core, &fast);
+            // Two CPUs may have had the same segment in hand, and both have told of it.
+            if self.kernel.taken != Some((fast.side, fast.seq)) {
+                self.diverged(now, core, &fast);
+            }
         }
         if self.kernel.blind && !self.kernel.asked && self.is_quiet() {
             self.kernel.asked = true;
@@ -356,20 +394,25 @@ impl Session {
     }
 
     fn confirm_outcome(&mut self, now: Nanos, core: &mut Core, seq: u32, outcome: Outcome) {
-        let Some(hole) = self.pinhole.as_mut().filter(|p| p.seq == seq && p.stage == Stage::Provisional) else {
-            return;
-        };
+        let asked = |p: &&mut Pinhole| p.seq == seq && matches!(p.stage, Stage::Provisional | Stage::Adopted);
+        let Some(hole) = self.pinhole.as_mut().filter(asked) else { return };
         match outcome {
+            // The kernel's entry goes on naming a pinhole that was used. Who used it was told to a daemon before, or to
+            // nobody.
+            Outcome::Used | Outcome::NoPinhole if hole.stage == Stage::Adopted => drop(self.drop_pinhole(core)),
             Outcome::Done => {
                 hole.stage = Stage::Confirmed;
                 let shown = hole.show(now);
                 core.stats.confirmed += 1;
                 core.session_event(now, self, Kind::Confirmed, None, Some(shown));
             }
+            Outcome::Busy => hole.stage = Stage::Unsettled(now.saturating_add(SETTLE_WAIT)),
             // Used up before it could be vouched for; the record of that is on its way.
             Outcome::Used => hole.stage = Stage::Confirmed,
             // Taken back by the kernel, or used by a session that has moved on; a record may be on its way.
-            Outcome::NoPinhole => hole.stage = Stage::Missing(now.saturating_add(USED_WAIT)),
+            Outcome::NoPinhole => {
+                hole.stage = Stage::Missing { since: now, until: now.saturating_add(USED_WAIT) };
+            }
             _ => core.stats.commands_failed += 1,
         }
     }
@@ -377,9 +420,9 @@ impl Session {
     /// The kernel opened what the engine would not have.
     fn diverged(&mut self, now: Nanos, core: &mut Core, fast: &Fast) {
         core.stats.divergences += 1;
-        core.command(self.about(op::REVOKE, fast.seq));
         let kind = if fast.kind == 0 { pending::PORT } else { fast.kind };
         let key = pinhole_key(&self.key, self.client_hook, kind, fast.port);
+        self.ask_revoke(core, &key, fast.seq);
         let shown = pinhole::show(&key, kind, PinholeState::Provisional, 0);
         core.session_event(now, self, Kind::Revoked, Some(Reason::NotConfirmed), Some(shown));
     }
@@ -407,8 +450,17 @@ impl Session {
             pinhole: hole.key,
             mode: hole.kind,
             pinhole_flags: pinhole::flags(&core.policy, hole.kind),
+            replaces: self.kernel.last,
             ..self.about(op::OPEN, hole.seq)
         });
+    }
+
+    fn ask_confirm(&self, core: &mut Core, hole: &Pinhole) {
+        core.command(Command { pinhole: hole.key, ..self.about(op::CONFIRM, hole.seq) });
+    }
+
+    fn ask_revoke(&self, core: &mut Core, pinhole: &PinholeKey, seq: u32) {
+        core.command(Command { pinhole: *pinhole, ..self.about(op::REVOKE, seq) });
     }
 
     fn quota_used_up(&self, core: &Core) -> bool {
