@@ -112,6 +112,9 @@ fn make(ruleset: &Ruleset, ground: &Ground, notes: Vec<String>) -> anyhow::Resul
     let accepts = accept_rules(&rules::without(ruleset, &gone), ground, &mut plan);
     plan.load.push_str(&accepts);
     plan.remove = gone.into_iter().filter_map(removal).collect();
+    if plan.remove.iter().any(|r| r.rule.contains(',')) {
+        plan.notes.push("a rule goes as a whole: add what you still want of those that are removed".to_owned());
+    }
     let managers: Vec<Manager> = ruleset.tables.values().copied().collect();
     if !plan.load.is_empty() {
         plan.notes.push("what is loaded is gone at the next boot: put it into the file of your ruleset".to_owned());
