@@ -213,7 +213,7 @@ fn engine_counters(d: &Daemon) -> BTreeMap<String, u64> {
     all
 }
 
-fn mode_name(mode: Mode) -> &'static str {
+pub(super) fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Observe => "observe",
         Mode::Drop => "drop",

@@ -4,7 +4,10 @@ use std::{env, fs, path::Path, process::Command};
 
 use crate::{
     host::{Host, Rights, output_of},
-    setup::servers::{self, Server},
+    setup::{
+        libraries,
+        servers::{self, Packages},
+    },
 };
 
 /// The version of bpf-linker that is known to work with the BPF compiler's LLVM.
@@ -40,7 +43,7 @@ enum Probe {
     /// A library that the dynamic linker finds.
     Library(&'static str),
     /// A server that was unpacked.
-    Server(&'static Server),
+    Server(&'static Packages),
 }
 
 /// Which tasks need something.
@@ -83,7 +86,7 @@ pub(crate) enum Remedy {
     /// `rustup component add`.
     Component(&'static str),
     /// Debian's packages, unpacked into a directory of their own since they exclude one another.
-    Server(&'static Server),
+    Server(&'static Packages),
     /// Mounting the BPF file system.
     MountBpffs,
     /// Nothing that could be installed: what the reader has to change.
@@ -93,6 +96,20 @@ pub(crate) enum Remedy {
 /// A version: major, minor, patch.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Version(pub(crate) [u32; 3]);
+
+/// firewalld: installed, it would take over the firewall of the host.
+static FIREWALLD: Packages = Packages {
+    name: "firewalld",
+    dir: "firewalld",
+    server: &["firewalld", "python3-firewall"],
+    libraries: &[],
+    files: &[
+        "usr/sbin/firewalld",
+        "usr/bin/firewall-cmd",
+        "usr/lib/firewalld/zones/public.xml",
+        "usr/lib/python3/dist-packages/firewall/client.py",
+    ],
+};
 
 /// Everything that is needed, in the order in which it is told.
 pub(crate) static NEEDS: &[Need] = &[
@@ -145,8 +162,8 @@ pub(crate) static NEEDS: &[Need] = &[
         what: "firewalld",
         why: "writes a ruleset that `doctor` is tried on",
         purpose: Purpose::Lab,
-        probe: Probe::Server(&servers::FIREWALLD),
-        remedy: Remedy::Server(&servers::FIREWALLD),
+        probe: Probe::Server(&FIREWALLD),
+        remedy: Remedy::Server(&FIREWALLD),
     },
     server(&servers::VSFTPD),
     server(&servers::PROFTPD),
@@ -227,7 +244,7 @@ const fn library(soname: &'static str, why: &'static str, packages: &'static [&'
 }
 
 /// A server of the lab.
-const fn server(server: &'static Server) -> Need {
+const fn server(server: &'static Packages) -> Need {
     let why = "an FTP server of the lab";
     Need { what: server.name, why, purpose: Purpose::Lab, probe: Probe::Server(server), remedy: Remedy::Server(server) }
 }
@@ -245,8 +262,8 @@ impl Need {
             Probe::Fact(fact) => fact(host),
             Probe::Program(name) => host.program(name).is_some(),
             Probe::Version(name, version) => has_version(host, name, version),
-            Probe::Library(soname) => servers::has_library(host, soname),
-            Probe::Server(server) => server.is_unpacked(host),
+            Probe::Library(soname) => libraries::has_library(host, soname),
+            Probe::Server(server) => server.is_in(&host.lab_servers()),
         }
     }
 }
