@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     filter::Filter,
     model::{
-        DeniedPort, Gauge, Heartbeat, HookKind, Interface, LinkType, PinholeRow, ReloadReport, Session, Standing,
-        Status,
+        DeniedPort, FedSets, Gauge, Heartbeat, HookKind, Interface, LinkType, PinholeRow, ReloadReport, Session,
+        Standing, Status,
     },
     why::{Asked, Guarded, Verdict, Why},
 };

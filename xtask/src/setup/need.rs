@@ -97,6 +97,20 @@ pub(crate) enum Remedy {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Version(pub(crate) [u32; 3]);
 
+/// firewalld: installed, it would take over the firewall of the host.
+static FIREWALLD: Packages = Packages {
+    name: "firewalld",
+    dir: "firewalld",
+    server: &["firewalld", "python3-firewall"],
+    libraries: &[],
+    files: &[
+        "usr/sbin/firewalld",
+        "usr/bin/firewall-cmd",
+        "usr/lib/firewalld/zones/public.xml",
+        "usr/lib/python3/dist-packages/firewall/client.py",
+    ],
+};
+
 /// Everything that is needed, in the order in which it is told.
 pub(crate) static NEEDS: &[Need] = &[
     Need {
@@ -131,6 +145,25 @@ pub(crate) static NEEDS: &[Need] = &[
             packages: &["python3-pyftpdlib"],
             elsewhere: "pyftpdlib for /usr/bin/python3, version 1.5",
         },
+    },
+    program("iptables", "writes a ruleset that `doctor` is tried on", &["iptables"]),
+    program("dbus-daemon", "firewalld talks by it", &["dbus-daemon"]),
+    Need {
+        what: "firewalld's libraries",
+        why: "firewalld is written in Python",
+        purpose: Purpose::Lab,
+        probe: Probe::Fact(has_firewalld_libraries),
+        remedy: Remedy::Apt {
+            packages: &["python3-dbus", "python3-gi", "gir1.2-glib-2.0", "python3-nftables"],
+            elsewhere: "dbus, gi and nftables for /usr/bin/python3",
+        },
+    },
+    Need {
+        what: "firewalld",
+        why: "writes a ruleset that `doctor` is tried on",
+        purpose: Purpose::Lab,
+        probe: Probe::Server(&FIREWALLD),
+        remedy: Remedy::Server(&FIREWALLD),
     },
     server(&servers::VSFTPD),
     server(&servers::PROFTPD),
@@ -290,8 +323,17 @@ fn has_cargo_command(host: &Host, name: &str) -> bool {
 
 /// Debian's python3 has it, whatever other python3 comes first in `PATH`.
 fn has_pyftpdlib(_: &Host) -> bool {
-    let look = "import importlib.util as u, sys; sys.exit(u.find_spec('pyftpdlib') is None)";
-    output_of(Command::new("/usr/bin/python3").args(["-c", look])).is_some()
+    has_modules("'pyftpdlib'")
+}
+
+fn has_firewalld_libraries(_: &Host) -> bool {
+    has_modules("'dbus', 'gi', 'nftables'")
+}
+
+/// Whether Debian's Python has modules, quoted and separated by commas.
+fn has_modules(names: &str) -> bool {
+    let look = format!("import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in [{names}]))");
+    output_of(Command::new("/usr/bin/python3").args(["-c", &look])).is_some()
 }
 
 /// Whether a table of mounts has the BPF file system where it belongs.
