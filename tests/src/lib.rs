@@ -2,6 +2,7 @@
 
 pub mod dialogue;
 pub mod gateway;
+pub mod oracle;
 pub mod packet;
 pub mod responder;
 pub mod spinner;
