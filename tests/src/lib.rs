@@ -1,6 +1,7 @@
 //! What the end-to-end tests share.
 
 pub mod dialogue;
+pub mod fuzz;
 pub mod gateway;
 pub mod oracle;
 pub mod packet;

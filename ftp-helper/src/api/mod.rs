@@ -23,6 +23,7 @@ pub use self::{
         DeniedPort, Gauge, Heartbeat, HookKind, Interface, LinkType, PinholeRow, ReloadReport, Session, Standing,
         Status,
     },
+    server::read_request,
 };
 use crate::event::Event;
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The argument of PORT: `h1,h2,h3,h4,p1,p2` and nothing else.
-pub(super) fn of_port(argument: &str) -> Option<(IpAddr, u16)> {
+pub fn of_port(argument: &str) -> Option<(IpAddr, u16)> {
     let fields: Vec<&str> = argument.split(',').collect();
     if fields.len() != 6 {
         return None;
@@ -17,31 +17,25 @@ pub(super) fn of_port(argument: &str) -> Option<(IpAddr, u16)> {
 }
 
 /// The text of a 227. RFC 1123 section 4.1.2.6: no parentheses may be relied on, the endpoint begins at the first digit.
-/// Others look behind the first parenthesis, or for the first six numbers: all of them must find the same. So the first
-/// digit begins the six numbers, they stand alone, and there is no second list of numbers behind them.
-pub(super) fn of_227(text: &str) -> Option<(IpAddr, u16)> {
+/// Others look behind the first parenthesis, or for the first six numbers: all of them find the same if the first digit
+/// begins the six numbers and no digit stands behind them.
+pub fn of_227(text: &str) -> Option<(IpAddr, u16)> {
     let begin = text.find(|c: char| c.is_ascii_digit())?;
-    let (before, rest) = text.split_at(begin);
+    let rest = &text[begin..];
     let length = rest.find(|c: char| !c.is_ascii_digit() && c != ',').unwrap_or(rest.len());
     let (numbers, after) = rest.split_at(length);
-    // A comma that ends the sentence does not belong to the numbers; one more number does.
-    let found = of_port(numbers)?;
-    let stands_alone = before.chars().next_back().is_none_or(|c| " (=".contains(c))
-        && after.chars().next().is_none_or(|c| " ).".contains(c));
-    let digit = |c: char| c.is_ascii_digit();
-    let second = after.as_bytes().windows(2).any(|w| digit(w[0].into()) && w[1] == b',');
-    // Who looks behind the first parenthesis must not find something else there.
-    let parenthesis = match text.find('(') {
-        Some(at) => at + 1 == begin,
-        None => true,
-    };
-    (stands_alone && !second && parenthesis).then_some(found)
+    if after.contains(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
+    // Commas behind the last number are the sentence's.
+    of_port(numbers.trim_end_matches(','))
 }
 
 /// The argument of EPRT: `<d>protocol<d>address<d>port<d>`.
-pub(super) fn of_eprt(argument: &str) -> Option<(IpAddr, u16)> {
+pub fn of_eprt(argument: &str) -> Option<(IpAddr, u16)> {
     let d = argument.chars().next()?;
-    if !is_delimiter(d) {
+    // One that may stand in an address leaves two readings.
+    if !is_delimiter(d) || d.is_ascii_hexdigit() || d == '.' || d == ':' {
         return None;
     }
     let fields: Vec<&str> = argument.split(d).collect();
@@ -54,13 +48,12 @@ pub(super) fn of_eprt(argument: &str) -> Option<(IpAddr, u16)> {
     Some((address, decimal(port, 65535)?))
 }
 
-/// The text of a 229: `text (<d><d><d>port<d>)`, one pair of parentheses in all of it.
-pub(super) fn of_229(text: &str) -> Option<u16> {
-    let count = |which: char| text.chars().filter(|c| *c == which).count();
-    if count('(') != 1 || count(')') != 1 {
+/// The text of a 229: `text (<d><d><d>port<d>)`, no other parenthesis opened in all of it.
+pub fn of_229(text: &str) -> Option<u16> {
+    let (_, rest) = text.split_once('(')?;
+    if rest.contains('(') {
         return None;
     }
-    let (_, rest) = text.split_once('(')?;
     let (inner, _) = rest.split_once(')')?;
     let d = inner.chars().next()?;
     if !is_delimiter(d) {
@@ -71,10 +64,9 @@ pub(super) fn of_229(text: &str) -> Option<u16> {
     decimal(port, 65535)
 }
 
-/// RFC 2428 section 2: any of the ASCII characters 33 to 126. One that may stand in an address or a number would leave
-/// two readings.
+/// RFC 2428 section 2: any of the ASCII characters 33 to 126. A digit would leave two readings.
 fn is_delimiter(d: char) -> bool {
-    ('!'..='~').contains(&d) && !d.is_ascii_hexdigit() && d != '.' && d != ':'
+    ('!'..='~').contains(&d) && !d.is_ascii_digit()
 }
 
 /// A decimal number up to `most`, without sign, blanks or zeros in front.

@@ -73,8 +73,9 @@ impl Lines {
 }
 
 /// Takes the Telnet sequences out of a line: IAC IAC stands for one byte of 255, IAC WILL, WONT, DO and DONT have an
-/// option behind them, all others are two bytes. None where a sequence is cut off by the line's end, so that one who
-/// does not know Telnet sees another line end than one who does, and for a subnegotiation, which nobody sends in FTP.
+/// option behind them, all other commands are two bytes; below 240 there is no command, and 255 stands for itself. None
+/// where a sequence is cut off by the line's end, so that one who does not know Telnet sees another line end than one
+/// who does, and for a subnegotiation, which nobody sends in FTP.
 fn without_telnet(raw: &[u8]) -> Option<(Vec<u8>, bool)> {
     let mut text = Vec::new();
     let mut telnet = false;
@@ -87,7 +88,11 @@ fn without_telnet(raw: &[u8]) -> Option<(Vec<u8>, bool)> {
         }
         telnet = true;
         match raw.get(at + 1) {
-            None | Some(&SB) => return None,
+            None | Some(0..240) => {
+                text.push(IAC);
+                at += 1;
+            }
+            Some(&SB) => return None,
             Some(&IAC) => {
                 text.push(IAC);
                 at += 2;

@@ -6,7 +6,7 @@
 //! seen when it spoke, [`read`] tells which pinholes a strict reader opens. It knows no time, no segments and no tables:
 //! expiry, overlapping retransmissions and quotas are not its business.
 
-mod endpoint;
+pub mod endpoint;
 mod line;
 mod reading;
 #[cfg(test)]

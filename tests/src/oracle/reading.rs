@@ -5,7 +5,7 @@ use std::{collections::VecDeque, net::IpAddr};
 use super::{Active, Hole, Rules, Verdict, Way, endpoint, line::Line};
 
 /// Commands that may be unanswered at once.
-const UNANSWERED: usize = 8;
+const UNANSWERED: usize = 16;
 
 /// Commands of FTP: RFC 959 and its successors. The first word of a client that speaks FTP is one of them.
 const VERBS: &[&str] = &[
@@ -16,8 +16,9 @@ const VERBS: &[&str] = &[
     "XCUP", "XCWD", "XMKD", "XPWD", "XRMD", // RFC 2228
     "AUTH", "ADAT", "PROT", "PBSZ", "CCC", "MIC", "CONF", "ENC", // RFC 2389, 2428, 2640, 3659, 7151, 1639
     "FEAT", "OPTS", "EPRT", "EPSV", "LANG", "MDTM", "SIZE", "MLST", "MLSD", "HOST", "LPRT", "LPSV",
-    // Not standardised, but what clients say first.
-    "CLNT",
+    // IANA's registry, RFC 6384, and what clients say of which no RFC knows.
+    "ALGS", "AVBL", "CLNT", "COMB", "CSID", "DSIZ", "HASH", "MFCT", "MFF", "MFMT", "MODB", "RANG", "RMDA", "THMB",
+    "APSV", "CPSV", "PRET", "SPSV", "SSCN", "XCRC", "XMD5", "XSHA", "XRSQ", "XSEN", "XSEM", "XMAS",
 ];
 
 /// Commands that start a transfer.
@@ -26,18 +27,23 @@ const TRANSFERS: &[&str] = &["RETR", "STOR", "STOU", "APPE", "LIST", "NLST", "ML
 /// What a command is to us.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Asked {
-    /// USER, PASS or ACCT.
-    Login,
+    User,
+    /// PASS or ACCT.
+    Password,
+    Rein,
+    /// QUIT or ABOR.
+    Stop,
+    Auth,
     /// PASV, well formed.
     Pasv,
     /// EPSV, well formed.
     Epsv,
-    /// EPSV ALL.
     EpsvAll,
-    /// PORT or EPRT that names a permitted endpoint; the number of the pinhole that it has opened already.
-    Active(Hole, Option<u64>),
-    /// AUTH.
-    Auth,
+    /// PORT or EPRT that names this endpoint.
+    Active(Way, IpAddr, u16),
+    /// One of the four that negotiate, but nothing that could be opened.
+    Nonsense,
+    Transfer,
     /// Anything else.
     Other,
 }
@@ -47,13 +53,10 @@ struct Unanswered {
     asked: Asked,
     /// Bytes of the client up to its end: a server that has seen less has not seen it.
     end: u64,
-    /// The client has withdrawn it: USER, REIN, QUIT, ABOR or AUTH came behind it.
-    withdrawn: bool,
-}
-
-/// A multi-line reply that is not over.
-struct Multiline {
-    code: u16,
+    /// The pinhole that it has opened.
+    number: Option<u64>,
+    /// Whether the client was logged in before it.
+    was_logged_in: bool,
 }
 
 pub(super) struct Reading {
@@ -65,7 +68,8 @@ pub(super) struct Reading {
     client_began: bool,
     logged_in: bool,
     epsv_all: bool,
-    multiline: Option<Multiline>,
+    /// Code of a multi-line reply that is not over.
+    multiline: Option<u16>,
     unanswered: VecDeque<Unanswered>,
     /// For [`Active::Transfer`]: an accepted PORT or EPRT that waits for its transfer.
     accepted: Option<Hole>,
@@ -141,7 +145,7 @@ impl Reading {
         if is_reply(&text) {
             return self.bar("a reply from the client");
         }
-        if !known && (verb.contains(':') || text.to_ascii_uppercase().contains("HTTP/")) {
+        if !known && (verb.contains(':') || text.contains("HTTP/")) {
             return self.bar("the client speaks another protocol");
         }
         if self.unanswered.iter().any(|u| u.asked == Asked::Auth) {
@@ -154,42 +158,71 @@ impl Reading {
         if negotiates && line.telnet {
             return self.bar("Telnet inside a command that negotiates");
         }
-
-        // Rule 5: these take back what is unused, and what is being negotiated.
-        if ["USER", "REIN", "QUIT", "ABOR", "AUTH"].contains(&verb.as_str()) {
-            self.open = None;
-            self.accepted = None;
-            for earlier in &mut self.unanswered {
-                earlier.withdrawn = true;
-            }
-        }
-        if verb == "USER" || verb == "REIN" {
-            self.logged_in = false;
-        }
-        if verb == "REIN" {
-            // RFC 959 section 4.1.1: as it was right after the connection was made.
-            self.epsv_all = false;
-        }
-
-        let accepted = self.accepted.take();
-        if let Some(hole) = accepted.filter(|_| TRANSFERS.contains(&verb.as_str())) {
-            self.opens(hole);
-        }
-
         let asked = match (verb.as_str(), argument) {
-            _ if line.bare_lf && negotiates => Asked::Other,
-            ("USER" | "PASS" | "ACCT", _) => Asked::Login,
+            _ if line.bare_lf && negotiates => Asked::Nonsense,
+            ("USER", _) => Asked::User,
+            ("PASS" | "ACCT", _) => Asked::Password,
+            ("REIN", _) => Asked::Rein,
+            ("QUIT" | "ABOR", _) => Asked::Stop,
             ("AUTH", _) => Asked::Auth,
             ("PASV", None) => Asked::Pasv,
-            ("EPSV", None) => Asked::Epsv,
-            ("EPSV", Some("1")) if self.rules.server.is_ipv4() => Asked::Epsv,
-            ("EPSV", Some("2")) if self.rules.server.is_ipv6() => Asked::Epsv,
+            // RFC 2428 section 3: a server that can't do the protocol that is asked for says so (522).
+            ("EPSV", None | Some("1" | "2")) => Asked::Epsv,
             ("EPSV", Some(all)) if all.eq_ignore_ascii_case("ALL") => Asked::EpsvAll,
-            ("PORT", Some(argument)) => self.active(Way::Port, endpoint::of_port(argument)),
-            ("EPRT", Some(argument)) => self.active(Way::Eprt, endpoint::of_eprt(argument)),
+            ("PORT", Some(argument)) => active(Way::Port, endpoint::of_port(argument)),
+            ("EPRT", Some(argument)) => active(Way::Eprt, endpoint::of_eprt(argument)),
+            _ if negotiates => Asked::Nonsense,
+            (verb, _) if TRANSFERS.contains(&verb) => Asked::Transfer,
             _ => Asked::Other,
         };
-        self.unanswered.push_back(Unanswered { asked, end: line.end, withdrawn: false });
+        // Rule 5: the client wants these to take back what is unused, whatever it still waits for.
+        if matches!(asked, Asked::User | Asked::Rein | Asked::Stop | Asked::Auth) {
+            self.open = None;
+        }
+        self.unanswered.push_back(Unanswered { asked, end: line.end, number: None, was_logged_in: false });
+        if self.unanswered.len() == 1 {
+            self.next_command();
+        }
+    }
+
+    /// The server takes commands one after the other: this one comes to its turn.
+    fn next_command(&mut self) {
+        let Some(&Unanswered { mut asked, .. }) = self.unanswered.front() else { return };
+        let was_logged_in = self.logged_in;
+        if matches!(asked, Asked::User | Asked::Rein | Asked::Stop | Asked::Auth) {
+            self.open = None;
+            self.accepted = None;
+        }
+        if matches!(asked, Asked::Pasv | Asked::Epsv | Asked::Active(..) | Asked::Nonsense) {
+            // RFC 959 section 4.1.2: it supersedes what was agreed before.
+            self.accepted = None;
+        }
+        let mut number = None;
+        match asked {
+            Asked::User | Asked::Rein => self.logged_in = false,
+            Asked::Active(way, host, port) => {
+                let hole = self.active_hole(way, host, port);
+                if self.rules.active == Active::Command
+                    && let Some(hole) = hole.filter(|_| self.may_open(way))
+                {
+                    self.opens(hole);
+                    number = Some(self.number);
+                } else if hole.is_none() || self.rules.active == Active::Command {
+                    // What may not open says nothing, whatever the server makes of it.
+                    asked = Asked::Nonsense;
+                }
+            }
+            Asked::Transfer => {
+                if let Some(hole) = self.accepted.take().filter(|hole| self.may_open(hole.way)) {
+                    self.opens(hole);
+                    number = Some(self.number);
+                }
+            }
+            _ => {}
+        }
+        if let Some(head) = self.unanswered.front_mut() {
+            (head.asked, head.number, head.was_logged_in) = (asked, number, was_logged_in);
+        }
     }
 
     pub(super) fn server_line(&mut self, line: &Line) {
@@ -197,31 +230,34 @@ impl Reading {
             return;
         }
         let text = String::from_utf8_lossy(&line.text).into_owned();
-        if !self.server_began && !["220", "120"].iter().any(|code| text.starts_with(code)) {
+        let code = code_of(&text);
+        let first = !std::mem::replace(&mut self.server_began, true);
+        if first && !code.is_some_and(greets) {
             return self.bar("the server does not begin with a greeting");
         }
-        self.server_began = true;
-        if let Some(Multiline { code }) = self.multiline {
+        if let Some(open) = self.multiline {
             // RFC 959 section 4.2: all lines are skipped up to the same code and a blank at the beginning of a line.
-            if text.starts_with(&format!("{code:03} ")) {
+            if code == Some(open) && text[3..].starts_with(' ') {
                 self.multiline = None;
-                self.reply(code, None, line);
+                self.reply(open, None, line);
             }
             return;
         }
-        if !is_reply(&text) {
+        let Some(code) = code else {
             let word = text.split(' ').next().unwrap_or_default().to_ascii_uppercase();
             if ["PORT", "EPRT", "PASV", "EPSV"].contains(&word.as_str()) {
                 self.bar("a command from the server");
             }
             return;
+        };
+        match text[3..].chars().next() {
+            // RFC 2228 section 4: codes from 600 are replies that are encrypted.
+            Some('-') if code < 600 => self.multiline = Some(code),
+            Some(' ') if code < 600 => self.reply(code, Some(&text[4..]), line),
+            None if code < 600 => self.reply(code, Some(""), line),
+            // Three digits make a reply (RFC 1123 section 4.1.2.11), but this one says nothing.
+            _ => self.reply(code, None, line),
         }
-        let code: u16 = text[..3].parse().expect("three digits");
-        if text.as_bytes()[3] == b'-' {
-            self.multiline = Some(Multiline { code });
-            return;
-        }
-        self.reply(code, Some(&text[4..]), line);
     }
 
     /// A whole reply; its text if it is of a single line.
@@ -229,62 +265,61 @@ impl Reading {
         if (code == 227 || code == 229) && line.telnet {
             return self.bar("Telnet inside a reply that negotiates");
         }
-        if !self.greeted {
-            match code {
-                120 => {}
-                220 => self.greeted = true,
-                _ => self.bar("the server does not begin with a greeting"),
-            }
+        if code < 200 {
             return;
         }
-        if code < 200 {
+        if !self.greeted {
+            if !greets(code) {
+                return self.bar("the server does not begin with a greeting");
+            }
+            self.greeted = true;
+            // Some servers, with clients that they know.
+            self.logged_in = code == 230;
             return;
         }
         // A reply answers the oldest unanswered command, and only if it was begun after that command had arrived.
         if self.unanswered.front().is_none_or(|oldest| line.seen < oldest.end) {
             return;
         }
-        let Some(Unanswered { asked, withdrawn, .. }) = self.unanswered.pop_front() else { return };
-        let positive = (200..300).contains(&code);
+        let Some(Unanswered { asked, number, was_logged_in, .. }) = self.unanswered.pop_front() else { return };
+        let (positive, negative) = ((200..300).contains(&code), code >= 400);
+        let passive = code == 227 || code == 229;
         match asked {
-            Asked::Login if code == 230 && !withdrawn => self.logged_in = true,
-            Asked::Auth if (200..400).contains(&code) => self.bar("encrypted"),
-            Asked::EpsvAll if positive && !withdrawn => self.epsv_all = true,
-            Asked::Pasv if code == 227 && !withdrawn && !line.bare_lf => {
+            Asked::Pasv if code == 227 && !line.bare_lf => {
                 let found = text.and_then(endpoint::of_227).filter(|(host, _)| *host == self.rules.server);
                 self.passive(Way::Pasv, found.map(|(_, port)| port));
             }
-            Asked::Epsv if code == 229 && !withdrawn && !line.bare_lf => {
+            Asked::Epsv if code == 229 && !line.bare_lf => {
                 self.passive(Way::Epsv, text.and_then(endpoint::of_229));
             }
-            Asked::Active(_, Some(number)) if !positive => {
-                if self.open.is_some_and(|(open, _)| open == number) {
-                    self.open = None;
+            // RFC 959 section 5.4: 230 and 202 end a login, RFC 2228 section 5 adds 232.
+            Asked::User | Asked::Password if [202, 230, 232].contains(&code) => self.logged_in = true,
+            // What is refused has not happened.
+            Asked::User | Asked::Rein if negative => self.logged_in = was_logged_in,
+            Asked::Auth if code < 400 => self.bar("encrypted"),
+            Asked::EpsvAll => self.epsv_all |= positive && !passive,
+            Asked::Active(way, host, port) if positive && !passive && number.is_none() => {
+                match (self.rules.active, self.active_hole(way, host, port)) {
+                    (Active::Reply, Some(hole)) if self.may_open(way) => self.opens(hole),
+                    (Active::Transfer, Some(hole)) => self.accepted = Some(hole),
+                    _ => {}
                 }
             }
-            Asked::Active(hole, None) if positive && !withdrawn => match self.rules.active {
-                Active::Reply if self.may_open(hole.way) => self.opens(hole),
-                Active::Transfer if self.may_open(hole.way) => self.accepted = Some(hole),
-                _ => {}
-            },
+            // Refused or not understood: the client has given up what was agreed before, all the same.
+            Asked::Active(..) if !positive => self.open = None,
+            Asked::Transfer if negative && number.is_some() => {
+                self.open = self.open.filter(|(open, _)| Some(*open) != number);
+            }
             _ => {}
         }
+        self.next_command();
     }
 
-    /// What a PORT or EPRT comes to.
-    fn active(&mut self, way: Way, endpoint: Option<(IpAddr, u16)>) -> Asked {
-        let Some((host, port)) = endpoint else { return Asked::Other };
-        let all_asked = self.unanswered.iter().any(|u| u.asked == Asked::EpsvAll && !u.withdrawn);
-        let right = host == self.rules.client && self.is_free(port) && self.may_open(way) && !all_asked;
-        if !right || self.rules.active == Active::Never {
-            return Asked::Other;
-        }
-        let hole = Hole { way, initiator: self.rules.server, responder: host, port };
-        if self.rules.active == Active::Command {
-            self.opens(hole);
-            return Asked::Active(hole, Some(self.number));
-        }
-        Asked::Active(hole, None)
+    /// What a PORT or EPRT may open now.
+    fn active_hole(&self, way: Way, host: IpAddr, port: u16) -> Option<Hole> {
+        let allowed = self.rules.active != Active::Never && self.rules.ways.contains(&way);
+        let may = allowed && host == self.rules.client && self.is_free(port);
+        may.then_some(Hole { way, initiator: self.rules.server, responder: host, port })
     }
 
     /// What a 227 or 229 comes to.
@@ -311,7 +346,25 @@ impl Reading {
     }
 }
 
-/// Three digits, the first from 1 to 5, and a blank or a dash (RFC 959 section 4.2).
+fn active(way: Way, endpoint: Option<(IpAddr, u16)>) -> Asked {
+    endpoint.map_or(Asked::Nonsense, |(host, port)| Asked::Active(way, host, port))
+}
+
+/// The three digits that a reply begins with (RFC 959 section 4.2).
+fn code_of(text: &str) -> Option<u16> {
+    let [b'1'..=b'9', b'0'..=b'9', b'0'..=b'9', ..] = text.as_bytes() else { return None };
+    text[..3].parse().ok()
+}
+
+/// RFC 959 section 5.4: a server greets by 220, after 120 or the like, or says no.
+fn greets(code: u16) -> bool {
+    matches!(code, 100..=199 | 220 | 230 | 400..=599)
+}
+
+/// Whether a line of the client is a reply.
 fn is_reply(text: &str) -> bool {
-    matches!(text.as_bytes(), [b'1'..=b'5', b'0'..=b'9', b'0'..=b'9', b' ' | b'-', ..])
+    matches!(
+        text.as_bytes(),
+        [b'0'..=b'9', b'0'..=b'9', b'0'..=b'9'] | [b'0'..=b'9', b'0'..=b'9', b'0'..=b'9', b' ' | b'-', ..]
+    )
 }
