@@ -372,6 +372,8 @@ impl Dialogue {
         match head.kind {
             Kind::Pasv | Kind::Epsv => self.passive(&head, code, text, line, rules, out),
             Kind::Void => {}
+            // Whatever its digits are: to the client it is accepted.
+            Kind::Auth if code < 400 => return out.push(Step::Opaque(Reason::AuthAccepted)),
             _ if passive => out.push(Step::Refuse(Reason::UnsolicitedReply, None)),
             Kind::Port | Kind::Eprt if positive => self.accepted(&head, line, rules, out),
             Kind::Port | Kind::Eprt => {
@@ -388,7 +390,6 @@ impl Dialogue {
             // It was no new login after all (vsftpd has no REIN, and says so by 502).
             Kind::User | Kind::Rein if code >= 400 => self.logged_in = head.was_logged_in,
             Kind::EpsvAll => self.epsv_all |= positive,
-            Kind::Auth if code < 400 => return out.push(Step::Opaque(Reason::AuthAccepted)),
             _ => {}
         }
         if whole {

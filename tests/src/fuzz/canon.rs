@@ -21,8 +21,7 @@ pub fn run(data: &[u8]) {
 }
 
 fn differential(u: &mut Unstructured<'_>) -> Result<()> {
-    let mut setting = Setting::arbitrary(u)?;
-    // The kernel does not know lenient line ends; it only reads strict ones.
+    let setting = Setting::arbitrary(u)?;
     let mutations = u.int_in_range(0..=5)?;
     let mut turns = script::legal(u, &setting)?;
     for _ in 0..mutations {
@@ -36,7 +35,7 @@ fn differential(u: &mut Unstructured<'_>) -> Result<()> {
     for _ in 0..u.int_in_range(0..=2)? {
         tamper(u, &mut wires)?;
     }
-    setting.policy.per_client = 64;
+    let policy = setting.policy.clone();
     let mut rig = Rig::new(setting, true);
     let wires = causal(wires);
     for wire in &wires {
@@ -47,7 +46,9 @@ fn differential(u: &mut Unstructured<'_>) -> Result<()> {
         for hole in fast {
             assert!(
                 full.contains(hole),
-                "the kernel opens {hole:?}, the engine {full:?}\n{wire:?}\nof {wires:?}\n{}",
+                "the kernel opens {hole:?}, the engine {full:?} {:?} {:?}\n{policy:?}\n{wire:?}\nof {wires:?}\n{}",
+                rig.state(),
+                rig.engine.stats().refused,
                 show(&turns)
             );
         }

@@ -372,6 +372,7 @@ impl Kernel {
             machine: Machine::new(setting.key, setting.hook, START),
             policy: KernelPolicy {
                 modes: modes.0,
+                servers: u32::try_from(setting.policy.servers.len()).expect("a few"),
                 active_open: *active_open as u8,
                 flags: if *active_inbound { policy_flag::ACTIVE_INBOUND } else { 0 },
                 ..KernelPolicy::default()

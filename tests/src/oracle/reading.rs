@@ -171,6 +171,8 @@ impl Reading {
             ("EPSV", Some(all)) if all.eq_ignore_ascii_case("ALL") => Asked::EpsvAll,
             ("PORT", Some(argument)) => active(Way::Port, endpoint::of_port(argument)),
             ("EPRT", Some(argument)) => active(Way::Eprt, endpoint::of_eprt(argument)),
+            // RFC 1639's and others' ways to negotiate supersede what was agreed, and open nothing.
+            ("LPRT" | "LPSV" | "SPSV" | "CPSV" | "APSV", _) => Asked::Nonsense,
             _ if negotiates => Asked::Nonsense,
             (verb, _) if TRANSFERS.contains(&verb) => Asked::Transfer,
             _ => Asked::Other,

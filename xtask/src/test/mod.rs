@@ -13,7 +13,7 @@ use clap::Args;
 
 use self::{count::Count, step::Steps};
 use crate::{
-    command, docs,
+    command, docs, fuzz,
     host::{Host, Rights, output_of},
     setup::{Purpose, Setup},
 };
@@ -44,7 +44,7 @@ pub(crate) struct Options {
 pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
     let mut purposes = vec![Purpose::Build, Purpose::Lab, Purpose::Kernel];
     if options.filter.is_none() {
-        purposes.push(Purpose::Checks);
+        purposes.extend([Purpose::Checks, Purpose::Fuzz]);
     }
     Setup::of(host, &purposes).install()?;
     let verbose = options.verbose || env::var_os("CI").is_some();
@@ -59,6 +59,7 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
     count.add(tested("end to end", end_to_end, options, &mut steps)?);
     if options.filter.is_none() {
         steps.check("documented configurations", || configurations(host))?;
+        steps.command("fuzz", &mut fuzz::build(host, None)?)?;
     }
     println!("\n{}", steps.table());
     for name in &count.failures {
