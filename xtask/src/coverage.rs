@@ -149,7 +149,8 @@ fn tool(host: &Host, name: &str, major: u32) -> Option<PathBuf> {
 
 /// Whether the tools are there.
 pub(crate) fn has_tools(host: &Host) -> bool {
-    llvm_major(host).is_some_and(|major| ["llvm-profdata", "llvm-cov"].iter().all(|name| tool(host, name, major).is_some()))
+    llvm_major(host)
+        .is_some_and(|major| ["llvm-profdata", "llvm-cov"].iter().all(|name| tool(host, name, major).is_some()))
 }
 
 /// Reads lcov's format: `SF:` begins a file, `DA:line,count` is a line.

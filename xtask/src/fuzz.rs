@@ -195,7 +195,8 @@ fn one(host: &Host, target: &str, limit: Limit) -> Result<Outcome> {
 
 /// The host's target triple, which is in the path of what cargo-fuzz builds.
 fn triple(host: &Host) -> Result<String> {
-    let rustc = env::var_os("RUSTC").map(PathBuf::from).or_else(|| host.program("rustc")).context("no rustc in PATH")?;
+    let rustc =
+        env::var_os("RUSTC").map(PathBuf::from).or_else(|| host.program("rustc")).context("no rustc in PATH")?;
     let version = output_of(Command::new(rustc).arg("-vV")).context("`rustc -vV` failed")?;
     let triple = version.lines().find_map(|line| line.strip_prefix("host: ")).context("`rustc -vV` names no host")?;
     Ok(triple.to_owned())
@@ -208,7 +209,9 @@ fn number_behind(text: &str, word: &str) -> Option<u64> {
 
 /// The lines of a log that tell what was found.
 fn reason(log: &str) -> String {
-    let telling = |line: &&str| ["panicked at", "ERROR: libFuzzer", "SUMMARY:", "Test unit written"].iter().any(|w| line.contains(w));
+    let telling = |line: &&str| {
+        ["panicked at", "ERROR: libFuzzer", "SUMMARY:", "Test unit written"].iter().any(|w| line.contains(w))
+    };
     let lines: Vec<_> = log.lines().filter(telling).collect();
     if lines.is_empty() { "it ended without a word".to_owned() } else { lines.join("\n  ") }
 }

@@ -40,7 +40,11 @@ fn differential(u: &mut Unstructured<'_>, mutations: usize) -> Result<()> {
     let oracle = oracle::read(&setting.rules(), &script::happenings(&turns));
     compare(&setting, &turns, &plain, &oracle, mutations == 0);
 
-    // I6: however it is cut, repeated and reordered, the same opens.
+    // I6: however it is cut, repeated and reordered, the same opens. One who speaks without having seen what came before
+    // leaves open which of the two is first.
+    if turns.iter().any(|turn| turn.late > 0) {
+        return Ok(());
+    }
     script::carry(u, &mut wires)?;
     let carried = feed(&setting, &wires);
     assert_eq!(carried.opened, plain.opened, "I6: {}\n{wires:?}", show(&turns));

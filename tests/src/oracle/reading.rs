@@ -145,7 +145,8 @@ impl Reading {
         if is_reply(&text) {
             return self.bar("a reply from the client");
         }
-        if !known && (verb.contains(':') || text.contains("HTTP/")) {
+        let word = text.split(|c: char| c.is_ascii_whitespace()).next().unwrap_or_default();
+        if !known && (word.contains(':') || text.contains("HTTP/")) {
             return self.bar("the client speaks another protocol");
         }
         if self.unanswered.iter().any(|u| u.asked == Asked::Auth) {

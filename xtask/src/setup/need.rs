@@ -64,8 +64,7 @@ pub(crate) enum Purpose {
 
 impl Purpose {
     /// Everything.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Build, Self::Lab, Self::Kernel, Self::Checks, Self::Fuzz, Self::Coverage];
+    pub(crate) const ALL: [Self; 6] = [Self::Build, Self::Lab, Self::Kernel, Self::Checks, Self::Fuzz, Self::Coverage];
 }
 
 /// How to get something.
