@@ -32,8 +32,8 @@ pub struct KernelPolicy {
     pub active_open: u8,
     /// Bits of [`policy_flag`].
     pub flags: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Entries of [`FewNets`] that count; [`MANY`] where there are more networks than it holds.
+    pub few: u32,
 }
 
 /// [`KernelPolicy::mode`].
@@ -116,6 +116,28 @@ pub struct NetKey {
 /// Bits of an LPM prefix before the address.
 pub const NET_PREFIX_BASE: u32 = 64;
 
+/// A guarded network, its guards by bit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct FewNet {
+    /// The guards, those of the networks around it included.
+    pub guards: u64,
+    /// The network's address; host bits are zero.
+    pub addr: Addr,
+    /// Ones where the address counts.
+    pub mask: Addr,
+}
+
+/// Networks in [`FewNets`] at most.
+pub const FEW_MAX: usize = 8;
+/// [`KernelPolicy::few`]: the trie holds more networks than [`FewNets`].
+pub const MANY: u32 = u32::MAX;
+
+/// The guarded networks, where there are few. One entry of an array for each generation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct FewNets(pub [FewNet; FEW_MAX]);
+
 /// What is known about one server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
@@ -128,9 +150,10 @@ pub struct ServerEntry {
     pub pad: u32,
 }
 
-super::pod!(KernelPolicy, PortChunk, PortSet, NetKey, ServerEntry);
+super::pod!(KernelPolicy, PortChunk, PortSet, NetKey, FewNet, FewNets, ServerEntry);
 
 const _: () = assert!(size_of::<KernelPolicy>() == 64 && size_of::<ServerEntry>() == 8 && size_of::<NetKey>() == 24);
+const _: () = assert!(size_of::<FewNets>() == FEW_MAX * 40);
 
 impl PortSet {
     /// No port at all.

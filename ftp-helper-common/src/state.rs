@@ -129,18 +129,44 @@ pub struct PinholeState {
     pub session: u64,
     /// `CLOCK_MONOTONIC`, nanoseconds: not good any more from then on.
     pub deadline: u64,
+    /// The SYN it is bound to, see [`bound`]; 0 = none yet. One word, so that a SYN binds it by one instruction and
+    /// without the lock.
+    pub bound: u64,
     /// Sequence number of the announcement.
     pub seq: u32,
-    /// Initial sequence number of the SYN that is bound to it.
-    pub isn: u32,
-    /// Source port it is bound to, or 0.
-    pub source_port: u16,
     /// Bits of [`pinhole_flag`].
     pub flags: u8,
     /// `pending::PASV`, `EPSV`, `PORT` or `EPRT`.
     pub mode: u8,
     /// Zero.
-    pub pad: u32,
+    pub pad: u16,
+}
+
+/// What a SYN binds a pinhole to: its sequence number in the upper half, its source port in the lowest 16 bits, and a
+/// bit of its own, since both may be 0.
+#[inline(always)]
+pub const fn bound(isn: u32, source_port: u16) -> u64 {
+    (isn as u64) << 32 | 1 << 16 | source_port as u64
+}
+
+impl PinholeState {
+    /// Whether a SYN has bound it.
+    #[inline(always)]
+    pub const fn is_bound(&self) -> bool {
+        self.bound != 0
+    }
+
+    /// Source port of the SYN that is bound to it, or 0.
+    #[inline(always)]
+    pub const fn source_port(&self) -> u16 {
+        self.bound as u16
+    }
+
+    /// Initial sequence number of the SYN that is bound to it.
+    #[inline(always)]
+    pub const fn isn(&self) -> u32 {
+        (self.bound >> 32) as u32
+    }
 }
 
 /// Bits of [`PinholeState::flags`].
@@ -193,14 +219,19 @@ pub struct Locked<T> {
     pub pad: u32,
 }
 
-/// What one client holds.
+/// What one client holds: one word, which the kernel changes by single instructions and without a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct ClientState {
     /// Unconsumed pinholes.
     pub pinholes: u32,
     /// 1 once the entry is being removed: nobody may count on it any more.
     pub dead: u32,
+}
+
+impl ClientState {
+    /// The word of an entry that is being removed, which nobody has counted on.
+    pub const DEAD: u64 = 1 << 32;
 }
 
 /// Two hosts with a blind session: their denied SYNs are worth keeping for a moment.
@@ -225,7 +256,6 @@ super::pod!(
     Locked<SessionState>,
     Locked<PinholeState>,
     Locked<FlowState>,
-    Locked<ClientState>,
 );
 
 const _: () = assert!(size_of::<SessionState>() == 32 + 4 * 12 + 36 + 8 + 4);

@@ -241,18 +241,8 @@ fn forget_flow(c: &Command) -> u32 {
 fn forget_client(c: &Command) -> u32 {
     let key = c.flow.initiator;
     let Some(p) = CLIENTS.get_ptr_mut(&key) else { return Outcome::NoPinhole as u32 };
-    // SAFETY: `p` is a live value of the table, changed under its lock only.
-    unsafe {
-        let at = addr_of_mut!((*p).lock);
-        lock(at);
-        let free = (*p).state.pinholes == 0;
-        if free {
-            (*p).state.dead = 1;
-        }
-        unlock(at);
-        if !free {
-            return Outcome::Busy as u32;
-        }
+    if !pinhole::bury(p) {
+        return Outcome::Busy as u32;
     }
     if CLIENTS.remove(&key).is_err() { Outcome::NoPinhole as u32 } else { Outcome::Done as u32 }
 }

@@ -9,7 +9,7 @@ use ftp_helper_common::{
     policy::mode,
     reason::Reason,
     record::{FlowRecord, kind},
-    state::{FlowState, PinholeState, pinhole_flag},
+    state::{FlowState, PinholeState, bound, pinhole_flag},
     tcp,
 };
 
@@ -171,14 +171,15 @@ fn answered(view: &View, s: *mut Scratch, hook: u8) -> i32 {
         let flow = addr_of_mut!((*s).flow);
         let at = addr_of_mut!((*p).lock);
         lock(at);
-        let (port, isn) = ((*p).state.source_port, (*p).state.isn);
+        let held = (*p).state.bound;
         (*flow).session = (*p).state.session;
         (*flow).deadline = (*p).state.deadline;
         (*flow).seq = (*p).state.seq;
         (*flow).mode = (*p).state.mode;
         (*flow).flags = (*p).state.flags;
         unlock(at);
-        if port != view.destination_port || view.ack != isn.wrapping_add(1) {
+        let isn = (held >> 32) as u32;
+        if held == 0 || held as u16 != view.destination_port || view.ack != isn.wrapping_add(1) {
             return PASS;
         }
         (*flow).start = time;
@@ -221,11 +222,9 @@ fn refused(view: &View, s: *mut Scratch, hook: u8) {
         let at = addr_of_mut!((*p).lock);
         lock(at);
         let st = addr_of_mut!((*p).state);
-        if (*st).source_port == view.destination_port
-            && view.ack == (*st).isn.wrapping_add(1)
-            && (*st).flags & pinhole_flag::REARMED == 0
-        {
-            (*st).source_port = 0;
+        let isn = view.ack.wrapping_sub(1);
+        if (*st).bound == bound(isn, view.destination_port) && (*st).flags & pinhole_flag::REARMED == 0 {
+            (*st).bound = 0;
             (*st).flags |= pinhole_flag::REARMED;
             rearmed = true;
         }

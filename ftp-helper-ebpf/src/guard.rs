@@ -10,25 +10,26 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use ftp_helper_common::{
+    addr::Addr,
     counter::Counter,
     key::{HOOK_IN, HOOK_OUT},
-    policy::{KernelPolicy, PORT_CHUNKS, PORTS_PER_CHUNK, mode, policy_flag},
+    policy::{FEW_MAX, FewNet, KernelPolicy, MANY, PORT_CHUNKS, PORTS_PER_CHUNK, mode, policy_flag},
     reason::Reason,
     record::{MAX_PARKED_FRAME, SynRecord, kind},
-    state::pinhole_flag,
+    state::{bound, pinhole_flag},
     tcp,
 };
 
 use crate::{
     flow,
-    maps::{BLIND_PAIRS, DENIED, FLOWS, INITIATORS, NETS, PARKED, PINHOLES, PORTS, UNPARK_MARK},
+    maps::{BLIND_PAIRS, DENIED, FEW, FLOWS, INITIATORS, NETS, PARKED, PINHOLES, PORTS, UNPARK_MARK},
     packet::View,
     pinhole,
     programs::{DROP, PASS},
     record,
     rules::{self, net},
     scratch::{self, OF_HOOKS, Scratch, launder},
-    util::{count, count_code, increment, lock, now, unlock, zero},
+    util::{compare_exchange, count, count_code, increment, now, zero},
     watch,
 };
 
@@ -41,20 +42,32 @@ pub fn guard(ctx: &TcContext, view: &View, hook: u8) -> i32 {
     }
     let bits = if hook == HOOK_IN { policy.guards_in } else { policy.guards_out };
     let bits = bits & guards_of_port(policy, view.destination_port);
-    if bits == 0 || !view.ends(ctx, s) || !is_guarded(s, policy, bits) {
+    let negotiable = view.destination_port >= LOWEST_PORT;
+    if (bits == 0 && !negotiable) || !view.ends(ctx, s) {
+        return PASS;
+    }
+    // The pinhole first: where there is one nothing else needs to be asked. One that no guard asks for is bound as
+    // well, so that its connection is accounted for and keeps its session alive.
+    let reason = if view.fragment {
+        Reason::Fragment as u16
+    } else if view.flags & (tcp::FIN | tcp::RST) != 0 {
+        Reason::SynFlags as u16
+    } else if negotiable {
+        pass_by_pinhole(view, s, hook)
+    } else {
+        Reason::NoPinhole as u16
+    };
+    if reason == 0 {
+        count(Counter::SynPassed);
+        return PASS;
+    }
+    if bits == 0 || !is_guarded(s, policy, bits) {
         return PASS;
     }
     if hook == HOOK_OUT && rules::came_from_outside(ctx) {
         return PASS;
     }
-    let reason = if view.fragment {
-        Reason::Fragment as u16
-    } else if view.flags & (tcp::FIN | tcp::RST) != 0 {
-        Reason::SynFlags as u16
-    } else {
-        pass_by_pinhole(view, s, hook)
-    };
-    if reason == 0 {
+    if reason == Reason::NoPinhole as u16 && is_repeated(view, s, hook) {
         count(Counter::SynPassed);
         return PASS;
     }
@@ -83,32 +96,33 @@ fn pass_by_pinhole(view: &View, s: *mut Scratch, hook: u8) -> u16 {
     unsafe {
         let ends = &*addr_of!((*s).ends);
         let key = pinhole::key_in(s, &ends.initiator, &ends.responder, ends.responder_port, hook);
-        let Some(p) = PINHOLES.get_ptr_mut(key) else {
-            // Consumed already: the same SYN may still come again, until its sender has seen the answer.
-            if let Some(f) = FLOWS.get_ptr(flow::tuple_in(s, hook)) {
-                if (*f).state.isn[0] == view.seq {
-                    return 0;
-                }
-            }
-            return Reason::NoPinhole as u16;
-        };
-        let time = now();
-        let mut reason = 0;
-        let at = addr_of_mut!((*p).lock);
-        lock(at);
-        if (*p).state.deadline <= time {
-            reason = Reason::Expired as u16;
-        } else if (*p).state.flags & pinhole_flag::SOURCE_20 != 0 && view.source_port != 20 {
-            reason = Reason::SourcePortNot20 as u16;
-        } else if (*p).state.source_port == 0 || (*p).state.source_port == view.source_port {
-            (*p).state.source_port = view.source_port;
-            (*p).state.isn = view.seq;
-        } else {
-            reason = Reason::OtherSourcePort as u16;
+        let Some(p) = PINHOLES.get_ptr_mut(key) else { return Reason::NoPinhole as u16 };
+        if (*p).state.deadline <= now() {
+            return Reason::Expired as u16;
         }
-        unlock(at);
-        reason
+        if (*p).state.flags & pinhole_flag::SOURCE_20 != 0 && view.source_port != 20 {
+            return Reason::SourcePortNot20 as u16;
+        }
+        let wanted = bound(view.seq, view.source_port);
+        let was = (*p).state.bound;
+        if was == wanted {
+            return 0;
+        }
+        // Of two SYNs at once, one binds it.
+        let is_ours = was == 0 || was as u16 == view.source_port;
+        if is_ours && compare_exchange(addr_of_mut!((*p).state.bound), was, wanted) == was {
+            return 0;
+        }
+        Reason::OtherSourcePort as u16
     }
+}
+
+/// Whether this SYN's pinhole is consumed already: the same SYN may still come again, until its sender has seen the
+/// answer.
+#[inline(always)]
+fn is_repeated(view: &View, s: *mut Scratch, hook: u8) -> bool {
+    // SAFETY: a live value of the table; the field is set before the entry is.
+    FLOWS.get_ptr(flow::tuple_in(s, hook)).is_some_and(|f| unsafe { (*f).state.isn[0] == view.seq })
 }
 
 /// Counts and tells a denied SYN, and keeps it if it may only have come too early.
@@ -124,32 +138,68 @@ fn deny(ctx: &TcContext, view: &View, s: *mut Scratch, hook: u8, reason: u16) ->
     }
     count_code(reason & 0x7f);
     count(if drop { Counter::SynDenied } else { Counter::SynWouldDeny });
+    let time = now();
+    if may_tell(s, time) {
+        record::denied(describe(ctx, s, hook, drop, reason, time));
+    } else {
+        count(Counter::TelemetryLost);
+    }
+    if !drop {
+        return PASS;
+    }
+    debug!(ctx, "SYN to port {} denied: {}", view.destination_port, reason);
+    let may_be_early = reason == Reason::NoPinhole as u16 || reason == Reason::OtherSourcePort as u16;
+    if may_be_early
+        && view.len == 0
+        && policy.flags & policy_flag::NO_PARKING == 0
+        && UNPARK_MARK.load() != 0
+        && watch::any_blind(time)
+    {
+        describe(ctx, s, hook, drop, reason, time);
+        park(ctx, view, s);
+    }
+    DROP
+}
+
+/// The record of a SYN, in the working memory.
+#[inline(always)]
+fn describe<'a>(ctx: &TcContext, s: *mut Scratch, hook: u8, drop: bool, reason: u16, time: u64) -> &'a SynRecord {
     // SAFETY: `s` is this CPU's working memory.
-    let syn = unsafe {
+    unsafe {
         let syn = addr_of_mut!((*s).syn);
         (*syn).kind = kind::DENIED;
         (*syn).hook = hook;
         (*syn).dropped = drop as u8;
         (*syn).pad = 0;
         (*syn).ifindex = record::ifindex(ctx);
-        (*syn).time = now();
+        (*syn).time = time;
         (*syn).key = (*s).ends;
         // The rest describes a parked frame.
         zero(addr_of_mut!((*syn).reason).cast::<[u32; 3]>());
         (*syn).reason = reason;
         &*syn
-    };
-    record::denied(syn);
-    if !drop {
-        return PASS;
     }
-    debug!(ctx, "SYN to port {} denied: {}", view.destination_port, reason);
-    let may_be_early = reason == Reason::NoPinhole as u16 || reason == Reason::OtherSourcePort as u16;
-    if may_be_early && view.len == 0 && policy.flags & policy_flag::NO_PARKING == 0 && UNPARK_MARK.load() != 0 {
-        park(ctx, view, s);
-    }
-    DROP
 }
+
+/// Whether one more denied SYN is told: a flood of them is counted, by reason and by port, but not told one by one.
+#[inline(always)]
+fn may_tell(s: *mut Scratch, time: u64) -> bool {
+    // SAFETY: `s` is this CPU's working memory.
+    unsafe {
+        let window = time >> TELL_WINDOW;
+        let at = addr_of_mut!((*s).told_window);
+        if *at != window {
+            *at = window;
+            (*s).told_count = 0;
+        }
+        (*s).told_count += 1;
+        (*s).told_count <= TELL_MAX
+    }
+}
+
+/// A window of 2^26 ns, some 67 ms, and how many denied SYNs each CPU tells in one.
+const TELL_WINDOW: u32 = 26;
+const TELL_MAX: u64 = 256;
 
 /// Keeps a whole SYN for the daemon, if the two hosts have a blind session and a little budget.
 #[inline(never)]
@@ -195,6 +245,8 @@ fn park(ctx: &TcContext, view: &View, s: *mut Scratch) {
 }
 
 const FORCE_WAKEUP: u64 = 2;
+/// No pinhole is for a port below (RFC 2577 section 3).
+const LOWEST_PORT: u16 = 1024;
 const _: () = assert!(core::mem::offset_of!(SynRecord, reason) + 12 == size_of::<SynRecord>());
 const _: () = assert!(size_of::<SynRecord>() + MAX_PARKED_FRAME <= size_of::<Scratch>());
 
@@ -236,13 +288,40 @@ fn guards_of_port(policy: &KernelPolicy, port: u16) -> u64 {
     unsafe { core::ptr::addr_of!((*chunk).0).cast::<u64>().add((port & 63) as usize).read() }
 }
 
+/// The guards of an address, where there are few networks.
+#[inline(always)]
+fn few_nets(policy: &KernelPolicy, addr: &Addr) -> u64 {
+    let Some(few) = FEW.get(policy.generation & 1) else { return 0 };
+    let a = addr.words();
+    let mut bits = 0;
+    let mut i = 0;
+    while i < FEW_MAX {
+        if i as u32 >= policy.few {
+            break;
+        }
+        let FewNet { guards, addr, mask } = &few.0[i];
+        let (n, m) = (addr.words(), mask.words());
+        let differ = (a[0] & m[0] ^ n[0]) | (a[1] & m[1] ^ n[1]) | (a[2] & m[2] ^ n[2]) | (a[3] & m[3] ^ n[3]);
+        if differ == 0 {
+            bits |= *guards;
+        }
+        i += 1;
+    }
+    bits
+}
+
 /// Whether one of these guards covers the responder's network, and looks at this initiator.
 #[inline(always)]
 fn is_guarded(s: *mut Scratch, policy: &KernelPolicy, bits: u64) -> bool {
     // SAFETY: `s` is this CPU's working memory.
     let ends = unsafe { &*addr_of!((*s).ends) };
-    let Some(nets) = NETS.get(net(s, policy, &ends.responder)) else { return false };
-    let bits = bits & *nets;
+    let nets = if policy.few == MANY {
+        let Some(nets) = NETS.get(net(s, policy, &ends.responder)) else { return false };
+        *nets
+    } else {
+        few_nets(policy, &ends.responder)
+    };
+    let bits = bits & nets;
     if bits & policy.any_initiator != 0 {
         return true;
     }

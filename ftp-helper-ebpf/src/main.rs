@@ -10,6 +10,8 @@
 #[cfg(target_arch = "bpf")]
 mod command;
 #[cfg(target_arch = "bpf")]
+mod floor;
+#[cfg(target_arch = "bpf")]
 mod flow;
 #[cfg(target_arch = "bpf")]
 mod guard;

@@ -14,7 +14,7 @@ use ftp_helper_common::{
     addr::Addr,
     counter,
     key::{PairKey, PinholeKey, SessionKey, TupleKey},
-    policy::{KernelPolicy, MAX_CONTROL_PORTS, NetKey, PORT_CHUNKS, PortChunk, PortSet, ServerEntry},
+    policy::{FewNets, KernelPolicy, MAX_CONTROL_PORTS, NetKey, PORT_CHUNKS, PortChunk, PortSet, ServerEntry},
     state::{BlindPair, ClientState, FlowState, HalfOpen, PinholeState, SessionState},
 };
 
@@ -44,14 +44,6 @@ pub struct FlowSlot {
     pub pad: u32,
 }
 
-/// A client with its lock.
-#[repr(C)]
-pub struct ClientSlot {
-    pub state: ClientState,
-    pub lock: bpf_spin_lock,
-    pub pad: u32,
-}
-
 /// Data of an LPM key, see [`NetKey`].
 pub type Net = aya_ebpf::btf_maps::lpm_trie::Key<NetKey>;
 
@@ -62,13 +54,16 @@ pub static PINHOLES: HashMap<PinholeKey, PinholeSlot, 1024> = HashMap::new();
 #[btf_map]
 pub static FLOWS: HashMap<TupleKey, FlowSlot, 1024> = HashMap::new();
 #[btf_map]
-pub static CLIENTS: HashMap<Addr, ClientSlot, 1024> = HashMap::new();
+pub static CLIENTS: HashMap<Addr, ClientState, 1024> = HashMap::new();
 /// Handshakes: any flood lives and dies here.
 #[btf_map]
 pub static HALF_OPEN: LruHashMap<SessionKey, HalfOpen, 1024> = LruHashMap::new();
 /// Control connections that are not followed and have been told about.
 #[btf_map]
 pub static MIDSTREAM: LruHashMap<SessionKey, u64, 1024> = LruHashMap::new();
+/// Until when (`CLOCK_MONOTONIC`, nanoseconds) there may be an entry of `BLIND_PAIRS` that counts.
+#[map]
+pub static BLIND_UNTIL: Array<u64> = Array::with_max_entries(1, 0);
 /// Hosts whose denied SYNs are kept for a moment.
 #[btf_map]
 pub static BLIND_PAIRS: LruHashMap<PairKey, BlindPair, 1024> = LruHashMap::new();
@@ -98,6 +93,9 @@ pub static NO_DATA: Array<PortSet> = Array::with_max_entries(2, 0);
 /// SYNs by destination port, 64 in an entry: in the first half those denied, in the second those that would have been.
 #[map]
 pub static DENIED: Array<PortChunk> = Array::with_max_entries(PORT_CHUNKS, 0);
+/// The same as in `NETS` where there are few, one entry for each generation: comparing them is quicker than the trie.
+#[map]
+pub static FEW: Array<FewNets> = Array::with_max_entries(2, 0);
 /// Guards (by bit) of a responder's network.
 #[btf_map]
 pub static NETS: LpmTrie<NetKey, u64, 4096> = LpmTrie::new();
@@ -122,6 +120,6 @@ pub static CONTROL_PORTS: Global<[u16; MAX_CONTROL_PORTS]> = Global::new([21, 0,
 /// Marks a parked SYN that the daemon sends on. Drawn by chance at each start; 0 = parking is off.
 #[unsafe(no_mangle)]
 pub static UNPARK_MARK: Global<u32> = Global::new(0);
-/// For `cargo xtask bench`: nothing is committed, so that one packet can be measured many times.
+/// For `cargo xtask bench`: what was committed is undone, so that one packet can be measured many times.
 #[unsafe(no_mangle)]
 pub static BENCH: Global<u32> = Global::new(0);

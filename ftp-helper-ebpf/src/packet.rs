@@ -60,26 +60,40 @@ impl View {
         // SAFETY: `s` is this CPU's working memory; the two addresses lie one behind the other, aligned to four bytes.
         unsafe {
             let ends = addr_of_mut!((*s).ends);
-            (*ends).initiator_port = self.source_port;
-            (*ends).responder_port = self.destination_port;
+            // Stored in units as they are loaded again: a wider load would wait for the stores before it.
+            ends.cast::<u32>().add(8).write(self.source_port as u32 | (self.destination_port as u32) << 16);
             if self.v6 {
                 return bpf_skb_load_bytes(ctx.as_ptr(), self.l3 + 8, ends.cast(), 32) == 0;
             }
-            let Some([from, to]) = load::<[u32; 2]>(ctx, self.l3 + 12) else { return false };
-            let words = ends.cast::<u32>();
-            let mapped = Addr::v4([0; 4]).words();
-            let mut i = 0;
-            while i < 3 {
-                words.add(i).write(mapped[i]);
-                words.add(4 + i).write(mapped[i]);
-                i += 1;
-            }
-            words.add(3).write(from);
-            words.add(7).write(to);
+            let Some((from, to)) = self.addresses_v4(ctx) else { return false };
+            let halves = ends.cast::<u64>();
+            halves.write(0);
+            halves.add(1).write((from as u64) << 32 | MAPPED);
+            halves.add(2).write(0);
+            halves.add(3).write((to as u64) << 32 | MAPPED);
         }
         true
     }
+
+    /// Source and destination of an IPv4 packet, as they lie in memory: without a call where they are in the linear
+    /// part.
+    #[inline(always)]
+    fn addresses_v4(&self, ctx: &TcContext) -> Option<(u32, u32)> {
+        let (data, end) = ends(ctx);
+        // Two tags at most before it: the mask only tells the verifier.
+        let l3 = data + (self.l3 & 31) as usize;
+        if l3 + 20 <= end {
+            // SAFETY: 20 bytes from `l3` on are within the linear part, compared above.
+            return Some(unsafe { (*((l3 + 12) as *const u32), *((l3 + 16) as *const u32)) });
+        }
+        let [from, to] = load::<[u32; 2]>(ctx, self.l3 + 12)?;
+        Some((from, to))
+    }
 }
+
+/// The eight bytes before the address in [`Addr::v4`], as the low half of a word.
+const MAPPED: u64 = u32::from_ne_bytes([0, 0, 0xff, 0xff]) as u64;
+const _: () = assert!(core::mem::offset_of!(Scratch, ends) % 8 == 0 && align_of::<Addr>() == 4);
 
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;

@@ -9,13 +9,13 @@ use ftp_helper_common::{
     counter::Counter,
     key::PinholeKey,
     policy::KernelPolicy,
-    state::{PinholeState, pending},
+    state::{ClientState, PinholeState, pending},
 };
 
 use crate::{
-    maps::{CLIENTS, ClientSlot, PINHOLES, PinholeSlot},
+    maps::{CLIENTS, PINHOLES, PinholeSlot},
     scratch::Scratch,
-    util::{count, lock, now, unlock, zero},
+    util::{compare_exchange, count, fetch_add, lock, now, unlock},
 };
 
 const NO_EXIST: u64 = 1;
@@ -24,36 +24,50 @@ const NO_EXIST: u64 = 1;
 /// session is left alone.
 #[inline(never)]
 pub fn open(key: &PinholeKey, state: &PinholeState, policy: &KernelPolicy) -> u32 {
-    if let Some(p) = PINHOLES.get_ptr_mut(key) {
-        // SAFETY: `p` is a live value of the table; the lock serialises with the other writers.
-        unsafe {
-            let at = addr_of_mut!((*p).lock);
-            lock(at);
-            let (owner, deadline) = ((*p).state.session, (*p).state.deadline);
-            if owner == state.session {
-                (*p).state = *state;
-            }
-            unlock(at);
-            if owner == state.session {
-                return Outcome::Done as u32;
-            }
-            if deadline > now() {
-                return Outcome::Taken as u32;
-            }
-        }
-        remove(key, 0);
-    }
     let client = client_of(key, state.mode);
     let quota = take(&client, policy.per_client);
     if quota != Outcome::Done as u32 {
-        return quota;
+        // Renewing asks for nothing more than the session has.
+        return if renew(key, state) == Outcome::Done as u32 { Outcome::Done as u32 } else { quota };
     }
     let slot = PinholeSlot { state: *state, lock: bpf_spin_lock { val: 0 }, pad: 0 };
-    if PINHOLES.insert(key, &slot, NO_EXIST).is_err() {
-        release(&client);
-        return Outcome::Full as u32;
+    // As a rule nothing is there: looking first would be a look-up more.
+    if PINHOLES.insert(key, &slot, NO_EXIST).is_ok() {
+        return Outcome::Done as u32;
     }
-    Outcome::Done as u32
+    let mut outcome = renew(key, state);
+    if outcome == Outcome::NoPinhole as u32 && PINHOLES.insert(key, &slot, NO_EXIST).is_ok() {
+        return Outcome::Done as u32;
+    }
+    release(&client);
+    if outcome == Outcome::NoPinhole as u32 {
+        outcome = Outcome::Full as u32;
+    }
+    outcome
+}
+
+/// Renews a pinhole of the same session; removes one whose time is over, which makes room (`NoPinhole`).
+#[inline(never)]
+fn renew(key: &PinholeKey, state: &PinholeState) -> u32 {
+    let Some(p) = PINHOLES.get_ptr_mut(key) else { return Outcome::NoPinhole as u32 };
+    // SAFETY: `p` is a live value of the table; the lock serialises with the other writers.
+    unsafe {
+        let at = addr_of_mut!((*p).lock);
+        lock(at);
+        let (owner, deadline) = ((*p).state.session, (*p).state.deadline);
+        if owner == state.session {
+            (*p).state = *state;
+        }
+        unlock(at);
+        if owner == state.session {
+            return Outcome::Done as u32;
+        }
+        if deadline > now() {
+            return Outcome::Taken as u32;
+        }
+    }
+    remove(key, 0);
+    Outcome::NoPinhole as u32
 }
 
 /// Takes back a pinhole if it belongs to `session` (0: to anybody); whether it was there.
@@ -105,42 +119,36 @@ fn client_of(key: &PinholeKey, mode: u8) -> Addr {
 /// Counts one pinhole more for a client, unless it has as many as it may.
 #[inline(always)]
 fn take(client: &Addr, limit: u32) -> u32 {
-    if CLIENTS.get_ptr(client).is_none() {
-        let mut slot = core::mem::MaybeUninit::<ClientSlot>::uninit();
-        // SAFETY: integers, aligned to four bytes.
-        let slot = unsafe {
-            zero(slot.as_mut_ptr());
-            slot.assume_init_ref()
-        };
-        // Another CPU may be faster: then its entry is as good. A full table shows in the look-up below.
-        let _ = CLIENTS.insert(client, slot, NO_EXIST);
+    let mut entry = CLIENTS.get_ptr_mut(client);
+    if entry.is_none() {
+        // Another CPU may be faster: then its entry is as good. A full table shows in the look-up.
+        let _ = CLIENTS.insert(client, &ClientState::default(), NO_EXIST);
+        entry = CLIENTS.get_ptr_mut(client);
     }
-    let Some(c) = CLIENTS.get_ptr_mut(client) else { return Outcome::Full as u32 };
-    // SAFETY: `c` is a live value of the table; the lock serialises with the other writers.
+    let Some(c) = entry else { return Outcome::Full as u32 };
+    // SAFETY: a live value of the table, one word: the number in its lower half, the mark of a dead one in the upper.
     unsafe {
-        let at = addr_of_mut!((*c).lock);
-        lock(at);
-        let free = (*c).state.dead == 0 && (*c).state.pinholes < limit;
-        if free {
-            (*c).state.pinholes += 1;
+        let was = fetch_add(c.cast(), 1);
+        if was < limit as u64 {
+            return Outcome::Done as u32;
         }
-        unlock(at);
-        if free { Outcome::Done as u32 } else { Outcome::Quota as u32 }
+        fetch_add(c.cast(), u64::MAX);
     }
+    Outcome::Quota as u32
+}
+
+/// Marks a client that holds nothing as dead, so that nobody counts on an entry that is being removed.
+#[inline(always)]
+pub fn bury(client: *mut ClientState) -> bool {
+    // SAFETY: a live value of the table, one word.
+    unsafe { compare_exchange(client.cast(), 0, ClientState::DEAD) == 0 }
 }
 
 #[inline(always)]
 fn release(client: &Addr) {
     let Some(c) = CLIENTS.get_ptr_mut(client) else { return };
-    // SAFETY: as in `take`.
-    unsafe {
-        let at = addr_of_mut!((*c).lock);
-        lock(at);
-        if (*c).state.pinholes > 0 {
-            (*c).state.pinholes -= 1;
-        }
-        unlock(at);
-    }
+    // SAFETY: as in `take`. Whoever releases has taken, from this entry: one that holds something is not removed.
+    unsafe { fetch_add(c.cast(), u64::MAX) };
 }
 
 /// Puts a pinhole back that a reset has freed; the quota is not asked again.

@@ -12,7 +12,7 @@ use ftp_helper_common::{
 };
 
 use crate::{
-    command, flow, guard,
+    command, floor, flow, guard,
     packet::{self, Kind},
     rules, watch,
 };
@@ -56,6 +56,18 @@ pub fn ftp_command(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn ftp_empty(_ctx: TcContext) -> i32 {
     PASS
+}
+
+/// What the benchmarks show as the least that a control segment costs.
+#[classifier]
+pub fn ftp_floor_segment(ctx: TcContext) -> i32 {
+    floor::run(&ctx, false)
+}
+
+/// The same for a segment that opens a pinhole.
+#[classifier]
+pub fn ftp_floor_pinhole(ctx: TcContext) -> i32 {
+    floor::run(&ctx, true)
 }
 
 /// `LINK` is the length of the link-layer header.

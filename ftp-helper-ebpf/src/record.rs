@@ -7,16 +7,14 @@ use ftp_helper_common::{
     canon::Made,
     counter::Counter,
     key::CLIENT,
-    reason::Reason,
     record::{CHUNK, FlowRecord, SegmentRecord, SynRecord, kind},
-    state::flag,
 };
 
 use crate::{
     maps::{AWAKE, EVENTS, TELEMETRY},
     packet::View,
     scratch::{BUFFER, Scratch, launder},
-    util::{count, count_reason, now},
+    util::{count, now},
 };
 
 /// `BPF_RB_NO_WAKEUP`: the daemon is reading by itself.
@@ -159,14 +157,6 @@ pub fn set_made(s: *mut Scratch, made: Made) {
 pub fn ifindex(ctx: &TcContext) -> u32 {
     // SAFETY: the context is readable.
     unsafe { (*ctx.as_ptr().cast::<__sk_buff>()).ifindex }
-}
-
-/// Notes that bytes pass which the daemon will never see, and that the session is lost for it.
-#[inline(always)]
-pub fn lost(s: *mut Scratch) {
-    // SAFETY: `s` is this CPU's working memory.
-    unsafe { (*s).next.flags |= flag::LOST };
-    count_reason(Reason::Unrecorded);
 }
 
 #[inline(always)]

@@ -32,12 +32,14 @@ pub struct Scratch {
     /// Its snapshot, with room for the lock behind it: as it lies in the table.
     pub state: SessionState,
     pub state_lock: [u32; 2],
-    /// What becomes of it.
-    pub next: SessionState,
+    /// What it was, for a benchmark that undoes what it did.
+    pub before: SessionState,
     /// The packet's two ends, its sender first.
     pub ends: FlowKey,
     /// Keys for look-ups.
     pub pin: PinholeKey,
+    /// The pinhole that the segment in hand has opened.
+    pub opened: PinholeKey,
     pub tuple: TupleKey,
     pub net: [u32; 7],
     /// A data connection, as it lies in the table.
@@ -50,6 +52,10 @@ pub struct Scratch {
     pub hash: u64,
     pub slots: [u32; 32],
     pub launder: u32,
+    pub pad2: u32,
+    /// When denied SYNs were told last, and how many since.
+    pub told_window: u64,
+    pub told_count: u64,
 }
 
 /// The hooks' working memory.

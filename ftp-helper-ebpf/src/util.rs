@@ -115,3 +115,27 @@ pub unsafe fn increment(p: *mut u64) {
     // SAFETY: the caller's promise; the instruction touches these eight bytes only.
     unsafe { core::arch::asm!("lock *(u64 *)(r1 + 0) += r2", in("r1") p, in("r2") 1u64) };
 }
+
+/// Adds to a shared word, atomically; what it was before.
+///
+/// # Safety
+/// `p` must point into a table's value, aligned to eight bytes.
+#[inline(always)]
+pub unsafe fn fetch_add(p: *mut u64, n: u64) -> u64 {
+    let mut was = n;
+    // SAFETY: the caller's promise; the instruction touches these eight bytes only.
+    unsafe { core::arch::asm!("r2 = atomic_fetch_add((u64 *)(r1 + 0), r2)", in("r1") p, inout("r2") was) };
+    was
+}
+
+/// Puts `new` in the place of `old`, atomically, if that is what the word holds; what it held.
+///
+/// # Safety
+/// `p` must point into a table's value, aligned to eight bytes.
+#[inline(always)]
+pub unsafe fn compare_exchange(p: *mut u64, old: u64, new: u64) -> u64 {
+    let mut was = old;
+    // SAFETY: the caller's promise; the instruction touches these eight bytes only.
+    unsafe { core::arch::asm!("r0 = cmpxchg_64(r1 + 0, r0, r2)", in("r1") p, in("r2") new, inout("r0") was) };
+    was
+}

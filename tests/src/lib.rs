@@ -6,6 +6,7 @@ pub mod gateway;
 pub mod oracle;
 pub mod packet;
 pub mod responder;
+pub mod sim;
 pub mod spinner;
 pub mod testrun;
 pub mod warden;

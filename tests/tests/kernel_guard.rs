@@ -116,6 +116,80 @@ fn a_guard_looks_one_way_and_at_its_initiators() {
 }
 
 #[test]
+fn few_networks_and_many_are_judged_alike() {
+    let Some(mut k) = shared() else { return };
+    // One inside another, each with a guard of its own; and beside them more than are compared one by one.
+    let guard = |networks: &[&str], ports| Guard {
+        networks: networks.iter().map(|n| n.parse().unwrap()).collect(),
+        ports,
+        ..guards()[0].clone()
+    };
+    let nested = [
+        guard(&["203.0.113.0/24", "2001:db8:5::/48"], 1024..=1999),
+        guard(&["203.0.113.128/25", "2001:db8:5:8000::/49"], 2000..=2999),
+        guard(&["203.0.113.200/32", "2001:db8:5:9::1/128"], 3000..=3999),
+    ];
+    let others: Vec<String> = (0..12).map(|i| format!("192.0.2.{}/32", i * 2)).collect();
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    for many in [false, true] {
+        let mut all = nested.to_vec();
+        if many {
+            all.push(guard(&others, 1024..=65535));
+        }
+        k.set(&policy(), &all);
+        for (to, ports) in [
+            ("203.0.113.7", &[1024][..]),
+            ("203.0.113.130", &[1024, 2000]),
+            ("203.0.113.200", &[1999, 2999, 3999]),
+            ("203.0.114.7", &[]),
+            ("2001:db8:5:1::1", &[1024]),
+            ("2001:db8:5:8000::1", &[1024, 2000]),
+            ("2001:db8:5:9::1", &[1024, 3000]),
+            ("2001:db8:6::1", &[]),
+            ("::203.0.113.7", &[]),
+        ] {
+            let to: IpAddr = to.parse().unwrap();
+            for port in [1024, 1999, 2000, 2999, 3000, 3999, 4000] {
+                let from = hosts(to.is_ipv6()).0;
+                let denied = ports.iter().any(|p| p / 1000 == port / 1000);
+                let (verdict, moved) = if denied { (Verdict::Drop, DENIED) } else { (Verdict::Pass, &[][..]) };
+                let packet = Packet::syn(at(from, SOURCE), at(to, port), 7);
+                check(&mut k, HOOK_IN, &packet, verdict, moved, &format!("{to} port {port}, many: {many}"));
+            }
+        }
+        let verdict = if many { Verdict::Drop } else { Verdict::Pass };
+        let packet = Packet::syn(at(hosts(false).0, SOURCE), at("192.0.2.4".parse().unwrap(), 5000), 7);
+        assert_eq!(k.send(HOOK_IN, &packet), verdict, "one of the many");
+        k.counted();
+    }
+}
+
+#[test]
+fn a_data_connection_is_accounted_for_where_no_guard_asks_for_it() {
+    let Some(mut k) = shared() else { return };
+    for (hook, v6) in every_kind() {
+        for passive in [true, false] {
+            k.set(&policy(), &[]);
+            let (_, key, data) = armed(&mut k, hook, v6, passive);
+            let k = &mut *k;
+            let stranger = Packet { from: at(hosts(v6).0, SOURCE), ..data.syn() };
+            check(k, key.hook, &stranger, Verdict::Pass, &[], "nobody is denied");
+            check(k, key.hook, &data.syn(), Verdict::Pass, PASSED, "the SYN binds");
+            check(
+                k,
+                other(key.hook),
+                &data.syn_ack(),
+                Verdict::Pass,
+                &[("records", 1), ("used", 1)],
+                "and is answered",
+            );
+            assert_eq!((k.pinholes().len(), k.flows().len()), (0, 1));
+            k.clear();
+        }
+    }
+}
+
+#[test]
 fn a_pinhole_serves_one_connection() {
     let Some(mut k) = shared() else { return };
     for (hook, v6) in every_kind() {
@@ -131,11 +205,11 @@ fn a_pinhole_serves_one_connection() {
             check(k, other(key.hook), &data.syn(), Verdict::Drop, DENIED, "the other hook");
             let reversed = Packet::syn(at(data.to.ip(), SOURCE), at(data.from.ip(), PORT), 1);
             check(k, other(key.hook), &reversed, Verdict::Drop, DENIED, "the other direction");
-            assert_eq!(k.pinhole().1.source_port, 0);
+            assert_eq!(k.pinhole().1.source_port(), 0);
             // Whom it is for.
             check(k, key.hook, &data.syn(), Verdict::Pass, PASSED, &what);
             let (held, state) = k.pinhole();
-            assert_eq!((held, state.source_port, state.isn), (key, SOURCE, data.isn[0]));
+            assert_eq!((held, state.source_port(), state.isn()), (key, SOURCE, data.isn[0]));
             check(k, key.hook, &data.syn(), Verdict::Pass, PASSED, "the same SYN again");
             let second = Packet { from: at(data.from.ip(), SOURCE + 1), ..data.syn() };
             let bound = [("other_source_port", 1), ("syn_denied", 1)];
@@ -215,7 +289,7 @@ fn a_syn_with_fin_or_rst_is_denied_even_through_a_pinhole() {
             let odd = [("syn_denied", 1), ("syn_flags", 1)];
             check(&mut k, key.hook, &packet, Verdict::Drop, &odd, "SYN and more");
         }
-        assert_eq!(k.pinhole().1.source_port, 0);
+        assert_eq!(k.pinhole().1.source_port(), 0);
         // A SYN with whatever else is set (ECN, PSH, URG) is a SYN.
         let packet = Packet { flags: tcp::SYN | 0xc0 | 0x08 | tcp::URG, ..data.syn() };
         check(&mut k, key.hook, &packet, Verdict::Pass, PASSED, "SYN with ECN");
@@ -261,7 +335,7 @@ fn a_reset_arms_a_pinhole_once_more() {
         let stray = Packet { ack: 5, ..refuse(&data) };
         check(&mut k, other(key.hook), &stray, Verdict::Pass, &[], "a reset of something else");
         check(&mut k, other(key.hook), &refuse(&data), Verdict::Pass, &[("rearmed", 1)], "refused");
-        assert_eq!(k.pinhole().1.source_port, 0);
+        assert_eq!(k.pinhole().1.source_port(), 0);
         check(&mut k, key.hook, &again.syn(), Verdict::Pass, PASSED, "from another port");
         check(&mut k, other(key.hook), &refuse(&again), Verdict::Pass, &[], "refused again");
         let bound = [("other_source_port", 1), ("syn_denied", 1)];
@@ -277,7 +351,7 @@ fn a_reset_arms_a_pinhole_once_more() {
         check(&mut k, key.hook, &reset, Verdict::Pass, &rearmed, "reset before anything was sent");
         assert!(k.flows().is_empty());
         let (held, state) = k.pinhole();
-        assert_eq!((held, state.source_port), (key, 0));
+        assert_eq!((held, state.source_port()), (key, 0));
         assert_eq!(state.flags & pinhole_flag::REARMED, pinhole_flag::REARMED);
         assert_eq!(k.held_by(data.from.ip()), 1);
         let again = Data { from: at(data.from.ip(), SOURCE + 1), ..data };
@@ -383,7 +457,7 @@ fn fragments_and_broken_headers_do_not_reach_guarded_hosts() {
         let away = Packet { to: "192.0.2.77:50069".parse().unwrap(), ..later };
         check(&mut k, hook, &away, Verdict::Pass, &[], "a fragment to somebody else");
     }
-    assert_eq!((k.pinhole().0, k.pinhole().1.source_port), (key, 0));
+    assert_eq!((k.pinhole().0, k.pinhole().1.source_port()), (key, 0));
     k.clear();
 
     let (_, _, data) = armed(&mut k, HOOK_IN, true, true);

@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{RunOptions, backend::Question, clock, guards, rings::Rings, status};
+use super::{RunOptions, backend::Question, clock, guards, rings::{Found, Rings}, status};
 use crate::{
     api::ReloadReport,
     config::{self, Config},
@@ -122,8 +122,11 @@ impl Daemon {
             () = sleep_until(due.unwrap_or(self.next_beat)), if due.is_some() => {}
             log = next_log(self.logger.as_mut()) => log?,
         }
-        self.read()?;
-        self.engine.handle_timeout(clock::now());
+        // Before the look: what is written meanwhile is younger.
+        let now = clock::now();
+        if self.read()? {
+            self.engine.handle_timeout(now);
+        }
         self.act()
     }
 
@@ -200,21 +203,21 @@ impl Daemon {
         Ok(())
     }
 
-    /// Reads what the kernel has written and gives it to the engine.
-    fn read(&mut self) -> anyhow::Result<()> {
-        let any = self.read_some()?;
-        if self.rings.rest(&mut self.plane, any)? {
+    /// Reads what the kernel has written and gives it to the engine; whether that was all.
+    fn read(&mut self) -> anyhow::Result<bool> {
+        let mut found = self.read_some()?;
+        if self.rings.rest(&mut self.plane, found.any)? {
             // A record that was written before the kernel knew that it has to wake us.
-            self.read_some()?;
+            found = self.read_some()?;
         }
-        Ok(())
+        Ok(found.all)
     }
 
-    fn read_some(&mut self) -> anyhow::Result<bool> {
+    fn read_some(&mut self) -> anyhow::Result<Found> {
         let Self { rings, engine, parking, plane, events, .. } = self;
         let mut result = Ok(());
         let mut early = Vec::new();
-        let any = rings.read(|ring, bytes| {
+        let found = rings.read(|ring, bytes| {
             let now = clock::now();
             if ring == Ring::Parked {
                 match read_parked(parking, now, bytes) {
@@ -234,11 +237,11 @@ impl Daemon {
         result?;
         // The pinhole may have opened between the SYN's denial and this moment.
         for key in early {
-            if self.plane.pinhole(&key)?.is_some_and(|p| p.source_port == 0) {
+            if self.plane.pinhole(&key)?.is_some_and(|p| !p.is_bound()) {
                 release(&mut self.parking, &key);
             }
         }
-        Ok(any)
+        Ok(found)
     }
 
     fn act(&mut self) -> anyhow::Result<()> {
@@ -312,10 +315,13 @@ impl Daemon {
         for (key, state) in self.plane.flows()? {
             let FlowState { hook, last, .. } = state;
             if now.saturating_sub(last) > FLOW_DEAD {
+                let flow = key.to_flow(hook);
                 self.order(op::FORGET_FLOW, |c| {
-                    c.flow = key.to_flow(hook);
+                    c.flow = flow;
                     c.mode = hook;
                 })?;
+                // Or its session would be kept alive for it for ever.
+                self.engine.forget_flow(now, &flow);
             }
         }
         for (client, state) in self.plane.clients()? {

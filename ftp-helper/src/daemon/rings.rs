@@ -26,6 +26,15 @@ pub(super) struct Rings {
     awake: bool,
 }
 
+/// What a look into the ring buffers has found.
+#[derive(Clone, Copy)]
+pub(super) struct Found {
+    /// Records.
+    pub(super) any: bool,
+    /// No more than were read of those that the engine decides by.
+    pub(super) all: bool,
+}
+
 impl Rings {
     /// Takes the ring buffers of the kernel side.
     pub(super) fn open(plane: &mut Dataplane) -> anyhow::Result<Self> {
@@ -57,22 +66,22 @@ impl Rings {
         Ok(())
     }
 
-    /// Hands some records to `f`, those that matter most first; whether there were any.
-    pub(super) fn read(&mut self, mut f: impl FnMut(Ring, &[u8])) -> bool {
-        let mut any = false;
+    /// Hands some records to `f`, those that matter most first; what it found.
+    pub(super) fn read(&mut self, mut f: impl FnMut(Ring, &[u8])) -> Found {
+        let mut found = Found { any: false, all: true };
         for (ring, reader) in [
             (Ring::Events, self.events.get_mut()),
             (Ring::Parked, self.parked.get_mut()),
             (Ring::Telemetry, self.telemetry.get_mut()),
         ] {
-            for _ in 0..BATCH {
-                if !reader.next(|record| f(ring, record)) {
-                    break;
-                }
-                any = true;
+            let mut n = 0;
+            while n < BATCH && reader.next(|record| f(ring, record)) {
+                n += 1;
             }
+            found.any |= n > 0;
+            found.all &= n < BATCH || ring != Ring::Events;
         }
-        any
+        found
     }
 
     /// Goes to sleep after a while without records, stays awake while there are some. Returns true when it has just

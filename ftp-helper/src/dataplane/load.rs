@@ -174,17 +174,20 @@ fn sizes(options: &Options) -> [(&'static str, u32); 8] {
     ]
 }
 
+/// Grows with every change of the tables' contents that their sizes do not show.
+const TABLES: u32 = 2;
+
 /// Stands for everything that the tables' contents depend on.
 fn layout(options: &Options) -> u64 {
     let shape = format!(
-        "{} {:?} {:?}",
+        "{} {TABLES} {:?} {:?}",
         env!("CARGO_PKG_VERSION"),
         sizes(options),
         [
             size_of::<Locked<SessionState>>(),
             size_of::<Locked<PinholeState>>(),
             size_of::<Locked<FlowState>>(),
-            size_of::<Locked<ClientState>>(),
+            size_of::<ClientState>(),
             size_of::<HalfOpen>(),
             size_of::<KernelPolicy>(),
             size_of::<SegmentRecord>(),

@@ -71,7 +71,7 @@ impl Dataplane {
     /// # Errors
     /// When the table can't be read.
     pub fn sessions(&self) -> anyhow::Result<Vec<(SessionKey, SessionState)>> {
-        self.entries::<SessionKey, Locked<SessionState>>("SESSIONS", |v| v.state)
+        Ok(self.entries::<SessionKey, Locked<SessionState>>("SESSIONS", LOCKED)?.map(|(k, v)| (k, v.state)).collect())
     }
 
     /// One session.
@@ -89,7 +89,7 @@ impl Dataplane {
     /// # Errors
     /// When the table can't be read.
     pub fn pinholes(&self) -> anyhow::Result<Vec<(PinholeKey, PinholeState)>> {
-        self.entries::<PinholeKey, Locked<PinholeState>>("PINHOLES", |v| v.state)
+        Ok(self.entries::<PinholeKey, Locked<PinholeState>>("PINHOLES", LOCKED)?.map(|(k, v)| (k, v.state)).collect())
     }
 
     /// Every data connection.
@@ -97,7 +97,7 @@ impl Dataplane {
     /// # Errors
     /// When the table can't be read.
     pub fn flows(&self) -> anyhow::Result<Vec<(TupleKey, FlowState)>> {
-        self.entries::<TupleKey, Locked<FlowState>>("FLOWS", |v| v.state)
+        Ok(self.entries::<TupleKey, Locked<FlowState>>("FLOWS", LOCKED)?.map(|(k, v)| (k, v.state)).collect())
     }
 
     /// Every client's quota.
@@ -105,7 +105,7 @@ impl Dataplane {
     /// # Errors
     /// When the table can't be read.
     pub fn clients(&self) -> anyhow::Result<Vec<(Addr, ClientState)>> {
-        self.entries::<Addr, Locked<ClientState>>("CLIENTS", |v| v.state)
+        Ok(self.entries::<Addr, ClientState>("CLIENTS", 0)?.collect())
     }
 
     /// SYNs by destination port: how many were denied, and how many `observe` passed that would have been.
@@ -138,29 +138,20 @@ impl Dataplane {
     }
 
     /// An entry that goes while the table is read is left out.
-    fn entries<K: aya::Pod, V: aya::Pod + Inner>(
+    fn entries<K: aya::Pod, V: aya::Pod>(
         &self,
         name: &str,
-        state: impl Fn(&V) -> V::State,
-    ) -> anyhow::Result<Vec<(K, V::State)>> {
+        flags: u64,
+    ) -> anyhow::Result<impl Iterator<Item = (K, V)> + use<K, V>> {
         let map = self.ebpf.map(name).ok_or_else(|| anyhow!("no table {name} in the object"))?;
         let table = HashMap::<_, K, V>::try_from(map)?;
         let mut all = Vec::new();
         for key in table.keys() {
             let key = key.with_context(|| format!("can't read {name}"))?;
-            if let Ok(value) = table.get(&key, LOCKED) {
-                all.push((key, state(&value)));
+            if let Ok(value) = table.get(&key, flags) {
+                all.push((key, value));
             }
         }
-        Ok(all)
+        Ok(all.into_iter())
     }
-}
-
-/// What lies before a lock.
-trait Inner {
-    type State;
-}
-
-impl<T> Inner for Locked<T> {
-    type State = T;
 }

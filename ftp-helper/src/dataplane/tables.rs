@@ -8,8 +8,8 @@ use aya::maps::{Array, LpmTrie, lpm_trie::Key};
 use ftp_helper_common::{
     addr::Addr,
     policy::{
-        KernelPolicy, MAX_GUARDS, NET_PREFIX_BASE, NetKey, PORTS_PER_CHUNK, PortChunk, PortSet, ServerEntry, mode,
-        on_loss, policy_flag,
+        FEW_MAX, FewNet, FewNets, KernelPolicy, MANY, MAX_GUARDS, NET_PREFIX_BASE, NetKey, PORTS_PER_CHUNK, PortChunk,
+        PortSet, ServerEntry, mode, on_loss, policy_flag,
     },
 };
 use ipnet::IpNet;
@@ -105,7 +105,9 @@ impl Dataplane {
         let bits = |of: fn(&Guard) -> &Vec<IpNet>| {
             prefixes(guards.iter().enumerate().map(|(i, g)| (of(g).as_slice(), bit_of(i))), |a, b| a | b)
         };
-        self.write_trie("NETS", generation, &bits(|g| &g.networks))?;
+        let networks = bits(|g| &g.networks);
+        kernel.few = self.write_few(generation, &networks)?;
+        self.write_trie("NETS", generation, &networks)?;
         self.write_trie("INITIATORS", generation, &bits(|g| &g.initiators))?;
         let servers: Vec<_> =
             policy.servers.iter().map(|s| (s.networks.as_slice(), entry(s.passive_ports.as_ref()))).collect();
@@ -130,6 +132,20 @@ impl Dataplane {
             set.insert(*port);
         }
         self.array::<PortSet>("NO_DATA")?.set(generation, *set, 0).context("can't write the deny-list")
+    }
+
+    /// Writes the guarded networks where they are quickly compared; how many they are, or that they are many.
+    fn write_few(&mut self, generation: u32, networks: &[(IpNet, u64)]) -> anyhow::Result<u32> {
+        if networks.len() > FEW_MAX {
+            return Ok(MANY);
+        }
+        let mut few = FewNets::default();
+        for (entry, (net, guards)) in few.0.iter_mut().zip(networks) {
+            let mask = u128::MAX.checked_shl(128 - prefix_len(net)).unwrap_or(0);
+            *entry = FewNet { guards: *guards, addr: Addr::from(net.network()), mask: Addr(mask.to_be_bytes()) };
+        }
+        self.array::<FewNets>("FEW")?.set(generation, few, 0).context("can't write the guarded networks")?;
+        Ok(networks.len() as u32)
     }
 
     fn write_trie<V: aya::Pod>(&mut self, name: &str, generation: u32, entries: &[(IpNet, V)]) -> anyhow::Result<()> {

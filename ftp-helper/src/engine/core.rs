@@ -36,6 +36,8 @@ pub(super) struct Core {
     pub(super) unconsumed: Unconsumed,
     /// Bytes that all sessions keep out of order.
     pub(super) kept: usize,
+    /// What the kernel wrote until then has been read.
+    pub(super) read_up_to: Nanos,
     wall_offset: u64,
     forgotten: VecDeque<u64>,
     retries: HashMap<(u64, u32), u8>,
@@ -52,6 +54,7 @@ impl Core {
             flows: HashMap::new(),
             unconsumed: Unconsumed::default(),
             kept: 0,
+            read_up_to: 0,
             wall_offset,
             forgotten: VecDeque::new(),
             retries: HashMap::new(),
@@ -61,6 +64,16 @@ impl Core {
 
     pub(super) fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
+    }
+
+    /// Whether nothing is kept for any session; what is told once, and ids that were let go of, are bounded by themselves.
+    pub(super) fn is_idle(&self) -> bool {
+        self.actions.is_empty()
+            && self.timers.next().is_none()
+            && self.flows.is_empty()
+            && self.unconsumed.is_empty()
+            && self.retries.is_empty()
+            && self.kept == 0
     }
 
     /// Queues a command.

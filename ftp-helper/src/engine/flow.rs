@@ -12,7 +12,7 @@ use ftp_helper_common::{
 use super::{
     Nanos,
     core::Core,
-    pinhole,
+    pinhole::{self, Pinhole, Stage},
     session::Session,
     table::Flow,
     view::{ends, socket},
@@ -51,9 +51,16 @@ pub(super) fn rearmed(sessions: &mut Sessions, core: &mut Core, now: Nanos, reco
     if let Some(session) = sessions.get_mut(&flow.session) {
         session.running = session.running.saturating_sub(1);
         session.last = now;
-        if let Some(pinhole) = flow.pinhole {
-            session.rearm(now, core, pinhole);
-        }
+        // Of one that a daemon before this one saw begin, the pinhole is known from what the kernel tells of it now.
+        let pinhole = flow.pinhole.unwrap_or_else(|| Pinhole {
+            key: pinhole_of(record),
+            deadline: record.start.saturating_add(pinhole::timeout(&core.policy)),
+            seq: record.seq,
+            line: record.seq,
+            kind: record.mode,
+            stage: Stage::Confirmed,
+        });
+        session.rearm(now, core, pinhole);
     }
 }
 

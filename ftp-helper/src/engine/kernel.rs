@@ -153,7 +153,7 @@ impl Session {
         }
         core.stats.announcements += 1;
         let key = pinhole_key(&self.key, self.client_hook, a.kind, a.port);
-        let timeout = Nanos::try_from(core.policy.pinhole_timeout.as_nanos()).unwrap_or(Nanos::MAX);
+        let timeout = pinhole::timeout(&core.policy);
         let opened = fast.map_or(now, |f| f.time.min(now));
         let agreed = fast.filter(|f| f.port == a.port && (f.kind == 0 || f.kind == a.kind));
         let mut hole = Pinhole {
@@ -217,7 +217,7 @@ impl Session {
             (false, pending::EPRT) => pending::EPRT,
             (false, _) => pending::PORT,
         };
-        let timeout = Nanos::try_from(core.policy.pinhole_timeout.as_nanos()).unwrap_or(Nanos::MAX);
+        let timeout = pinhole::timeout(&core.policy);
         core.unconsumed.add(self.key.client, &state.pinhole, self.id);
         self.pinhole = Some(Pinhole {
             key: state.pinhole,
@@ -225,7 +225,7 @@ impl Session {
             seq: state.pinhole_seq,
             line: state.pinhole_seq,
             kind,
-            stage: Stage::Confirmed,
+            stage: Stage::Adopted,
         });
         // Nobody has vouched for it if the daemon before was gone when it opened.
         core.command(self.about(op::CONFIRM, state.pinhole_seq));
@@ -269,9 +269,15 @@ impl Session {
             core.command(self.about(op::REVOKE, hole.seq));
             core.stats.expired += 1;
             core.session_event(now, self, Kind::Expired, None, Some(hole.show(now)));
-        } else if let Stage::Missing(until) = hole.stage
+        } else if let Stage::Missing { since, until } = hole.stage
             && until <= now
         {
+            if core.read_up_to <= since {
+                // Behind: the record of its use may still be to come.
+                let until = now.saturating_add(USED_WAIT);
+                self.pinhole = Some(Pinhole { stage: Stage::Missing { since, until }, ..hole });
+                return;
+            }
             let hole = Pinhole { stage: Stage::Asked, ..hole };
             self.pinhole = Some(hole);
             self.ask_open(core, &hole);
@@ -356,10 +362,12 @@ impl Session {
     }
 
     fn confirm_outcome(&mut self, now: Nanos, core: &mut Core, seq: u32, outcome: Outcome) {
-        let Some(hole) = self.pinhole.as_mut().filter(|p| p.seq == seq && p.stage == Stage::Provisional) else {
-            return;
-        };
+        let asked = |p: &&mut Pinhole| p.seq == seq && matches!(p.stage, Stage::Provisional | Stage::Adopted);
+        let Some(hole) = self.pinhole.as_mut().filter(asked) else { return };
         match outcome {
+            // The kernel's entry goes on naming a pinhole that was used. Who used it was told to a daemon before, or to
+            // nobody.
+            Outcome::Used | Outcome::NoPinhole if hole.stage == Stage::Adopted => drop(self.drop_pinhole(core)),
             Outcome::Done => {
                 hole.stage = Stage::Confirmed;
                 let shown = hole.show(now);
@@ -369,7 +377,9 @@ impl Session {
             // Used up before it could be vouched for; the record of that is on its way.
             Outcome::Used => hole.stage = Stage::Confirmed,
             // Taken back by the kernel, or used by a session that has moved on; a record may be on its way.
-            Outcome::NoPinhole => hole.stage = Stage::Missing(now.saturating_add(USED_WAIT)),
+            Outcome::NoPinhole => {
+                hole.stage = Stage::Missing { since: now, until: now.saturating_add(USED_WAIT) };
+            },
             _ => core.stats.commands_failed += 1,
         }
     }

@@ -75,6 +75,10 @@ impl Engine {
 
     /// Takes a record of the kernel's, or one that `replay` made of a packet.
     pub fn handle_record(&mut self, now: Nanos, record: &Record<'_>) {
+        // What is told to people comes by a ring buffer of its own.
+        if !matches!(record, Record::Denied(_) | Record::Stray(_)) {
+            self.core.read_up_to = self.core.read_up_to.max(record.time());
+        }
         self.run_due(now);
         self.core.stats.records += 1;
         match record {
@@ -103,8 +107,10 @@ impl Engine {
         self.settle(now, command.session);
     }
 
-    /// Does what is due at `now`.
+    /// Does what is due at `now`. The driver has given every record that it found until then; while there are more, what
+    /// is due is done with the next one.
     pub fn handle_timeout(&mut self, now: Nanos) {
+        self.core.read_up_to = self.core.read_up_to.max(now);
         self.run_due(now);
     }
 
@@ -178,6 +184,11 @@ impl Engine {
     /// The unconsumed pinhole of one session.
     pub fn pinhole(&self, now: Nanos, session: u64) -> Option<Pinhole> {
         self.sessions.get(&session)?.pinhole_view(now).map(|v| v.pinhole)
+    }
+
+    /// Whether nothing is kept any more: no session, no data connection, no pinhole, no bytes, no timer.
+    pub fn is_idle(&self) -> bool {
+        self.sessions.is_empty() && self.core.is_idle()
     }
 
     /// What was counted.

@@ -36,8 +36,11 @@ pub(super) struct Pinhole {
 pub(super) enum Stage {
     /// The kernel opened it; it was asked whether it is still there.
     Provisional,
-    /// The kernel says that it is not there. If nothing has used it by then, it is opened again.
-    Missing(Nanos),
+    /// It stood in the table of a session that was taken over; the kernel was asked whether it is still there.
+    Adopted,
+    /// The kernel said at `since` that it is not there. If nothing is found by `until` to have used it before `since`, it
+    /// is opened again.
+    Missing { since: Nanos, until: Nanos },
     /// The kernel was asked to open it.
     Asked,
     /// The kernel has said that it is open.
@@ -48,15 +51,15 @@ impl Pinhole {
     /// When something is to be done about it.
     pub(super) fn due(&self) -> Nanos {
         match self.stage {
-            Stage::Missing(until) => until.min(self.deadline),
-            Stage::Provisional | Stage::Asked | Stage::Confirmed => self.deadline,
+            Stage::Missing { until, .. } => until.min(self.deadline),
+            Stage::Provisional | Stage::Adopted | Stage::Asked | Stage::Confirmed => self.deadline,
         }
     }
 
     /// As events and `pinholes` show it.
     pub(super) fn show(&self, now: Nanos) -> event::Pinhole {
         let state = match self.stage {
-            Stage::Provisional | Stage::Missing(_) | Stage::Asked => event::PinholeState::Provisional,
+            Stage::Provisional | Stage::Adopted | Stage::Missing { .. } | Stage::Asked => event::PinholeState::Provisional,
             Stage::Confirmed => event::PinholeState::Confirmed,
         };
         show(&self.key, self.kind, state, self.deadline.saturating_sub(now))
@@ -93,6 +96,11 @@ pub(super) fn active_at(policy: &Policy, client_hook: u8) -> ActiveAt {
         ActiveOpen::Auto | ActiveOpen::Command if client_hook == HOOK_IN => ActiveAt::Command,
         _ => ActiveAt::Reply,
     }
+}
+
+/// How long a pinhole lives.
+pub(super) fn timeout(policy: &Policy) -> Nanos {
+    Nanos::try_from(policy.pinhole_timeout.as_nanos()).unwrap_or(Nanos::MAX)
 }
 
 /// Flags of the pinholes of a mode.

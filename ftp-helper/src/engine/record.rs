@@ -81,6 +81,15 @@ impl<'a> Record<'a> {
         })
     }
 
+    /// `CLOCK_MONOTONIC` (coarse) of when it was written, nanoseconds.
+    pub fn time(&self) -> u64 {
+        match self {
+            Self::Session(r) | Self::Segment(r, _) | Self::Stray(r) => r.time,
+            Self::FlowStart(r) | Self::FlowRearmed(r) | Self::FlowEnd(r) => r.time,
+            Self::Denied(r) => r.time,
+        }
+    }
+
     /// The session that it belongs to, or 0.
     pub fn session(&self) -> u64 {
         match self {

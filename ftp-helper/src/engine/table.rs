@@ -70,6 +70,11 @@ impl Unconsumed {
         self.by_client.get(&client.quota_key()).copied().unwrap_or(0)
     }
 
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_client.is_empty() && self.by_responder.is_empty()
+    }
+
     /// Adds one.
     pub(super) fn add(&mut self, client: Addr, key: &PinholeKey, session: u64) {
         *self.by_client.entry(client.quota_key()).or_default() += 1;

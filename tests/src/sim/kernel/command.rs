@@ -1,0 +1,134 @@
+//! The daemon's commands.
+
+use ftp_helper_common::{
+    command::{Command, Outcome, op},
+    key::PinholeKey,
+    state::{PinholeState, flag, pending, pinhole_flag},
+};
+
+use super::Kernel;
+
+impl Kernel {
+    /// Carries out a command.
+    pub fn command(&mut self, now: u64, c: &Command) -> Outcome {
+        match c.op {
+            op::FORGET_FLOW => {
+                return match self.flows.remove(&c.flow.to_tuple(c.mode & 1)) {
+                    Some(_) => Outcome::Done,
+                    None => Outcome::NoPinhole,
+                };
+            }
+            op::FORGET_CLIENT => {
+                let Some(client) = self.clients.get(&c.flow.initiator) else { return Outcome::NoPinhole };
+                if client.pinholes != 0 {
+                    return Outcome::Busy;
+                }
+                self.clients.remove(&c.flow.initiator);
+                return Outcome::Done;
+            }
+            _ => {}
+        }
+        let Some(s) = self.sessions.get(&c.key).filter(|s| s.id == c.session).copied() else {
+            return Outcome::NoSession;
+        };
+        match c.op {
+            op::OPEN => self.open(now, c),
+            op::CONFIRM => {
+                if s.pinhole_seq != c.seq || s.pinhole.port == 0 {
+                    return Outcome::NoPinhole;
+                }
+                match self.pinholes.get_mut(&s.pinhole) {
+                    Some(p) if p.session == c.session && p.seq == c.seq => {
+                        p.flags |= pinhole_flag::CONFIRMED;
+                        Outcome::Done
+                    }
+                    _ => Outcome::Used,
+                }
+            }
+            op::REVOKE => {
+                if s.pinhole_seq != c.seq || s.pinhole.port == 0 {
+                    return Outcome::NoPinhole;
+                }
+                self.change(c, |s| s.pinhole = PinholeKey::NONE);
+                if self.remove_pinhole(&s.pinhole, c.session) { Outcome::Done } else { Outcome::NoPinhole }
+            }
+            op::STANDING => {
+                let bits = c.flags & (flag::TAINTED | flag::KILLED | flag::OPAQUE);
+                self.change(c, |s| {
+                    s.flags |= bits;
+                    s.pinhole = PinholeKey::NONE;
+                });
+                if bits != 0 {
+                    self.remove_pinhole(&s.pinhole, c.session);
+                }
+                Outcome::Done
+            }
+            op::RESYNC => self.resync(c),
+            op::FORGET => {
+                self.remove_pinhole(&s.pinhole, c.session);
+                self.sessions.remove(&c.key);
+                Outcome::Done
+            }
+            _ => Outcome::Malformed,
+        }
+    }
+
+    fn open(&mut self, now: u64, c: &Command) -> Outcome {
+        let s = self.sessions[&c.key];
+        if s.flags & flag::BARRED != 0 {
+            return Outcome::Barred;
+        }
+        let sighted = s.flags & flag::BLIND == 0;
+        if sighted && s.pinhole.port != 0 && s.pinhole_seq != c.seq && self.pinholes.contains_key(&s.pinhole) {
+            return Outcome::MovedOn;
+        }
+        let state = PinholeState {
+            session: s.id,
+            deadline: now + self.policy.timeout,
+            seq: c.seq,
+            mode: c.mode,
+            flags: c.pinhole_flags | pinhole_flag::CONFIRMED,
+            ..PinholeState::default()
+        };
+        let outcome = self.open_pinhole(now, &c.pinhole, &state);
+        if outcome != Outcome::Done {
+            return outcome;
+        }
+        self.change(c, |s| {
+            s.pinhole = c.pinhole;
+            s.pinhole_seq = c.seq;
+        });
+        if s.pinhole != c.pinhole && s.pinhole.port != 0 {
+            self.remove_pinhole(&s.pinhole, s.id);
+        }
+        Outcome::Done
+    }
+
+    fn resync(&mut self, c: &Command) -> Outcome {
+        let s = self.sessions[&c.key];
+        if s.flags & flag::BARRED != 0 {
+            return Outcome::Barred;
+        }
+        if s.epoch != c.epoch || s.next != c.next {
+            return Outcome::MovedOn;
+        }
+        self.change(c, |s| {
+            let kept = s.flags & !(flag::BLIND | flag::LOGGED_IN | flag::EPSV_ALL | flag::ARMED | flag::UNRECORDED);
+            s.flags = kept | c.flags & (flag::LOGGED_IN | flag::EPSV_ALL);
+            s.unanswered = 0;
+            s.pending = pending::NONE;
+            s.multiline = 0;
+            s.active_kind = 0;
+            s.blind_reason = 0;
+        });
+        Outcome::Done
+    }
+
+    /// Changes an entry, so that no segment judged before is committed.
+    fn change(&mut self, c: &Command, f: impl FnOnce(&mut ftp_helper_common::state::SessionState)) {
+        if let Some(s) = self.sessions.get_mut(&c.key) {
+            s.version = s.version.wrapping_add(1);
+            f(s);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Data connections.
+
+use ftp_helper_common::{
+    key::{HOOK_IN, PinholeKey, TupleKey},
+    record::{FlowRecord, kind},
+    state::{FlowState, PinholeState, pinhole_flag},
+    tcp,
+};
+
+use super::{Happened, Kernel, Packet, Rec, Verdict};
+
+const WINDOW_MAX: i32 = 1 << 30;
+
+/// How a packet ends a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    Fin,
+    Reset,
+    Rearm,
+}
+
+impl Kernel {
+    pub(super) fn flow(&mut self, now: u64, hook: u8, p: &Packet) -> Verdict {
+        if p.flags & tcp::SYN != 0 {
+            return if p.flags & (tcp::FIN | tcp::RST) == 0 { self.answered(now, hook, p) } else { Verdict::Pass };
+        }
+        let key = tuple(hook, p);
+        let Some(flow) = self.flows.get_mut(&key) else {
+            if p.flags & tcp::RST != 0 {
+                self.refused(hook, p);
+            }
+            return Verdict::Pass;
+        };
+        match advance(now, hook, p, flow) {
+            None => Verdict::Pass,
+            Some(how) => {
+                let flow = *flow;
+                self.end(now, &key, &flow, how)
+            }
+        }
+    }
+
+    fn end(&mut self, now: u64, key: &TupleKey, flow: &FlowState, how: How) -> Verdict {
+        let told = describe(now, key, flow);
+        let rec = if how == How::Rearm {
+            Rec::FlowRearmed(FlowRecord { kind: kind::FLOW_REARMED, ..told })
+        } else {
+            Rec::FlowEnd(FlowRecord { kind: kind::FLOW_END, reset: u8::from(how == How::Reset), ..told })
+        };
+        if !self.record(rec) && !self.may_go_untold(now) {
+            return Verdict::Drop;
+        }
+        self.flows.remove(key);
+        if how == How::Rearm {
+            let state = PinholeState {
+                session: flow.session,
+                deadline: flow.deadline,
+                seq: flow.seq,
+                mode: flow.mode,
+                flags: flow.flags | pinhole_flag::REARMED,
+                ..PinholeState::default()
+            };
+            let ends = key.to_flow(flow.hook);
+            let pin = PinholeKey {
+                initiator: ends.initiator,
+                responder: ends.responder,
+                port: ends.responder_port,
+                hook: flow.hook,
+                pad: 0,
+            };
+            self.rearm_pinhole(&pin, &state);
+        }
+        Verdict::Pass
+    }
+
+    fn answered(&mut self, now: u64, hook: u8, p: &Packet) -> Verdict {
+        let pin = answered_pinhole(hook, p);
+        let Some(hole) = self.pinholes.get(&pin).copied() else { return Verdict::Pass };
+        if hole.source_port != p.to.port || p.ack != hole.isn.wrapping_add(1) {
+            return Verdict::Pass;
+        }
+        let flow = FlowState {
+            session: hole.session,
+            start: now,
+            last: now,
+            isn: [hole.isn, p.seq],
+            deadline: hole.deadline,
+            seq: hole.seq,
+            mode: hole.mode,
+            hook: hook ^ 1,
+            flags: hole.flags,
+            ..FlowState::default()
+        };
+        let key = tuple(hook, p);
+        self.flows.remove(&key);
+        if self.flows.len() >= self.sizes.flows {
+            return self.drops();
+        }
+        self.flows.insert(key, flow);
+        let told = FlowRecord { kind: kind::FLOW_START, ..describe(now, &key, &flow) };
+        if !self.record(Rec::FlowStart(told)) && !self.may_go_untold(now) {
+            self.flows.remove(&key);
+            return Verdict::Drop;
+        }
+        if self.remove_pinhole(&pin, hole.session) {
+            self.happened.push(Happened::Used(pin, hole));
+        }
+        Verdict::Pass
+    }
+
+    fn refused(&mut self, hook: u8, p: &Packet) {
+        let Some(hole) = self.pinholes.get_mut(&answered_pinhole(hook, p)) else { return };
+        if hole.source_port == p.to.port && p.ack == hole.isn.wrapping_add(1) && hole.flags & pinhole_flag::REARMED == 0
+        {
+            hole.source_port = 0;
+            hole.flags |= pinhole_flag::REARMED;
+        }
+    }
+
+    fn may_go_untold(&self, now: u64) -> bool {
+        self.observes() || self.is_stale(now)
+    }
+}
+
+fn advance(now: u64, hook: u8, p: &Packet, f: &mut FlowState) -> Option<How> {
+    let initiator = f.hook == hook;
+    let side = usize::from(!initiator);
+    let end = p.seq.wrapping_add(p.data.len() as u32).wrapping_sub(f.isn[side]).wrapping_sub(1);
+    let step = tcp::distance(end, f.bytes[side] as u32);
+    if step >= WINDOW_MAX || step <= -WINDOW_MAX {
+        return None;
+    }
+    if step > 0 {
+        f.bytes[side] += step as u64;
+    }
+    f.last = now;
+    if p.flags & tcp::RST != 0 {
+        let rearm = initiator
+            && p.flags & tcp::ACK == 0
+            && end == 0
+            && f.bytes[0] == 0
+            && f.flags & pinhole_flag::REARMED == 0
+            && f.deadline > now;
+        return Some(if rearm { How::Rearm } else { How::Reset });
+    }
+    if p.flags & tcp::FIN != 0 {
+        f.fins |= if initiator { 1 } else { 2 };
+        return (f.fins == 3).then_some(How::Fin);
+    }
+    None
+}
+
+fn describe(now: u64, key: &TupleKey, flow: &FlowState) -> FlowRecord {
+    FlowRecord {
+        hook: flow.hook,
+        mode: flow.mode,
+        seq: flow.seq,
+        session: flow.session,
+        time: now,
+        start: flow.start,
+        bytes: flow.bytes,
+        key: key.to_flow(flow.hook),
+        ..FlowRecord::default()
+    }
+}
+
+/// The connection by where its ends lie.
+pub(super) fn tuple(hook: u8, p: &Packet) -> TupleKey {
+    let (outside, inside) = if hook == HOOK_IN { (p.from, p.to) } else { (p.to, p.from) };
+    TupleKey { outside: outside.addr, inside: inside.addr, outside_port: outside.port, inside_port: inside.port }
+}
+
+fn answered_pinhole(hook: u8, p: &Packet) -> PinholeKey {
+    PinholeKey { initiator: p.to.addr, responder: p.from.addr, port: p.from.port, hook: hook ^ 1, pad: 0 }
+}

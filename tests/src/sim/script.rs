@@ -1,0 +1,468 @@
+//! Dialogues, and what each of them may open: worked out from the script as it is written, by nothing that the product
+//! uses.
+
+use ftp_helper::engine::policy::{ActiveOpen, Policy};
+use ftp_helper_common::{addr::Addr, key::HOOK_IN, state::pending};
+
+use super::{kernel::End, rng::Rng};
+
+/// One exchange: a command and its reply.
+#[derive(Clone, Debug, Default)]
+pub struct Exchange {
+    /// What the client sends.
+    pub command: Vec<u8>,
+    /// What the server sends; behind the first part it waits for the data connection.
+    pub reply: [Vec<u8>; 2],
+    /// The command is sent without waiting for the reply before.
+    pub pipelined: bool,
+    /// How long the client thinks first, nanoseconds.
+    pub pause: u64,
+    /// The data connection that it asks for.
+    pub offer: Option<Offer>,
+    /// A transfer over the data connection that was offered.
+    pub transfer: Option<Transfer>,
+    /// It takes back what is unconsumed.
+    pub revokes: bool,
+}
+
+/// A port on which somebody will really listen.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// The port.
+    pub port: u16,
+    /// The client connects.
+    pub passive: bool,
+    /// What comes of it.
+    pub plan: Plan,
+}
+
+/// What comes of an offer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Plan {
+    /// It is used at once.
+    Use,
+    /// It is used by a server that does not wait for the transfer command (active mode).
+    Eager,
+    /// Nobody comes.
+    Nobody,
+    /// Somebody comes when its time is over.
+    Late,
+    /// The first attempt meets a closed port; the second comes through.
+    Refused,
+}
+
+/// A transfer.
+#[derive(Clone, Copy, Debug)]
+pub struct Transfer {
+    /// The server sends.
+    pub download: bool,
+    /// Bytes.
+    pub size: usize,
+}
+
+/// A pinhole that the dialogue opens by right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opens {
+    /// The exchange whose command or reply opens it.
+    pub exchange: usize,
+    /// Whether the command opens it, or the reply.
+    pub at_command: bool,
+    /// `pending::PASV` and so on.
+    pub kind: u8,
+    /// The port.
+    pub port: u16,
+    /// Whether somebody is to get through.
+    pub used: bool,
+}
+
+/// How a session ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// QUIT and 221.
+    Quit,
+    /// The client closes.
+    Client,
+    /// The client resets.
+    Reset,
+    /// Both vanish.
+    Silence,
+}
+
+/// A whole dialogue.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// The exchanges; the first is the greeting.
+    pub exchanges: Vec<Exchange>,
+    /// What it opens, in order.
+    pub opens: Vec<Opens>,
+    /// How it ends.
+    pub ending: Ending,
+    /// It becomes a dialogue that may open nothing more.
+    pub barred: bool,
+}
+
+/// Ports that a dialogue names and nothing may open: no offer uses them.
+pub const NEVER: u16 = 60000;
+
+/// What a dialogue is written for.
+#[derive(Clone, Copy, Debug)]
+pub struct Parties<'a> {
+    /// The client's address.
+    pub client: Addr,
+    /// The server's.
+    pub server: Addr,
+    /// The hook of the client's packets.
+    pub hook: u8,
+    /// The policy.
+    pub policy: &'a Policy,
+}
+
+/// Writes dialogues.
+struct Writer<'a> {
+    rng: &'a mut Rng,
+    parties: Parties<'a>,
+    ports: &'a mut Ports,
+    exchanges: Vec<Exchange>,
+    opens: Vec<Opens>,
+    logged_in: bool,
+    epsv_all: bool,
+    barred: bool,
+    armed: Option<(u8, u16, bool)>,
+    nasty: bool,
+}
+
+/// Hands out ports, each once.
+#[derive(Clone, Debug, Default)]
+pub struct Ports(u16);
+
+impl Ports {
+    fn next(&mut self) -> u16 {
+        self.0 = (self.0 + 1) % 9000;
+        40000 + self.0
+    }
+}
+
+/// Writes a dialogue of about `length` exchanges. `nasty` ones hold what opens nothing, or bars the session.
+pub fn write(rng: &mut Rng, parties: Parties<'_>, ports: &mut Ports, length: usize, nasty: bool) -> Script {
+    let mut w = Writer {
+        rng,
+        parties,
+        ports,
+        exchanges: Vec::new(),
+        opens: Vec::new(),
+        logged_in: false,
+        epsv_all: false,
+        barred: false,
+        armed: None,
+        nasty,
+    };
+    let greeting =
+        w.rng.pick(&["220 ready\r\n", "220-hello\r\n 220 you\r\n220 ready\r\n", "120 wait\r\n220 ready\r\n"]);
+    w.plain("", greeting);
+    w.login();
+    for _ in 0..length {
+        w.step();
+    }
+    let ending =
+        w.rng.pick(&[Ending::Quit, Ending::Quit, Ending::Quit, Ending::Client, Ending::Reset, Ending::Silence]);
+    if ending == Ending::Quit {
+        w.revoking("QUIT\r\n", "221 bye\r\n");
+    }
+    Script { exchanges: w.exchanges, opens: w.opens, ending, barred: w.barred }
+}
+
+impl Writer<'_> {
+    fn push(&mut self, e: Exchange) {
+        self.exchanges.push(e);
+    }
+
+    fn plain(&mut self, command: &str, reply: &str) {
+        let pause = if self.rng.chance(30) { self.rng.from_to(500_000_000, 4_000_000_000) } else { 0 };
+        // Nobody goes on before a transfer is over.
+        let behind_transfer = self.exchanges.last().is_some_and(|e| e.transfer.is_some());
+        let pipelined = self.exchanges.len() > 4 && self.rng.chance(120) && !self.barred && !behind_transfer;
+        self.push(Exchange {
+            command: command.as_bytes().to_vec(),
+            reply: [reply.as_bytes().to_vec(), Vec::new()],
+            pipelined,
+            pause,
+            ..Exchange::default()
+        });
+    }
+
+    /// In lock-step whatever chance says.
+    fn alone(&mut self, command: &str, reply: &str) {
+        self.plain(command, reply);
+        if let Some(e) = self.exchanges.last_mut() {
+            e.pipelined = false;
+        }
+    }
+
+    fn revoking(&mut self, command: &str, reply: &str) {
+        self.armed = None;
+        self.plain(command, reply);
+        if let Some(e) = self.exchanges.last_mut() {
+            e.revokes = true;
+        }
+    }
+
+    fn login(&mut self) {
+        self.revoking("USER me\r\n", "331 password\r\n");
+        if self.exchanges.len() == 2 {
+            // The client has seen the greeting.
+            self.exchanges[1].pipelined = false;
+        }
+        self.logged_in = false;
+        if self.nasty && self.rng.chance(100) {
+            self.plain("PASS wrong\r\n", "530 no\r\n");
+            // Nothing opens for who is not logged in.
+            self.announce(false);
+            return self.login();
+        }
+        let reply = self.rng.pick(&["230 in\r\n", "230-hello\r\n230-you\r\n230 in\r\n", "230 in\r\n"]);
+        self.plain("PASS secret\r\n", reply);
+        self.logged_in = true;
+    }
+
+    fn step(&mut self) {
+        match self.rng.below(if self.nasty { 20 } else { 13 }) {
+            0..=6 => self.announce(true),
+            7 => self.plain("TYPE I\r\n", "200 ok\r\n"),
+            8 => self.plain("FEAT\r\n", "211-Features\r\n EPSV\r\n UTF8\r\n211 End\r\n"),
+            9 => self.plain("XYZZY\r\n", "500 what\r\n"),
+            10 => self.plain("NOOP\r\n", "200 ok\r\n"),
+            11 => {
+                // What was not used is gone.
+                self.revoking("ABOR\r\n", "226 nothing to do\r\n");
+            }
+            12 => {
+                if self.rng.chance(300) {
+                    self.login();
+                } else if self.rng.chance(300) {
+                    self.revoking("REIN\r\n", "220 again\r\n");
+                    self.logged_in = false;
+                    self.login();
+                } else {
+                    self.plain(
+                        "STAT .\r\n",
+                        &format!("213-status\r\n227 Entering ({})\r\n x\r\n213 end\r\n", self.six(NEVER + 1)),
+                    );
+                }
+            }
+            13..=18 => self.refused(),
+            _ => self.bar(),
+        }
+    }
+
+    /// `h1,h2,h3,h4,p1,p2` with the server's address.
+    fn six(&self, port: u16) -> String {
+        six(self.parties.server, port)
+    }
+
+    /// An announcement as it should be, and perhaps a transfer.
+    fn announce(&mut self, transfer: bool) {
+        let Parties { client, hook, policy, .. } = self.parties;
+        let v4 = client.is_v4();
+        let kind = match self.rng.below(4) {
+            0 if v4 => pending::PASV,
+            1 if v4 => pending::PORT,
+            0 | 2 => pending::EPSV,
+            _ => pending::EPRT,
+        };
+        let port = self.ports.next();
+        let passive = kind == pending::PASV || kind == pending::EPSV;
+        let at_command =
+            !passive && hook == HOOK_IN && matches!(policy.active_open, ActiveOpen::Auto | ActiveOpen::Command);
+        let plan = match self.rng.below(12) {
+            0 => Plan::Nobody,
+            1 if self.nasty => Plan::Late,
+            2 if passive && self.nasty => Plan::Refused,
+            3 if at_command => Plan::Eager,
+            _ => Plan::Use,
+        };
+        let plan = if transfer || plan == Plan::Nobody { plan } else { Plan::Nobody };
+        let six = six(if passive { self.parties.server } else { client }, port);
+        let (command, reply) = match kind {
+            pending::PASV => {
+                let form = self.rng.below(3);
+                (
+                    "PASV\r\n".to_owned(),
+                    match form {
+                        0 => format!("227 Entering Passive Mode ({six}).\r\n"),
+                        1 => format!("227 Entering Passive Mode {six}\r\n"),
+                        _ => format!("227 ={six}\r\n"),
+                    },
+                )
+            }
+            pending::EPSV => {
+                let command = self.rng.pick(&["EPSV\r\n", "epsv\r\n", if v4 { "EPSV 1\r\n" } else { "EPSV 2\r\n" }]);
+                (command.to_owned(), format!("229 Entering Extended Passive Mode (|||{port}|)\r\n"))
+            }
+            pending::PORT => (format!("PORT {six}\r\n"), "200 PORT ok\r\n".to_owned()),
+            _ => {
+                let family = if v4 { 1 } else { 2 };
+                (format!("EPRT |{family}|{}|{port}|\r\n", client.to_ip()), "200 EPRT ok\r\n".to_owned())
+            }
+        };
+        self.plain(&command, &reply);
+        let here = self.exchanges.len() - 1;
+        self.exchanges[here].offer = Some(Offer { port, passive, plan });
+        let may = self.may(kind, port);
+        self.armed = None;
+        if !passive && policy.active_open == ActiveOpen::Transfer {
+            // The judgement is made once more when the transfer command comes.
+            if may || !self.logged_in || (self.epsv_all && kind != pending::EPSV) {
+                self.armed = Some((kind, port, matches!(plan, Plan::Use | Plan::Eager)));
+            }
+        } else if may {
+            let used = matches!(plan, Plan::Use | Plan::Eager);
+            self.opens.push(Opens { exchange: here, at_command, kind, port, used });
+        }
+        if plan != Plan::Nobody {
+            self.transfer();
+        } else if transfer && self.rng.chance(300) {
+            self.plain("RETR missing\r\n", "550 no such file\r\n");
+            self.take_armed();
+        }
+    }
+
+    fn transfer(&mut self) {
+        let download = self.rng.chance(600);
+        let size = self.rng.from_to(0, 3000) as usize;
+        let command = if download { "RETR file\r\n" } else { "STOR file\r\n" };
+        let first = self.rng.pick(&["150 go\r\n", "150-go\r\n150 there\r\n"]);
+        self.alone(command, first);
+        let here = self.exchanges.len() - 1;
+        self.exchanges[here].reply[1] = b"226 Transfer done\r\n".to_vec();
+        self.exchanges[here].transfer = Some(Transfer { download, size });
+        self.take_armed();
+    }
+
+    fn take_armed(&mut self) {
+        if let Some((kind, port, used)) = self.armed.take()
+            && self.may(kind, port)
+        {
+            self.opens.push(Opens { exchange: self.exchanges.len() - 1, at_command: true, kind, port, used });
+        }
+    }
+
+    /// Whether an announcement as it should be may open.
+    fn may(&self, kind: u8, port: u16) -> bool {
+        let Parties { hook, policy, server, .. } = self.parties;
+        let passive = kind == pending::PASV || kind == pending::EPSV;
+        let in_range = !passive || policy.passive_range(server).is_none_or(|r| r.contains(&port));
+        let inward = passive || hook == HOOK_IN || policy.active_inbound;
+        let all = !self.epsv_all || kind == pending::EPSV;
+        self.logged_in && !self.barred && in_range && inward && all && policy.modes.allows(kind)
+    }
+
+    /// Something that opens nothing and changes nothing.
+    fn refused(&mut self) {
+        let v4 = self.parties.client.is_v4();
+        let bad = NEVER + self.rng.below(500) as u16;
+        let (own, client) = (self.six(bad), six(self.parties.client, bad));
+        let third = "203,0,113,66,234,96";
+        // An announcement of either kind ends the wait for a transfer command, understood or not.
+        self.armed = None;
+        match self.rng.below(18) {
+            0 => self.plain("PASV\r\n", &format!("227 Entering Passive Mode ({third})\r\n")),
+            1 => self.plain("PASV\r\n", &format!("227 Entering Passive Mode ({})\r\n", six(self.parties.server, 22))),
+            2 => self.plain("PASV\r\n", &format!("227 Entering Passive Mode ({})\r\n", six(self.parties.server, 3306))),
+            3 => self.plain("PASV\r\n", &format!("227 (1,2,3,4,5,6) ({own})\r\n")),
+            4 => self.plain("PASV\r\n", &format!("227-x\r\n227 Entering Passive Mode ({own})\r\n")),
+            5 => self.plain("PASV\r\n", "425 no\r\n"),
+            6 => self.plain("EPSV\r\n", "229 Extended (|||21|)\r\n"),
+            7 => self.plain("EPSV\r\n", &format!("227 Entering Passive Mode ({own})\r\n")),
+            8 => self.plain(&format!("PORT {third}\r\n"), "200 ok\r\n"),
+            9 => self.plain(&format!("PORT {}\r\n", six(self.parties.client, 80)), "200 ok\r\n"),
+            10 => self.plain(&format!("EPRT |{}|::1|{bad}|\r\n", if v4 { 2 } else { 1 }), "522 (1,2)\r\n"),
+            11 => self.plain(&format!("PORT 0{client}\r\n"), "501 what\r\n"),
+            12 => self.plain("LPSV\r\n", &format!("228 (4,4,{own})\r\n")),
+            13 => {
+                // The reply of another command.
+                self.plain("NOOP\r\n", &format!("227 Entering Passive Mode ({own})\r\n"));
+                self.plain("NOOP\r\n", "200 ok\r\n");
+            }
+            14 => {
+                // The echo of A01, with the announcement where a segment may begin.
+                let pad = "a".repeat(20 + self.rng.below(400));
+                let text = format!("{pad}227 Entering Passive Mode ({own})");
+                self.plain(&format!("DELE {text}\r\n"), &format!("550 {text}: No such file\r\n"));
+            }
+            15 => {
+                let pad = "a".repeat(20 + self.rng.below(1500));
+                self.plain(&format!("CWD {pad}PORT {client}\r\n"), "550 no\r\n");
+            }
+            16 if self.rng.chance(300) => {
+                let refused = self.rng.chance(500);
+                self.alone("EPSV ALL\r\n", if refused { "501 no\r\n" } else { "200 ok\r\n" });
+                self.epsv_all |= !refused;
+            }
+            _ => {
+                self.revoking("AUTH TLS\r\n", "502 no\r\n");
+                self.lock_step_behind();
+            }
+        }
+    }
+
+    /// From here on nothing may open.
+    fn bar(&mut self) {
+        if self.barred || self.rng.chance(700) {
+            return;
+        }
+        let own = self.six(NEVER + 2);
+        match self.rng.below(5) {
+            0 => {
+                self.revoking("AUTH TLS\r\n", "234 go\r\n");
+                self.lock_step_behind();
+                self.barred = true;
+                for _ in 0..3 {
+                    let noise: Vec<u8> = (0..self.rng.below(200) + 1).map(|_| self.rng.word() as u8).collect();
+                    let back: Vec<u8> = (0..self.rng.below(200) + 1).map(|_| self.rng.word() as u8).collect();
+                    self.push(Exchange { command: noise, reply: [back, Vec::new()], ..Exchange::default() });
+                }
+            }
+            1 => {
+                self.barred = true;
+                self.alone("CWD x\nPASV\r\n", &format!("250 ok\r\n227 ({own})\r\n"));
+            }
+            2 => {
+                self.barred = true;
+                self.alone("CWD x\rPASV\r\n", &format!("250 ok\r\n227 ({own})\r\n"));
+            }
+            3 => {
+                self.barred = true;
+                self.alone("200 PORT ok\r\n", "500 what\r\n");
+            }
+            _ => {
+                self.barred = true;
+                self.alone("PA\u{7f}SV\r\n", "500 what\r\n");
+                self.alone(&"NOOP\r\n".repeat(40), &"200 ok\r\n".repeat(40));
+            }
+        }
+        self.armed = None;
+        // It goes on talking.
+        self.alone("PASV\r\n", &format!("227 Entering Passive Mode ({own})\r\n"));
+        self.alone("NOOP\r\n", "200 ok\r\n");
+    }
+
+    /// The last command is not pipelined, and nothing is pipelined behind it.
+    fn lock_step_behind(&mut self) {
+        if let Some(e) = self.exchanges.last_mut() {
+            e.pipelined = false;
+        }
+        self.alone("NOOP\r\n", "200 ok\r\n");
+    }
+}
+
+fn six(addr: Addr, port: u16) -> String {
+    let a = addr.0;
+    format!("{},{},{},{},{},{}", a[12], a[13], a[14], a[15], port >> 8, port & 255)
+}
+
+/// Where data connections of an offer go.
+#[must_use]
+pub fn ends(offer: &Offer, client: Addr, server: Addr, source: u16) -> (End, End) {
+    let (from, to) = if offer.passive { (client, server) } else { (server, client) };
+    (End { addr: from, port: source }, End { addr: to, port: offer.port })
+}

@@ -1,0 +1,340 @@
+//! What must hold after each step, and at the end.
+
+use ftp_helper::event::{Event, Kind, PinholeState as Shown};
+use ftp_helper_common::{
+    key::PinholeKey,
+    state::{PinholeState, flag},
+};
+
+use super::{BEGIN, Broken, SECOND, Summary, World};
+use crate::sim::{
+    kernel::Happened,
+    script::{Ending, Offer},
+};
+
+const DAY: u64 = 24 * 3600 * SECOND;
+
+impl World {
+    /// What must hold after each step.
+    pub(super) fn check(&mut self) -> Result<(), Broken> {
+        for happened in std::mem::take(&mut self.kernel.happened) {
+            self.look_at(&happened)?;
+        }
+        self.daemon.commands.clear();
+        for event in std::mem::take(&mut self.daemon.events) {
+            self.hear(&event)?;
+        }
+        if self.daemon.engine.as_ref().is_some_and(|e| e.stats().divergences != 0) {
+            return broken(None, "fast ⊄ full: the kernel opened what the engine would not have");
+        }
+        self.check_one_each()?;
+        self.check_caught_up()
+    }
+
+    /// What the kernel has done.
+    fn look_at(&mut self, happened: &Happened) -> Result<(), Broken> {
+        match happened {
+            Happened::Session(key, id) => {
+                if let Some(i) = self.session_of_key(key) {
+                    self.by_id.insert(*id, i);
+                    self.sessions[i].ids.push(*id);
+                }
+            }
+            Happened::Unrecorded(id) => {
+                self.summary.unrecorded += 1;
+                if let Some(&i) = self.by_id.get(id) {
+                    self.sessions[i].unrecorded = true;
+                }
+            }
+            Happened::Raced(id) => {
+                self.summary.races += 1;
+                if let Some(&i) = self.by_id.get(id) {
+                    self.sessions[i].raced = true;
+                }
+            }
+            Happened::RingFull => self.summary.ring_full += 1,
+            Happened::Opened(key, state) => self.check_opened(key, state, false)?,
+            Happened::Rearmed(key, state) => self.check_opened(key, state, true)?,
+            Happened::SynPassed(key, state) => {
+                if state.deadline <= self.now {
+                    return broken(None, format!("a SYN passed by a pinhole whose time is over: {key:?}"));
+                }
+                self.check_standing(key, state, "a SYN passed")?;
+            }
+            Happened::Used(key, state) => {
+                self.summary.used += 1;
+                let Some(&i) = self.by_id.get(&state.session) else { return Ok(()) };
+                if let Some((n, _)) = self.sessions[i].announcement(key) {
+                    self.sessions[i].uses[n] += 1;
+                    if self.sessions[i].uses[n] > 2 {
+                        return broken(Some(i), format!("three connections by one announcement: {key:?}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// I1, I2, I4: a pinhole has opened.
+    fn check_opened(&mut self, key: &PinholeKey, state: &PinholeState, rearmed: bool) -> Result<(), Broken> {
+        let Some(&i) = self.by_id.get(&state.session) else {
+            return broken(None, format!("a pinhole for a session of which nobody knows: {key:?} {state:?}"));
+        };
+        let timeout = self.policy.pinhole_timeout.as_nanos() as u64;
+        if state.deadline > self.now + timeout {
+            return broken(Some(i), format!("I4: a pinhole that lives too long: {key:?} {state:?}"));
+        }
+        let s = &self.sessions[i];
+        let Some((n, opens)) = s.announcement(key) else {
+            return broken(Some(i), format!("I1, I2: nobody has negotiated {key:?} {state:?}"));
+        };
+        if !s.has_said(&opens) {
+            return broken(Some(i), format!("I1: {key:?} opened before it was announced"));
+        }
+        if rearmed {
+            return self.check_standing(key, state, "a pinhole came back");
+        }
+        if s.uses[n] > 0 {
+            return broken(Some(i), format!("{key:?} opened again after it was used"));
+        }
+        if n < s.last_open {
+            return broken(Some(i), format!("{key:?} opened after a later announcement had"));
+        }
+        self.sessions[i].last_open = n;
+        Ok(())
+    }
+
+    /// Nothing passes for a session that may open nothing any more.
+    fn check_standing(&self, key: &PinholeKey, state: &PinholeState, what: &str) -> Result<(), Broken> {
+        let about = self.by_id.get(&state.session).copied();
+        if self.in_flight.values().any(|(f, _)| f.snapshot.id == state.session) {
+            return Ok(());
+        }
+        match self.kernel.sessions.values().find(|s| s.id == state.session) {
+            None => broken(about, format!("I5: {what} for a session that is gone: {key:?}")),
+            Some(s) if s.flags & flag::BARRED != 0 => {
+                broken(about, format!("I5: {what} for a session that may open nothing (flags {:#x}): {key:?}", s.flags))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// What the engine has told.
+    fn hear(&mut self, event: &Event) -> Result<(), Broken> {
+        let id = event.session.as_deref().and_then(|s| u64::from_str_radix(s, 16).ok());
+        let about = id.and_then(|id| self.by_id.get(&id).copied());
+        self.tell(about, || {
+            let port = event.pinhole.as_ref().map_or(0, |p| p.port);
+            format!("told {:?} {:?} port {port} by {:?}", event.event, event.reason, event.by)
+        });
+        let Some(i) = about else { return Ok(()) };
+        match event.event {
+            Kind::Opened => {
+                let port = event.pinhole.as_ref().map_or(0, |p| p.port);
+                let s = &mut self.sessions[i];
+                s.told.push(port);
+                if !s.script.opens.iter().any(|o| o.port == port) {
+                    return broken(about, format!("I6: the engine opened port {port}, which this dialogue does not"));
+                }
+            }
+            Kind::Tainted | Kind::Killed | Kind::Opaque => {
+                self.summary.barred += 1;
+                let s = &self.sessions[i];
+                if self.is_benign() && !s.script.barred && !s.unrecorded {
+                    return broken(about, format!("a good session was barred: {:?} {:?}", event.event, event.reason));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// I3: one unconsumed pinhole a session, while no segment of it is being judged.
+    fn check_one_each(&self) -> Result<(), Broken> {
+        let mut seen: Vec<u64> = Vec::with_capacity(self.kernel.pinholes.len());
+        for p in self.kernel.pinholes.values().filter(|p| p.deadline > self.now) {
+            let busy = || self.in_flight.values().any(|(f, _)| f.snapshot.id == p.session);
+            if seen.contains(&p.session) && !busy() {
+                let about = self.by_id.get(&p.session).copied();
+                return broken(about, format!("I3: two unconsumed pinholes: {:?}", self.kernel.pinholes));
+            }
+            seen.push(p.session);
+        }
+        Ok(())
+    }
+
+    /// When the daemon has read everything, it and the kernel agree.
+    fn check_caught_up(&self) -> Result<(), Broken> {
+        let Some(engine) = &self.daemon.engine else { return Ok(()) };
+        if !self.daemon.works(self.now) || !self.kernel.events.is_empty() || !self.in_flight.is_empty() {
+            return Ok(());
+        }
+        if self.kernel.pinholes.is_empty() && engine.poll_timeout().is_none() {
+            return Ok(());
+        }
+        let views: Vec<_> = engine.pinholes(self.now).collect();
+        for (key, p) in self.kernel.pinholes.iter().filter(|(_, p)| p.deadline > self.now) {
+            let Some(&i) = self.by_id.get(&p.session) else { continue };
+            let s = &self.sessions[i];
+            if s.unrecorded {
+                continue;
+            }
+            if !views.iter().any(|v| v.session == p.session && v.pinhole.port == key.port) {
+                return broken(Some(i), format!("the engine knows nothing of {key:?} {p:?}"));
+            }
+            let received = s.v.map_or(0, |v| self.socks[v].got.len());
+            let over = |sock: Option<usize>| sock.is_some_and(|n| self.socks[n].peer_done);
+            let Some((_, opens)) = s.announcement(key) else { continue };
+            if s.ids.last() == Some(&p.session) && s.revoked_since(opens.exchange, received) {
+                return broken(Some(i), format!("I5: {key:?} is open although the client has taken it back"));
+            }
+            if s.ids.last() == Some(&p.session) && (over(s.c) || over(s.v)) {
+                return broken(Some(i), format!("I5: {key:?} is open although the control connection has ended"));
+            }
+        }
+        for v in views.iter().filter(|v| v.pinhole.state == Shown::Confirmed && v.pinhole.expires_in_ms > 0) {
+            let about = self.by_id.get(&v.session).copied();
+            if about.is_some_and(|i| self.sessions[i].unrecorded) {
+                continue;
+            }
+            if !self.kernel.pinholes.iter().any(|(k, p)| p.session == v.session && k.port == v.pinhole.port) {
+                return broken(about, format!("the engine believes in a pinhole that is not there: {v:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Liveness: a session that has been idle for a while is in sight.
+    pub(super) fn check_sighted(&mut self, i: usize) -> Result<(), Broken> {
+        let raced = std::mem::take(&mut self.sessions[i].raced);
+        let s = &self.sessions[i];
+        if !self.is_benign() || raced || s.script.barred || s.unrecorded {
+            return Ok(());
+        }
+        let Some(state) = self.kernel.sessions.get(&s.key()) else {
+            return broken(Some(i), "the kernel does not follow a session that lives");
+        };
+        if state.flags & flag::BLIND != 0 && state.flags & flag::BARRED == 0 {
+            return broken(Some(i), format!("blind at a quiet point: {state:?}"));
+        }
+        Ok(())
+    }
+
+    /// Liveness: a transfer that was negotiated by right has come through.
+    pub(super) fn came_out(&mut self, i: usize, offer: &Offer, well: bool) -> Result<(), Broken> {
+        let s = &self.sessions[i];
+        let by_right = s.script.opens.iter().any(|o| o.port == offer.port && o.used);
+        if !well && by_right && self.is_benign() {
+            return broken(Some(i), format!("a legitimate transfer to port {} did not come through", offer.port));
+        }
+        Ok(())
+    }
+
+    pub(super) fn note_engine_stats(&mut self) {
+        let Some(engine) = &self.daemon.engine else { return };
+        let stats = engine.stats();
+        self.summary += Summary {
+            announcements: stats.announcements,
+            fast: stats.taken_by_fast_path,
+            resynced: stats.resyncs_applied,
+            adopted: stats.adopted,
+            refused: stats.refused_total(),
+            ..Summary::default()
+        };
+    }
+
+    /// All sessions are over: the timers run out, and nothing is left.
+    pub(super) fn wind_down(&mut self) -> Result<(), Broken> {
+        for (flight, _) in std::mem::take(&mut self.in_flight).into_values() {
+            self.kernel.commit(&flight);
+        }
+        self.check_dialogues()?;
+        if self.daemon.engine.is_none() {
+            self.daemon.come_back(self.now, &mut self.kernel);
+        }
+        self.daemon.stopped_until = 0;
+        self.quieten()?;
+        // What ended without anybody seeing it.
+        self.now += 6 * DAY;
+        self.quieten()?;
+        self.note_engine_stats();
+        let Some(engine) = &self.daemon.engine else { return Ok(()) };
+        let k = &self.kernel;
+        let left = (engine.sessions().count(), k.sessions.len(), k.pinholes.len(), k.flows.len(), k.clients.len());
+        if left != (0, 0, 0, 0, 0) || !engine.is_idle() {
+            let (sessions, flows) = (&k.sessions, &k.flows);
+            return broken(
+                sessions.values().next().and_then(|s| self.by_id.get(&s.id).copied()),
+                format!(
+                    "something is left: engine {:?}, idle {}; kernel {sessions:?} {:?} {flows:?} {:?}",
+                    engine.sessions().collect::<Vec<_>>(),
+                    engine.is_idle(),
+                    k.pinholes,
+                    k.clients
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// Lets the daemon do all that is to be done.
+    fn quieten(&mut self) -> Result<(), Broken> {
+        for _ in 0..20_000 {
+            self.kernel.heartbeat = self.now;
+            self.daemon.turn(self.now, &mut self.kernel, usize::MAX);
+            self.daemon.sweep(self.now, &mut self.kernel);
+            self.daemon.released.clear();
+            self.check()?;
+            if !self.kernel.events.is_empty() || !self.kernel.telemetry.is_empty() {
+                continue;
+            }
+            match self.daemon.engine.as_ref().and_then(|e| e.poll_timeout()) {
+                Some(at) => self.now = self.now.max(at),
+                None => return Ok(()),
+            }
+            if self.now > BEGIN + 30 * DAY {
+                break;
+            }
+        }
+        broken(None, "the engine's timers never run out")
+    }
+
+    /// I6: what was opened is what the dialogue opens, however it was cut.
+    fn check_dialogues(&mut self) -> Result<(), Broken> {
+        if !self.is_benign() {
+            return Ok(());
+        }
+        // What is in the ring still counts.
+        self.kernel.heartbeat = self.now;
+        for _ in 0..1000 {
+            self.daemon.turn(self.now, &mut self.kernel, usize::MAX);
+            if self.kernel.events.is_empty() {
+                break;
+            }
+        }
+        self.check()?;
+        for (i, s) in self.sessions.iter().enumerate() {
+            let expected: Vec<u16> = s.script.opens.iter().map(|o| o.port).collect();
+            if s.told != expected {
+                return broken(Some(i), format!("I6: opened {:?} instead of {expected:?}", s.told));
+            }
+            let commands: Vec<u8> = s.script.exchanges.iter().flat_map(|e| e.command.clone()).collect();
+            let got = s.v.map_or(&[][..], |v| &self.socks[v].got);
+            let killed = s.script.barred && s.script.ending == Ending::Silence;
+            if got != commands && !killed {
+                return broken(Some(i), "the server has not received what the client has sent");
+            }
+        }
+        Ok(())
+    }
+
+    /// What each session's dialogue has opened, as the engine has told.
+    #[must_use]
+    pub fn opened(&self) -> Vec<Vec<u16>> {
+        self.sessions.iter().map(|s| s.told.clone()).collect()
+    }
+}
+
+fn broken<T>(session: Option<usize>, what: impl Into<String>) -> Result<T, Broken> {
+    Err(Broken { session, what: what.into() })
+}
