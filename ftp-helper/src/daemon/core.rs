@@ -15,7 +15,13 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{RunOptions, backend::Question, clock, guards, rings::{Found, Rings}, status};
+use super::{
+    RunOptions,
+    backend::Question,
+    clock, guards,
+    rings::{Found, Rings},
+    status,
+};
 use crate::{
     api::ReloadReport,
     config::{self, Config},

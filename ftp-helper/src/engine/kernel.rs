@@ -379,7 +379,7 @@ impl Session {
             // Taken back by the kernel, or used by a session that has moved on; a record may be on its way.
             Outcome::NoPinhole => {
                 hole.stage = Stage::Missing { since: now, until: now.saturating_add(USED_WAIT) };
-            },
+            }
             _ => core.stats.commands_failed += 1,
         }
     }

@@ -59,7 +59,9 @@ impl Pinhole {
     /// As events and `pinholes` show it.
     pub(super) fn show(&self, now: Nanos) -> event::Pinhole {
         let state = match self.stage {
-            Stage::Provisional | Stage::Adopted | Stage::Missing { .. } | Stage::Asked => event::PinholeState::Provisional,
+            Stage::Provisional | Stage::Adopted | Stage::Missing { .. } | Stage::Asked => {
+                event::PinholeState::Provisional
+            }
             Stage::Confirmed => event::PinholeState::Confirmed,
         };
         show(&self.key, self.kind, state, self.deadline.saturating_sub(now))

@@ -33,7 +33,7 @@ pub const START: [u32; 2] = [0xffff_fff0, 0xffff_ff00];
 /// The session's id.
 const ID: u64 = 0x51;
 /// Bytes of the client that are remembered to look for its commands.
-const HEARD: usize = 1 << 16;
+const HEARD: usize = 1 << 12;
 /// What the client must have sent, for each way; in the order of `pending`.
 const VERBS: [(Way, &[u8]); 4] =
     [(Way::Pasv, b"PASV"), (Way::Epsv, b"EPSV"), (Way::Port, b"PORT "), (Way::Eprt, b"EPRT ")];
@@ -75,8 +75,9 @@ pub struct Rig {
     setting: Setting,
     kernel: Option<Kernel>,
     now: u64,
-    /// The client's stream: the first copy of each byte.
-    heard: Vec<u8>,
+    /// The client's stream: of each byte, every value that was ever sent for it, as a set. Which of them counts is not the
+    /// rig's to say.
+    heard: Vec<[u64; 4]>,
 }
 
 /// The kernel's tables, as far as one session goes.
@@ -325,10 +326,9 @@ impl Rig {
         assert!(hole.port >= 1024 && !deny_ports.contains(&hole.port) && !control_ports.contains(&hole.port));
         if self.heard.len() < HEARD {
             let verb = VERBS.iter().find(|(way, _)| *way == hole.way).map_or(&[][..], |(_, verb)| verb);
-            let asked = self
-                .heard
-                .split(|b| *b == b'\n')
-                .any(|line| line.len() >= verb.len() && line[..verb.len()].eq_ignore_ascii_case(verb));
+            let said = |at: &[u64; 4], byte: u8| at[usize::from(byte >> 6)] >> (byte & 63) & 1 != 0;
+            let fits = |at: &[u64; 4], byte: u8| said(at, byte) || said(at, byte.to_ascii_lowercase());
+            let asked = self.heard.windows(verb.len()).any(|w| w.iter().zip(verb).all(|(at, byte)| fits(at, *byte)));
             assert!(asked, "I1: {hole:?} without the client's {}", verb.escape_ascii());
         }
         self.opened.push(*hole);
@@ -346,7 +346,7 @@ impl Rig {
         assert!(open == 0 || !self.barred(), "I5: open although {:?}", self.state());
     }
 
-    /// Remembers the first copy of what the client sends.
+    /// Remembers what the client sends.
     fn hear(&mut self, wire: &Wire) {
         let at = wire.seq.wrapping_sub(START[0]) as usize;
         if at >= HEARD {
@@ -354,12 +354,10 @@ impl Rig {
         }
         let end = (at + wire.data.len()).min(HEARD);
         if self.heard.len() < end {
-            self.heard.resize(end, 0);
+            self.heard.resize(end, [0; 4]);
         }
-        for (to, from) in self.heard[at..end].iter_mut().zip(&wire.data) {
-            if *to == 0 {
-                *to = *from;
-            }
+        for (said, byte) in self.heard[at..end].iter_mut().zip(&wire.data) {
+            said[usize::from(byte >> 6)] |= 1 << (byte & 63);
         }
     }
 }
