@@ -24,6 +24,8 @@ pub mod op {
     pub const FORGET_FLOW: u32 = 7;
     /// Remove a client's entry if it holds nothing.
     pub const FORGET_CLIENT: u32 = 8;
+    /// Remove the entry of two hosts' encrypted sessions if none counts on it.
+    pub const FORGET_RANGE: u32 = 9;
 }
 
 /// The packet's data. It begins with an Ethernet header of zeros, since a test run insists on one.
@@ -44,11 +46,11 @@ pub struct Command {
     pub seq: u32,
     /// Both sides' next sequence numbers (`RESYNC`).
     pub next: [u32; 2],
-    /// The pinhole (`OPEN`).
+    /// The pinhole (`OPEN`), or the entry (`FORGET_RANGE`).
     pub pinhole: PinholeKey,
     /// The data connection (`FORGET_FLOW`), or the client's quota key as the initiator (`FORGET_CLIENT`).
     pub flow: FlowKey,
-    /// `state::flag` bits (`STANDING`: to be set; `RESYNC`: `LOGGED_IN`, `EPSV_ALL`).
+    /// `state::flag` bits (`STANDING`: to be set, `RANGE` among them; `RESYNC`: `LOGGED_IN`, `EPSV_ALL`).
     pub flags: u16,
     /// Mode of the pinhole (`OPEN`).
     pub mode: u8,

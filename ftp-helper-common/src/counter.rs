@@ -75,6 +75,8 @@ counters! {
     Resynced = 20 "resynced",
     /// Control segments that passed unrecorded because the daemon was gone.
     PassedUnrecorded = 21 "passed_unrecorded",
+    /// SYNs into guarded ranges that an encrypted session's range let through.
+    SynInRange = 22 "syn_in_range",
 }
 
 /// The counter of a reason.

@@ -74,6 +74,8 @@ pub mod policy_flag {
     pub const NO_FAST_PATH: u32 = 1 << 2;
     /// Denied SYNs are not kept. For measuring what parking is worth.
     pub const NO_PARKING: u32 = 1 << 3;
+    /// A server's encrypted sessions open its range: without it nobody looks.
+    pub const RANGES: u32 = 1 << 4;
 }
 
 /// Guards at most; one bit each.
@@ -146,8 +148,8 @@ pub struct ServerEntry {
     pub low: u16,
     /// Highest passive port.
     pub high: u16,
-    /// Zero.
-    pub pad: u32,
+    /// 1 if encrypted sessions open this range to their client.
+    pub opaque: u32,
 }
 
 super::pod!(KernelPolicy, PortChunk, PortSet, NetKey, FewNet, FewNets, ServerEntry);

@@ -71,6 +71,8 @@ pub mod pending {
     pub const LOGIN: u8 = 6;
     /// Any other command.
     pub const OTHER: u8 = 7;
+    /// No command: a data connection of an encrypted session, in the range that the administrator gave its server.
+    pub const RANGE: u8 = 8;
 }
 
 /// Bits of [`SessionState::flags`].
@@ -99,6 +101,8 @@ pub mod flag {
     pub const EPSV_ALL: u16 = 1 << 10;
     /// [`super::SessionState::active_port`] waits for a transfer command (`active_open = "transfer"`).
     pub const ARMED: u16 = 1 << 11;
+    /// It counts in its hosts' [`super::RangeState`].
+    pub const RANGE: u16 = 1 << 12;
     /// Either side's end was seen.
     pub const CLOSING: u16 = FIN_CLIENT | FIN_SERVER | RESET;
     /// Nothing may be opened for the session any more.
@@ -234,6 +238,16 @@ impl ClientState {
     pub const DEAD: u64 = 1 << 32;
 }
 
+/// Encrypted sessions of two hosts that open the server's range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct RangeState {
+    /// How many there are.
+    pub sessions: u64,
+    /// The latest of them: its data connections are told as this one's.
+    pub session: u64,
+}
+
 /// Two hosts with a blind session: their denied SYNs are worth keeping for a moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
@@ -248,6 +262,7 @@ pub struct BlindPair {
 
 super::pod!(
     BlindPair,
+    RangeState,
     SessionState,
     HalfOpen,
     PinholeState,

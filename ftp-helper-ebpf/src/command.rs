@@ -13,7 +13,7 @@ use ftp_helper_common::{
 
 use crate::{
     maps::{CLIENTS, FLOWS, PINHOLES, SESSIONS, SessionSlot},
-    pinhole, rules,
+    pinhole, range, rules,
     scratch::{self, OF_COMMANDS},
     util::{count, lock, now, unlock},
 };
@@ -35,6 +35,7 @@ pub fn run(ctx: &TcContext) -> i32 {
     let outcome = match c.op {
         op::FORGET_FLOW => forget_flow(c),
         op::FORGET_CLIENT => forget_client(c),
+        op::FORGET_RANGE => range::sweep(&c.pinhole) as u32,
         _ => match SESSIONS.get_ptr_mut(&c.key) {
             None => Outcome::NoSession as u32,
             Some(slot) => match c.op {
@@ -153,15 +154,22 @@ fn revoke(c: &Command, slot: *mut SessionSlot) -> u32 {
 #[inline(never)]
 fn standing(c: &Command, slot: *mut SessionSlot) -> u32 {
     let bits = c.flags & (flag::TAINTED | flag::KILLED | flag::OPAQUE);
+    let wants_range = c.flags & flag::RANGE != 0;
+    let mut outcome = Outcome::Done;
     // SAFETY: as in `open`.
     unsafe {
         let at = addr_of_mut!((*slot).lock);
         lock(at);
         let same = (*slot).state.id == c.session;
         let key = (*slot).state.pinhole;
+        let hook = (*slot).state.client_hook;
+        let had_range = (*slot).state.flags & flag::RANGE != 0;
+        let closing = (*slot).state.flags & flag::CLOSING != 0;
+        // A session that is killed or ends opens no range, whatever it did before.
+        let has_range = wants_range && bits & (flag::TAINTED | flag::KILLED) == 0 && !closing;
         if same {
             (*slot).state.version = (*slot).state.version.wrapping_add(1);
-            (*slot).state.flags |= bits;
+            (*slot).state.flags = (*slot).state.flags & !flag::RANGE | bits | if has_range { flag::RANGE } else { 0 };
             (*slot).state.pinhole = PinholeKey::NONE;
         }
         unlock(at);
@@ -171,8 +179,21 @@ fn standing(c: &Command, slot: *mut SessionSlot) -> u32 {
         if bits != 0 {
             pinhole::revoke(&key, c.session);
         }
+        let hosts = range::key(&c.key, hook);
+        if has_range && !had_range {
+            outcome = range::take(&hosts, c.session);
+        } else if had_range && !has_range {
+            range::release(&hosts);
+        }
+        if outcome != Outcome::Done {
+            lock(at);
+            if (*slot).state.id == c.session {
+                (*slot).state.flags &= !flag::RANGE;
+            }
+            unlock(at);
+        }
     }
-    Outcome::Done as u32
+    outcome as u32
 }
 
 /// The dialogue is quiet, and both readers stand at the same place: the kernel may look again.
@@ -216,16 +237,23 @@ fn forget(c: &Command, slot: *mut SessionSlot) -> u32 {
         lock(at);
         let same = (*slot).state.id == c.session;
         let key = (*slot).state.pinhole;
+        let hook = (*slot).state.client_hook;
+        let had_range = same && (*slot).state.flags & flag::RANGE != 0;
         if same {
             // A segment that is being judged must not commit.
             (*slot).state.version = (*slot).state.version.wrapping_add(1);
-            (*slot).state.flags |= flag::RESET;
+            (*slot).state.flags = (*slot).state.flags & !flag::RANGE | flag::RESET;
         }
         unlock(at);
         if !same {
             return Outcome::NoSession as u32;
         }
         pinhole::revoke(&key, c.session);
+        let hosts = range::key(&c.key, hook);
+        if had_range {
+            range::release(&hosts);
+        }
+        range::sweep(&hosts);
     }
     if SESSIONS.remove(&c.key).is_err() { Outcome::NoSession as u32 } else { Outcome::Done as u32 }
 }

@@ -18,7 +18,7 @@ use crate::{
     packet::View,
     pinhole,
     programs::{DROP, PASS},
-    record, rules,
+    range, record, rules,
     scratch::{self, OF_HOOKS, Scratch},
     util::{copy, count, count_reason, lock, now, unlock, zero},
 };
@@ -166,9 +166,14 @@ fn answered(view: &View, s: *mut Scratch, hook: u8) -> i32 {
     unsafe {
         let ends = &*addr_of!((*s).ends);
         let pin_key = pinhole::key_in(s, &ends.responder, &ends.initiator, ends.initiator_port, hook ^ 1);
-        let Some(p) = PINHOLES.get_ptr_mut(pin_key) else { return PASS };
         let time = now();
         let flow = addr_of_mut!((*s).flow);
+        let Some(p) = PINHOLES.get_ptr_mut(pin_key) else {
+            if !rules::policy().is_some_and(|p| range::answered(view, s, p, hook)) {
+                return PASS;
+            }
+            return if begin(s, hook, time) == REFUSED { DROP } else { PASS };
+        };
         let at = addr_of_mut!((*p).lock);
         lock(at);
         let held = (*p).state.bound;
@@ -182,10 +187,30 @@ fn answered(view: &View, s: *mut Scratch, hook: u8) -> i32 {
         if held == 0 || held as u16 != view.destination_port || view.ack != isn.wrapping_add(1) {
             return PASS;
         }
+        (*flow).isn = [isn, view.seq];
+        match begin(s, hook, time) {
+            REFUSED => return DROP,
+            BEGUN if pinhole::remove(pin_key, (*flow).session) != 0 => count(Counter::Used),
+            _ => {}
+        }
+    }
+    PASS
+}
+
+/// What [`begin`] has come to: the connection is in the table; it is not, and passes; it is not, and does not pass.
+const BEGUN: u32 = 0;
+const UNKNOWN: u32 = 1;
+const REFUSED: u32 = 2;
+
+/// A data connection begins, with its SYN-ACK. What is known of it is in the working memory.
+#[inline(never)]
+fn begin(s: *mut Scratch, hook: u8, time: u64) -> u32 {
+    // SAFETY: `s` is this CPU's working memory.
+    unsafe {
+        let flow = addr_of_mut!((*s).flow);
         (*flow).start = time;
         (*flow).last = time;
         zero(addr_of_mut!((*flow).bytes));
-        (*flow).isn = [isn, view.seq];
         (*flow).fins = 0;
         (*flow).hook = hook ^ 1;
         (*s).flow_lock = [0; 2];
@@ -194,20 +219,17 @@ fn answered(view: &View, s: *mut Scratch, hook: u8) -> i32 {
         let _ = FLOWS.remove(tuple);
         if FLOWS.insert(tuple, &*flow.cast_const().cast::<FlowSlot>(), NO_EXIST).is_err() {
             count_reason(Reason::FlowsFull);
-            return if is_observing() { PASS } else { DROP };
+            return if is_observing() { UNKNOWN } else { REFUSED };
         }
         let told = describe(s, &*flow, kind::FLOW_START);
         if !record::flow(&*told) && !may_go_untold() {
             // The responder sends it again.
             let _ = FLOWS.remove(tuple);
             count_reason(Reason::RingFull);
-            return DROP;
-        }
-        if pinhole::remove(pin_key, (*flow).session) != 0 {
-            count(Counter::Used);
+            return REFUSED;
         }
     }
-    PASS
+    BEGUN
 }
 
 /// The responder's RST to a bare SYN frees the pinhole for one more try.

@@ -26,7 +26,7 @@ use crate::{
     packet::View,
     pinhole,
     programs::{DROP, PASS},
-    record,
+    range, record,
     rules::{self, net},
     scratch::{self, OF_HOOKS, Scratch, launder},
     util::{compare_exchange, count, count_code, increment, now, zero},
@@ -69,6 +69,14 @@ pub fn guard(ctx: &TcContext, view: &View, hook: u8) -> i32 {
     }
     if reason == Reason::NoPinhole as u16 && is_repeated(view, s, hook) {
         count(Counter::SynPassed);
+        return PASS;
+    }
+    if policy.flags & policy_flag::RANGES != 0
+        && !view.fragment
+        && reason != Reason::SynFlags as u16
+        && range::admits(view, s, policy, hook)
+    {
+        count(Counter::SynInRange);
         return PASS;
     }
     deny(ctx, view, s, hook, reason)

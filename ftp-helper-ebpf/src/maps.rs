@@ -15,7 +15,7 @@ use ftp_helper_common::{
     counter,
     key::{PairKey, PinholeKey, SessionKey, TupleKey},
     policy::{FewNets, KernelPolicy, MAX_CONTROL_PORTS, NetKey, PORT_CHUNKS, PortChunk, PortSet, ServerEntry},
-    state::{BlindPair, ClientState, FlowState, HalfOpen, PinholeState, SessionState},
+    state::{BlindPair, ClientState, FlowState, HalfOpen, PinholeState, RangeState, SessionState},
 };
 
 use crate::scratch::Scratch;
@@ -55,6 +55,9 @@ pub static PINHOLES: HashMap<PinholeKey, PinholeSlot, 1024> = HashMap::new();
 pub static FLOWS: HashMap<TupleKey, FlowSlot, 1024> = HashMap::new();
 #[btf_map]
 pub static CLIENTS: HashMap<Addr, ClientState, 1024> = HashMap::new();
+/// Hosts with encrypted sessions whose server has a range for them; the key's port is 0.
+#[btf_map]
+pub static RANGES: HashMap<PinholeKey, RangeState, 1024> = HashMap::new();
 /// Handshakes: any flood lives and dies here.
 #[btf_map]
 pub static HALF_OPEN: LruHashMap<SessionKey, HalfOpen, 1024> = LruHashMap::new();

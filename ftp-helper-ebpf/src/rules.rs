@@ -82,6 +82,13 @@ pub fn came_from_outside(ctx: &TcContext) -> bool {
     ifindex != 0 && OUTSIDE.get_ptr(ifindex).is_some()
 }
 
+/// The range of a server that its encrypted sessions open.
+#[inline(always)]
+pub fn opaque_range(s: *mut Scratch, policy: &KernelPolicy, server: &Addr) -> Option<(u16, u16)> {
+    let entry = SERVERS.get(net(s, policy, server))?;
+    (entry.opaque != 0 && entry.high != 0).then_some((entry.low, entry.high))
+}
+
 /// The tables as the reader asks for them.
 #[derive(Clone, Copy)]
 pub struct InTables<'a>(pub &'a KernelPolicy, pub *mut Scratch);

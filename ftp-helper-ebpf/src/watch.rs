@@ -25,7 +25,7 @@ use crate::{
     packet::View,
     pinhole,
     programs::{DROP, PASS},
-    record,
+    range, record,
     rules::{self, InTables},
     scratch::{self, InScratch, OF_HOOKS, Scratch},
     util::{copy, count, count_reason, lock, now, unlock, zero},
@@ -152,9 +152,13 @@ fn begin(ctx: &TcContext, view: &View, hook: u8, s: *mut Scratch, policy: &Kerne
     let _ = HALF_OPEN.remove(key);
     if let Some(old) = SESSIONS.get_ptr_mut(key) {
         // SAFETY: a live value of the table; the key of its pinhole changes only with its version.
-        let (pin, id, flags) = unsafe { ((*old).state.pinhole, (*old).state.id, (*old).state.flags) };
+        let (pin, id, flags, its_hook) =
+            unsafe { ((*old).state.pinhole, (*old).state.id, (*old).state.flags, (*old).state.client_hook) };
         if flags & flag::CLOSING == 0 {
             return PASS;
+        }
+        if flags & flag::RANGE != 0 {
+            range::release(&range::key(key, its_hook));
         }
         pinhole::revoke(&pin, id);
         let _ = SESSIONS.remove(key);
@@ -441,11 +445,18 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
         }
         let end = (*s).segment.seq.wrapping_add((*s).segment.len);
         let client = (*s).segment.side == CLIENT;
+        // An encrypted session that ends counts no longer for its hosts' range: whoever clears the flag counts down.
+        let closing = (*next).flags & flag::CLOSING != 0;
+        let mut ranged = false;
+        if closing {
+            (*next).flags &= !flag::RANGE;
+        }
         let mut lost = false;
         let at = addr_of_mut!((*slot).lock);
         lock(at);
         if (*slot).state.id == id {
             if (*slot).state.version == version {
+                ranged = closing && (*slot).state.flags & flag::RANGE != 0;
                 copy(next, addr_of_mut!((*slot).state));
             } else {
                 // Two segments at once, or a command of the daemon: nobody can say in which order. Blind, with both
@@ -466,6 +477,9 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
             }
         }
         unlock(at);
+        if ranged {
+            range::release(&range::key(&(*s).key, (*s).state.client_hook));
+        }
         if lost {
             count_reason(Reason::Race);
             count(Counter::Blinded);

@@ -83,6 +83,7 @@ fn policies() -> Vec<(Policy, (u16, u16))> {
     let range = Server {
         networks: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
         passive_ports: Some(50000..=50070),
+        opaque: Default::default(),
     };
     let mut all: Vec<_> = [ActiveOpen::Auto, ActiveOpen::Command, ActiveOpen::Reply, ActiveOpen::Transfer]
         .map(|active_open| (Policy { active_open, ..p.clone() }, (0, 65535)))

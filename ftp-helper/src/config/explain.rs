@@ -6,7 +6,7 @@ use ftp_helper_common::state::pending;
 use serde::Serialize;
 
 use super::{Config, Direction, Network};
-use crate::engine::policy::{ActiveOpen, LineEndings, Mode, OnDaemonLoss, SourcePort};
+use crate::engine::policy::{ActiveOpen, LineEndings, Mode, OnDaemonLoss, Opaque, SourcePort};
 
 /// A configuration in words and numbers, defaults filled in. The field names are those of the file.
 #[derive(Clone, Debug, Serialize)]
@@ -86,6 +86,8 @@ pub struct ServerExplanation {
     /// Ports that its passive mode may announce.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passive_ports: Option<String>,
+    /// What an encrypted session opens: `deny` or `range`.
+    pub opaque: &'static str,
 }
 
 impl Config {
@@ -146,6 +148,10 @@ impl Config {
                 .map(|s| ServerExplanation {
                     address: s.networks.iter().map(ToString::to_string).collect(),
                     passive_ports: s.passive_ports.as_ref().map(range),
+                    opaque: match s.opaque {
+                        Opaque::Deny => "deny",
+                        Opaque::Range => "range",
+                    },
                 })
                 .collect(),
             pinhole_timeout_ms: u64::try_from(policy.pinhole_timeout.as_millis()).unwrap_or(u64::MAX),
@@ -216,6 +222,9 @@ impl fmt::Display for Explanation {
         for server in &self.servers {
             let ports = server.passive_ports.as_deref().unwrap_or("any port from 1024");
             writeln!(f, "Server {}: passive mode announces {ports}.", server.address.join(", "))?;
+            if server.opaque == "range" {
+                writeln!(f, "  While an encrypted session lives, all of them are open to its client.")?;
+            }
         }
         writeln!(
             f,

@@ -19,7 +19,9 @@ use super::{
     reader::{Context, Item, Section},
     values,
 };
-use crate::engine::policy::{ActiveOpen, Limits, LineEndings, Mode, Modes, OnDaemonLoss, Policy, Server, SourcePort};
+use crate::engine::policy::{
+    ActiveOpen, Limits, LineEndings, Mode, Modes, OnDaemonLoss, Opaque, Policy, Server, SourcePort,
+};
 
 /// Reads the whole document. Problems go to the context; where there are any, the result is not to be used.
 pub(super) fn read<'a>(cx: &'a Context<'a>, table: &'a DeTable<'a>, name: &Path) -> (Config, Vec<String>) {
@@ -235,8 +237,9 @@ fn server(section: Section<'_>) -> Server {
         }
         None => section.missing("address", "is missing", ADDRESS),
     }
-    let mut passive_ports = None;
+    let (mut passive_ports, mut opaque, mut has_range) = (None, Opaque::Deny, false);
     if let Some(item) = section.get("passive_ports") {
+        has_range = true;
         passive_ports = values::port_range(&item);
         if let Some(range) = passive_ports.as_ref().filter(|r| *r.start() < 1024) {
             let (low, high) = (range.start(), range.end());
@@ -248,14 +251,16 @@ fn server(section: Section<'_>) -> Server {
         }
     }
     if let Some(item) = section.get("opaque") {
-        if item.is("range") {
-            item.not_available::<()>("opaque \"range\"", "write \"deny\", or remove the key");
-        } else {
-            item.choice(&[("deny", ())]);
+        opaque = item.choice(&[("deny", Opaque::Deny), ("range", Opaque::Range)]).unwrap_or_default();
+        if opaque == Opaque::Range && !has_range {
+            item.refuse::<()>(
+                "opens the server's passive_ports, and there are none",
+                "name them: passive_ports = \"40000-50000\"",
+            );
         }
     }
     section.finish();
-    Server { networks, passive_ports }
+    Server { networks, passive_ports, opaque }
 }
 
 fn pinhole(section: Section<'_>, policy: &mut Policy) {

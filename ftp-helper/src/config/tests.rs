@@ -318,9 +318,19 @@ fn later_work_is_known_and_refused() {
          f.toml:7:1: nat: [nat], the rewriting of addresses, is not available yet; remove the section\n\
          f.toml:8:1: nftables: [nftables], the feeding of sets, is not available yet; remove the section"
     );
-    assert!(mistakes("[[server]]\naddress = [\"192.0.2.1\"]\nopaque = \"range\"").contains(
-        "f.toml:5:10: server.opaque: opaque \"range\" is not available yet; write \"deny\", or remove the key"
-    ));
+}
+
+#[test]
+fn an_encrypted_sessions_range_needs_passive_ports() {
+    let ranged = "[[server]]\naddress = [\"192.0.2.1\"]\nopaque = \"range\"\n";
+    assert_eq!(
+        mistakes(ranged),
+        "f.toml:5:10: server.opaque: opens the server's passive_ports, and there are none; name them: passive_ports = \"40000-50000\""
+    );
+    let policy = parse(&format!("{WATCH}{ranged}passive_ports = \"40000-40009\"")).unwrap().policy;
+    assert_eq!(policy.opaque_range("192.0.2.1".parse::<std::net::IpAddr>().unwrap().into()), Some(40000..=40009));
+    assert_eq!(policy.opaque_range("192.0.2.2".parse::<std::net::IpAddr>().unwrap().into()), None);
+    assert!(policy.opens_ranges());
 }
 
 #[test]

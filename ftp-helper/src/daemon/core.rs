@@ -335,6 +335,11 @@ impl Daemon {
                 self.order(op::FORGET_CLIENT, |c| c.flow.initiator = client)?;
             }
         }
+        for (hosts, state) in self.plane.ranges()? {
+            if state.sessions == 0 {
+                self.order(op::FORGET_RANGE, |c| c.pinhole = hosts)?;
+            }
+        }
         self.act()
     }
 

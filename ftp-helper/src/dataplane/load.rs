@@ -159,7 +159,7 @@ pub(super) fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result
     Ok(program)
 }
 
-fn sizes(options: &Options) -> [(&'static str, u32); 8] {
+fn sizes(options: &Options) -> [(&'static str, u32); 9] {
     let n = options.sessions.max(1);
     [
         ("SESSIONS", n),
@@ -167,6 +167,7 @@ fn sizes(options: &Options) -> [(&'static str, u32); 8] {
         ("PINHOLES", n.saturating_add(n / 8).saturating_add(64)),
         ("FLOWS", n.saturating_mul(2)),
         ("CLIENTS", n.saturating_add(64)),
+        ("RANGES", n.saturating_add(64)),
         ("HALF_OPEN", TRANSIENT),
         ("MIDSTREAM", TRANSIENT),
         ("BLIND_PAIRS", TRANSIENT),
@@ -175,7 +176,7 @@ fn sizes(options: &Options) -> [(&'static str, u32); 8] {
 }
 
 /// Grows with every change of the tables' contents that their sizes do not show.
-const TABLES: u32 = 2;
+const TABLES: u32 = 3;
 
 /// Stands for everything that the tables' contents depend on.
 fn layout(options: &Options) -> u64 {

@@ -10,7 +10,7 @@ use ftp_helper_common::{
     key::{PinholeKey, SessionKey, TupleKey},
     policy::{PORTS_PER_CHUNK, PortChunk},
     reason::Reason,
-    state::{ClientState, FlowState, Locked, PinholeState, SessionState},
+    state::{ClientState, FlowState, Locked, PinholeState, RangeState, SessionState},
 };
 
 use super::Dataplane;
@@ -106,6 +106,14 @@ impl Dataplane {
     /// When the table can't be read.
     pub fn clients(&self) -> anyhow::Result<Vec<(Addr, ClientState)>> {
         Ok(self.entries::<Addr, ClientState>("CLIENTS", 0)?.collect())
+    }
+
+    /// Hosts with encrypted sessions whose server has a range for them, with the number of these sessions.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn ranges(&self) -> anyhow::Result<Vec<(PinholeKey, RangeState)>> {
+        Ok(self.entries::<PinholeKey, RangeState>("RANGES", 0)?.collect())
     }
 
     /// SYNs by destination port: how many were denied, and how many `observe` passed that would have been.

@@ -15,7 +15,7 @@ use ftp_helper_common::{
 use ipnet::IpNet;
 
 use super::Dataplane;
-use crate::engine::policy::{Mode, OnDaemonLoss, Policy, SourcePort};
+use crate::engine::policy::{Mode, OnDaemonLoss, Policy, Server, SourcePort};
 
 /// How old the heartbeat may be: several times the interval at which the daemon writes it.
 const STALE_AFTER: u64 = 5_000_000_000;
@@ -79,6 +79,7 @@ impl Dataplane {
             (policy_flag::SOURCE_20, policy.active_source_port == SourcePort::Twenty),
             (policy_flag::NO_FAST_PATH, !fast.fast_path),
             (policy_flag::NO_PARKING, !fast.parking),
+            (policy_flag::RANGES, policy.opens_ranges()),
         ] {
             if set {
                 kernel.flags |= flag;
@@ -109,8 +110,7 @@ impl Dataplane {
         kernel.few = self.write_few(generation, &networks)?;
         self.write_trie("NETS", generation, &networks)?;
         self.write_trie("INITIATORS", generation, &bits(|g| &g.initiators))?;
-        let servers: Vec<_> =
-            policy.servers.iter().map(|s| (s.networks.as_slice(), entry(s.passive_ports.as_ref()))).collect();
+        let servers: Vec<_> = policy.servers.iter().map(|s| (s.networks.as_slice(), entry(s))).collect();
         // The first server that matches counts, as in the engine.
         self.write_trie("SERVERS", generation, &prefixes(servers.into_iter(), |first, _| first))?;
         self.array::<KernelPolicy>("POLICY")?.set(0, kernel, 0).context("can't write the policy")
@@ -205,8 +205,13 @@ fn covers_everything(nets: &[IpNet]) -> bool {
     whole(true) && whole(false)
 }
 
-fn entry(range: Option<&RangeInclusive<u16>>) -> ServerEntry {
-    range.map_or(ServerEntry::default(), |r| ServerEntry { low: *r.start(), high: *r.end(), pad: 0 })
+fn entry(server: &Server) -> ServerEntry {
+    let opaque = server.opaque_range().is_some().into();
+    server.passive_ports.as_ref().map_or(ServerEntry::default(), |r| ServerEntry {
+        low: *r.start(),
+        high: *r.end(),
+        opaque,
+    })
 }
 
 fn nanos(d: std::time::Duration) -> u64 {

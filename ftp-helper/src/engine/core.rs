@@ -102,7 +102,9 @@ impl Core {
     ) {
         let (client, server) = ends(&session.key);
         let event = self.blank(now, kind).of_session(session.id, client, server);
-        self.event(Event { reason, pinhole, ..event });
+        let range = if kind == Kind::Opaque { self.policy.opaque_range(session.key.server) } else { None };
+        let detail = range.map(|r| format!("the server's ports {}-{} are open to the client", r.start(), r.end()));
+        self.event(Event { reason, pinhole, detail, ..event });
     }
 
     /// Whether the command was given again because the kernel was busy.

@@ -6,7 +6,7 @@ use ftp_helper_common::{
     key::{FlowKey, PinholeKey},
     reason::Reason,
     record::FlowRecord,
-    state::FlowState,
+    state::{FlowState, pending},
 };
 
 use super::{
@@ -27,7 +27,8 @@ pub(super) fn start(sessions: &mut Sessions, core: &mut Core, now: Nanos, record
     let session = sessions.get_mut(&record.session);
     let control = session.as_ref().map(|s| s.key);
     let used = session.and_then(|s| s.used(now, core, record.seq));
-    let mut flow = Flow { session: record.session, control, pinhole: used };
+    let range = record.mode == pending::RANGE;
+    let mut flow = Flow { session: record.session, control, range, pinhole: used };
     if let Some(old) = core.flows.get(&record.key) {
         // The same connection told twice counts once.
         flow.pinhole = used.or(old.pinhole);
@@ -102,7 +103,7 @@ pub(super) fn end(sessions: &mut Sessions, core: &mut Core, now: Nanos, record: 
 pub(super) fn adopt(sessions: &mut Sessions, core: &mut Core, key: &FlowKey, state: &FlowState) {
     let session = sessions.get_mut(&state.session);
     let control = session.as_ref().map(|s| s.key);
-    let flow = Flow { session: state.session, control, pinhole: None };
+    let flow = Flow { session: state.session, control, range: state.mode == pending::RANGE, pinhole: None };
     if core.flows.insert(*key, flow).is_none()
         && let Some(session) = session
     {

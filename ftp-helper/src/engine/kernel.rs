@@ -233,6 +233,9 @@ impl Session {
 
     /// The policy is another one.
     pub(super) fn policy_changed(&mut self, now: Nanos, core: &mut Core) {
+        if matches!(self.standing, Standing::Opaque(_)) {
+            self.ask_opaque(core);
+        }
         let Some(hole) = self.pinhole else { return };
         let a = Announcement { kind: hole.kind, addr: None, port: hole.key.port, side: SERVER, seq: hole.line };
         if judge(&core.policy, &self.key, self.client_hook, &a).is_err() {
@@ -254,6 +257,9 @@ impl Session {
                     // It won't see again; asking once more changes nothing.
                     self.kernel.asked = true;
                 }
+            }
+            op::STANDING if outcome == Outcome::Full => {
+                core.session_event(now, self, Kind::Refused, Some(Reason::PinholesFull), None);
             }
             op::STANDING if outcome != Outcome::Done => core.stats.commands_failed += 1,
             _ => {}
@@ -287,6 +293,12 @@ impl Session {
     /// Asks for the session's standing in the kernel.
     pub(super) fn ask_standing(&mut self, core: &mut Core, flags: u16) {
         core.command(Command { flags, ..self.about(op::STANDING, 0) });
+    }
+
+    /// Tells the kernel that the session is encrypted, and whether its server has a range for such sessions.
+    pub(super) fn ask_opaque(&mut self, core: &mut Core) {
+        let range = if core.policy.opaque_range(self.key.server).is_some() { flag::RANGE } else { 0 };
+        self.ask_standing(core, flag::OPAQUE | range);
     }
 
     /// After a segment: what the kernel opened and the engine did not is closed; a blind kernel is brought back.

@@ -86,6 +86,7 @@ pub(super) fn mode(kind: u8) -> NegotiatedBy {
         pending::PASV => NegotiatedBy::Pasv,
         pending::EPSV => NegotiatedBy::Epsv,
         pending::PORT => NegotiatedBy::Port,
+        pending::RANGE => NegotiatedBy::Range,
         _ => NegotiatedBy::Eprt,
     }
 }
@@ -174,6 +175,7 @@ mod tests {
             servers: vec![Server {
                 networks: vec!["198.51.100.0/24".parse().unwrap()],
                 passive_ports: Some(40000..=50000),
+                opaque: Default::default(),
             }],
             ..Policy::default()
         };

@@ -97,6 +97,25 @@ pub struct Server {
     pub networks: Vec<IpNet>,
     /// Ports that its passive mode may announce.
     pub passive_ports: Option<RangeInclusive<u16>>,
+    /// What an encrypted session opens.
+    pub opaque: Opaque,
+}
+
+/// What an encrypted session opens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Opaque {
+    /// Nothing.
+    #[default]
+    Deny,
+    /// The server's passive ports to the session's client, while the session lives.
+    Range,
+}
+
+impl Server {
+    /// The range that its encrypted sessions open.
+    pub fn opaque_range(&self) -> Option<RangeInclusive<u16>> {
+        self.passive_ports.clone().filter(|_| self.opaque == Opaque::Range)
+    }
 }
 
 /// Limits of the session table.
@@ -151,8 +170,26 @@ impl Modes {
 impl Policy {
     /// The passive range of a server, where one is set.
     pub fn passive_range(&self, server: Addr) -> Option<RangeInclusive<u16>> {
+        self.server(server)?.passive_ports.clone()
+    }
+
+    /// The range that encrypted sessions of a server open, where the administrator wants that and passive mode is
+    /// allowed at all.
+    pub fn opaque_range(&self, server: Addr) -> Option<RangeInclusive<u16>> {
+        self.server(server)?.opaque_range().filter(|_| self.allows_passive())
+    }
+
+    /// Whether encrypted sessions of any server open anything.
+    pub fn opens_ranges(&self) -> bool {
+        self.allows_passive() && self.servers.iter().any(|s| s.opaque_range().is_some())
+    }
+
+    fn allows_passive(&self) -> bool {
+        self.modes.allows(pending::PASV) || self.modes.allows(pending::EPSV)
+    }
+
+    fn server(&self, server: Addr) -> Option<&Server> {
         let ip: IpAddr = server.to_ip();
-        let server = self.servers.iter().find(|s| s.networks.iter().any(|n| n.contains(&ip)))?;
-        server.passive_ports.clone()
+        self.servers.iter().find(|s| s.networks.iter().any(|n| n.contains(&ip)))
     }
 }

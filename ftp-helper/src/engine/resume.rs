@@ -84,6 +84,10 @@ impl Session {
         if state.pinhole.port != 0 {
             session.adopt_pinhole(now, core, state);
         }
+        if matches!(session.standing, Standing::Opaque(_)) {
+            // The policy may be another one than that of the daemon before.
+            session.ask_opaque(core);
+        }
         session
     }
 

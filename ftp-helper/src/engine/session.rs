@@ -2,7 +2,7 @@
 
 use ftp_helper_common::{
     canon::bit,
-    key::{CLIENT, SERVER, SessionKey},
+    key::{CLIENT, FlowKey, SERVER, SessionKey},
     reason::Reason,
     record::SegmentRecord,
     state::flag,
@@ -161,9 +161,18 @@ impl Session {
         core.stats.acks_from_nowhere += (before - self.waiting.len()) as u64;
         core.kept = (core.kept + self.kept()).saturating_sub(kept);
         let (at, reason) = self.silence_ends(&core.policy);
-        if at <= now {
+        if at <= now && reason == Reason::Idle && self.is_used_by_another(core) {
+            self.last = now;
+        } else if at <= now {
             self.end(now, core, reason, true);
         }
+    }
+
+    /// Whether a data connection is running in the range of this encrypted session: which of its client's sessions it
+    /// belongs to nobody can tell, so that it keeps them all.
+    fn is_used_by_another(&self, core: &Core) -> bool {
+        let hosts = |f: &FlowKey| (f.initiator, f.responder) == (self.key.client, self.key.server);
+        matches!(self.standing, Standing::Opaque(_)) && core.flows.iter().any(|(key, f)| f.range && hosts(key))
     }
 
     /// Whether it is to be let go of.
@@ -204,7 +213,9 @@ impl Session {
         let why = if kind == Kind::Opaque { Reason::Auth } else { reason };
         self.revoke(now, core, why);
         self.standing = standing;
-        if reason != Reason::Unrecorded {
+        if kind == Kind::Opaque {
+            self.ask_opaque(core);
+        } else if reason != Reason::Unrecorded {
             self.ask_standing(core, flags);
         }
         count(&mut core.stats.standing, reason);

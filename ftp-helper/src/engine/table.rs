@@ -109,6 +109,8 @@ pub(super) struct Flow {
     pub(super) session: u64,
     /// The control connection, which may have ended.
     pub(super) control: Option<SessionKey>,
+    /// Whether it went through an encrypted session's range.
+    pub(super) range: bool,
     /// The pinhole that it used, if a reset may open it again.
     pub(super) pinhole: Option<super::pinhole::Pinhole>,
 }

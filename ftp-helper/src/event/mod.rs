@@ -81,7 +81,7 @@ pub enum Kind {
 /// A pinhole, in events and in `pinholes`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Pinhole {
-    /// How it was negotiated: `pasv`, `epsv`, `port` or `eprt`.
+    /// How it was negotiated: `pasv`, `epsv`, `port` or `eprt`; `range` for a data connection of an encrypted session.
     pub mode: NegotiatedBy,
     /// Who may connect.
     pub initiator: IpAddr,
@@ -107,6 +107,8 @@ pub enum NegotiatedBy {
     Port,
     /// EPRT (RFC 2428).
     Eprt,
+    /// Not at all: an encrypted session's data connection, in the range of its server.
+    Range,
 }
 
 /// How far a pinhole is.

@@ -183,6 +183,7 @@ fn a10_to_a17_addresses_and_ports() {
         servers: vec![Server {
             networks: vec!["198.51.100.5/32".parse().unwrap()],
             passive_ports: Some(50069..=50070),
+            opaque: Default::default(),
         }],
         ..policy()
     };

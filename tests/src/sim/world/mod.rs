@@ -629,6 +629,7 @@ fn policy(rng: &mut Rng, options: &Options) -> Policy {
             vec![Server {
                 networks: vec!["198.51.100.0/24".parse().expect("a network"), "2001:db8:2::/48".parse().expect("one")],
                 passive_ports: Some(40000..=40030),
+                opaque: Default::default(),
             }]
         } else {
             Vec::new()
