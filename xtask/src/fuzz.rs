@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Seconds for each target unless told otherwise, in `cargo xtask test` as well.
-pub(crate) const SECONDS: u64 = 30;
+const SECONDS: u64 = 30;
 /// Memory of a target, MiB: one that needs more has been made to grow.
 const MEMORY: u32 = 1024;
 /// Seconds for one input.
@@ -89,6 +89,19 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Runs every target for [`SECONDS`]; returns how many inputs that were, and what was found. They are built already.
+///
+/// # Errors
+/// A target can't be run.
+pub(crate) fn briefly(host: &Host) -> Result<(u64, Vec<String>)> {
+    let outcomes = all(host, &targets(&host.root)?, Limit::Seconds(SECONDS))?;
+    let found = outcomes.iter().filter(|o| !o.ok).map(|o| {
+        let log = fs::read_to_string(&o.log).unwrap_or_default();
+        format!("{}: {}\n  log: {}", o.target, reason(&log), o.log.display())
+    });
+    Ok((outcomes.iter().map(|o| o.executions).sum(), found.collect()))
+}
+
 /// The names of all targets.
 fn targets(root: &Path) -> Result<Vec<String>> {
     let dir = root.join("fuzz/fuzz_targets");
@@ -116,7 +129,10 @@ fn engine(host: &Host) -> String {
 }
 
 /// The command that builds one target, or all.
-fn build(host: &Host, target: Option<&str>) -> Result<Command> {
+///
+/// # Errors
+/// The directory of the build can't be written.
+pub(crate) fn build(host: &Host, target: Option<&str>) -> Result<Command> {
     // No target loads a program into the kernel, and none has to be compiled for them.
     let no_object = host.root.join("target/xtask/no-bpf-object");
     let dir = no_object.parent().unwrap_or(&host.root);

@@ -59,7 +59,14 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
     count.add(tested("end to end", end_to_end, options, &mut steps)?);
     if options.filter.is_none() {
         steps.check("documented configurations", || configurations(host))?;
-        steps.command("fuzz", &mut fuzz::build(host, None)?)?;
+        steps.command("fuzz build", &mut fuzz::build(host, None)?)?;
+        let mut executions = 0;
+        steps.check("fuzz", || {
+            let (count, found) = fuzz::briefly(host)?;
+            executions = count;
+            Ok(found)
+        })?;
+        steps.note(&format!("{executions} executions"));
     }
     println!("\n{}", steps.table());
     for name in &count.failures {
@@ -98,6 +105,10 @@ fn checks(host: &Host, options: &Options, steps: &mut Steps) -> Result<()> {
     steps.command("fmt", &mut cargo(&["fmt", "--all", "--check"]))?;
     steps.check("docs", || docs::check(&host.root))?;
     steps.command("deny", &mut cargo(&["deny", "--all-features", "check", "licenses", "bans", "sources"]))?;
+    // The fuzz targets are a workspace of their own.
+    steps.command("fmt of fuzz", &mut cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))?;
+    let deny = ["deny", "--manifest-path", "fuzz/Cargo.toml", "check", "licenses", "bans", "sources"];
+    steps.command("deny of fuzz", &mut cargo(&deny))?;
     if options.advisories {
         steps.command("advisories", &mut cargo(&["deny", "check", "advisories"]))?;
     }
