@@ -46,7 +46,7 @@ pub struct Command {
     pub seq: u32,
     /// Both sides' next sequence numbers (`RESYNC`).
     pub next: [u32; 2],
-    /// The pinhole (`OPEN`), or the entry (`FORGET_RANGE`).
+    /// The pinhole (`OPEN`, `CONFIRM`, `REVOKE`), or the entry (`FORGET_RANGE`).
     pub pinhole: PinholeKey,
     /// The data connection (`FORGET_FLOW`), or the client's quota key as the initiator (`FORGET_CLIENT`).
     pub flow: FlowKey,
@@ -56,8 +56,9 @@ pub struct Command {
     pub mode: u8,
     /// `state::pinhole_flag` (`OPEN`).
     pub pinhole_flags: u8,
-    /// Zero.
-    pub pad: u32,
+    /// Sequence number of the last announcement that the daemon has read before this one: an unconsumed pinhole of another
+    /// is younger, and is not replaced (`OPEN`).
+    pub replaces: u32,
 }
 
 super::pod!(Command);
@@ -84,7 +85,7 @@ pub enum Outcome {
     Full = 6,
     /// The client's quota is used up.
     Quota = 7,
-    /// The session changed while the command was carried out, several times over.
+    /// The kernel is at work on the segment that opens the pinhole (`CONFIRM`), or the client holds some (`FORGET_CLIENT`).
     Busy = 8,
     /// The command can't be read.
     Malformed = 9,

@@ -68,9 +68,13 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
             return Outcome::Barred as u32;
         }
         // A daemon that is behind must not replace what the kernel, which sees, has opened for a later announcement.
-        let sighted = flags & flag::BLIND == 0;
-        if sighted && old.port != 0 && old_seq != c.seq && PINHOLES.get_ptr(&old).is_some() {
+        let younger = flags & flag::BLIND == 0 && old_seq != c.seq && old_seq != c.replaces;
+        if younger && old.port != 0 && PINHOLES.get_ptr(&old).is_some() {
             return Outcome::MovedOn as u32;
+        }
+        // Whatever becomes of the new one: the client has given up the old one, and its share of the quota is free.
+        if old != c.pinhole {
+            pinhole::revoke(&old, id);
         }
         let state = PinholeState {
             session: id,
@@ -96,9 +100,6 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
             pinhole::remove(&c.pinhole, id);
             return Outcome::Barred as u32;
         }
-        if old != c.pinhole {
-            pinhole::revoke(&old, id);
-        }
     }
     count(Counter::OpenedSlow);
     Outcome::Done as u32
@@ -115,7 +116,8 @@ fn confirm(c: &Command, slot: *mut SessionSlot) -> u32 {
         let key = (*slot).state.pinhole;
         unlock(at);
         if !same || key.port == 0 {
-            return Outcome::NoPinhole as u32;
+            // It is there, and the segment that opens it is not committed yet: it may be used, or taken back again.
+            return if is_of(c) { Outcome::Busy as u32 } else { Outcome::NoPinhole as u32 };
         }
         // The session still names it, so nobody has taken it back: a connection has used it up.
         let Some(p) = PINHOLES.get_ptr_mut(&key) else { return Outcome::Used as u32 };
@@ -143,12 +145,32 @@ fn revoke(c: &Command, slot: *mut SessionSlot) -> u32 {
             (*slot).state.pinhole = PinholeKey::NONE;
         }
         unlock(at);
-        if !same || key.port == 0 || pinhole::remove(&key, c.session) == 0 {
+        let same = same && key.port != 0;
+        // One whose segment is not committed yet is found by its key.
+        if !same && !is_of(c) {
+            return Outcome::NoPinhole as u32;
+        }
+        let key = if same { &key } else { &c.pinhole };
+        if pinhole::remove(key, c.session) == 0 {
             return Outcome::NoPinhole as u32;
         }
     }
     count(Counter::Revoked);
     Outcome::Done as u32
+}
+
+/// Whether the pinhole that the command names is there, and of its announcement.
+#[inline(always)]
+fn is_of(c: &Command) -> bool {
+    let Some(p) = PINHOLES.get_ptr_mut(&c.pinhole) else { return false };
+    // SAFETY: as in `open`; `p` is a live value of the table, changed under its lock only.
+    unsafe {
+        let at = addr_of_mut!((*p).lock);
+        lock(at);
+        let same = (*p).state.session == c.session && (*p).state.seq == c.seq;
+        unlock(at);
+        same
+    }
 }
 
 #[inline(never)]

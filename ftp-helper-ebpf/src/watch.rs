@@ -452,6 +452,7 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
             (*next).flags &= !flag::RANGE;
         }
         let mut lost = false;
+        let mut twice = false;
         let at = addr_of_mut!((*slot).lock);
         lock(at);
         if (*slot).state.id == id {
@@ -463,6 +464,8 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
                 // high-water marks.
                 lost = true;
                 let e = addr_of_mut!((*slot).state);
+                // Another CPU had the same segment in hand: what both have opened stays.
+                twice = (*e).pinhole_seq == (*s).segment.seq && (*e).pinhole == opened;
                 (*e).version = (*e).version.wrapping_add(1);
                 (*e).epoch = (*e).epoch.wrapping_add(1);
                 (*e).flags |= flag::BLIND | unseen;
@@ -483,7 +486,7 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
         if lost {
             count_reason(Reason::Race);
             count(Counter::Blinded);
-            if made.has(bit::OPEN) {
+            if made.has(bit::OPEN) && !twice {
                 take_back(s, &opened);
             }
         }

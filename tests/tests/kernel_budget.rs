@@ -25,8 +25,8 @@ const CEILINGS: [(&str, u32); 8] = [
     ("ftp_ingress", HOOK),
     ("ftp_ingress_l3", HOOK),
 ];
-const HOOK: u32 = 213_000;
-const COMMAND: u32 = 4_600;
+const HOOK: u32 = 229_000;
+const COMMAND: u32 = 9_000;
 const FLOOR: u32 = 36_000;
 
 #[test]

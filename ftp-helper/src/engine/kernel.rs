@@ -3,7 +3,7 @@
 use ftp_helper_common::{
     canon::{bit, pinhole_key},
     command::{Command, Outcome, op},
-    key::SERVER,
+    key::{PinholeKey, SERVER},
     reason::Reason,
     record::SegmentRecord,
     state::{SessionState, flag, pending},
@@ -23,6 +23,8 @@ use crate::event::{self, By, Event, Kind, PinholeState};
 
 /// How long a data connection's record may be behind the kernel's word that the pinhole is gone, nanoseconds.
 const USED_WAIT: Nanos = 200_000_000;
+/// How long the kernel may be at work on one segment before it is asked again, nanoseconds.
+const SETTLE_WAIT: Nanos = 1_000_000;
 /// Openings of the fast path whose bytes the engine has not read yet, at most.
 const FAST: usize = 8;
 
@@ -38,6 +40,10 @@ pub(super) struct KernelSide {
     superseded: Vec<(Pinhole, Reason)>,
     /// The announcement whose pinhole was used last.
     used: Option<u32>,
+    /// The last announcement that was read, as the kernel names it.
+    last: u32,
+    /// The last opening of the fast path that was read.
+    taken: Option<(u8, u32)>,
     /// Where both streams stood when the session was taken over: what is older was told to nobody, or to a daemon before.
     joined: Option<[u32; 2]>,
     epoch: u32,
@@ -116,7 +122,9 @@ impl KernelSide {
     fn take(&mut self, side: u8, seq: u32) -> Option<Fast> {
         let within = |f: &Fast| f.side == side && distance(seq, f.seq) >= 0 && distance(seq, f.end) < 0;
         let i = self.fast.iter().position(within)?;
-        Some(self.remove(i))
+        let fast = self.remove(i);
+        self.taken = Some((fast.side, fast.seq));
+        Some(fast)
     }
 
     fn remove(&mut self, i: usize) -> Fast {
@@ -170,16 +178,18 @@ impl Session {
         if agreed.is_some() {
             hole.stage = Stage::Provisional;
             core.stats.taken_by_fast_path += 1;
+            self.kernel.last = hole.seq;
             self.tell_opened(now, core, &hole, By::Kernel);
             if self.kernel.used == Some(hole.seq) {
                 return;
             }
-            core.command(self.about(op::CONFIRM, hole.seq));
+            self.ask_confirm(core, &hole);
         } else {
             if let Some(fast) = fast {
                 self.diverged(now, core, &fast);
             }
             self.ask_open(core, &hole);
+            self.kernel.last = hole.seq;
         }
         core.unconsumed.add(self.key.client, &key, self.id);
         self.pinhole = Some(hole);
@@ -188,7 +198,7 @@ impl Session {
     /// Takes back what is unconsumed.
     pub(super) fn revoke(&mut self, now: Nanos, core: &mut Core, reason: Reason) {
         let Some(hole) = self.drop_pinhole(core) else { return };
-        core.command(self.about(op::REVOKE, hole.seq));
+        self.ask_revoke(core, &hole.key, hole.seq);
         self.tell_revoked(now, core, hole, reason);
     }
 
@@ -219,16 +229,18 @@ impl Session {
         };
         let timeout = pinhole::timeout(&core.policy);
         core.unconsumed.add(self.key.client, &state.pinhole, self.id);
-        self.pinhole = Some(Pinhole {
+        let hole = Pinhole {
             key: state.pinhole,
             deadline: now.saturating_add(timeout),
             seq: state.pinhole_seq,
             line: state.pinhole_seq,
             kind,
             stage: Stage::Adopted,
-        });
+        };
+        self.pinhole = Some(hole);
+        self.kernel.last = hole.seq;
         // Nobody has vouched for it if the daemon before was gone when it opened.
-        core.command(self.about(op::CONFIRM, state.pinhole_seq));
+        self.ask_confirm(core, &hole);
     }
 
     /// The policy is another one.
@@ -272,9 +284,14 @@ impl Session {
         if hole.deadline <= now {
             self.drop_pinhole(core);
             // The kernel lets nobody through any more; this frees its entry and the client's share.
-            core.command(self.about(op::REVOKE, hole.seq));
+            self.ask_revoke(core, &hole.key, hole.seq);
             core.stats.expired += 1;
             core.session_event(now, self, Kind::Expired, None, Some(hole.show(now)));
+        } else if let Stage::Unsettled(until) = hole.stage
+            && until <= now
+        {
+            self.pinhole = Some(Pinhole { stage: Stage::Provisional, ..hole });
+            self.ask_confirm(core, &hole);
         } else if let Stage::Missing { since, until } = hole.stage
             && until <= now
         {
@@ -307,7 +324,10 @@ impl Session {
         let read = |f: &Fast| distance(next[usize::from(f.side & 1)], f.end) >= 0;
         while let Some(i) = self.kernel.fast.iter().position(|f| self.standing != Standing::Good || read(f)) {
             let fast = self.kernel.remove(i);
-            self.diverged(now, core, &fast);
+            // Two CPUs may have had the same segment in hand, and both have told of it.
+            if self.kernel.taken != Some((fast.side, fast.seq)) {
+                self.diverged(now, core, &fast);
+            }
         }
         if self.kernel.blind && !self.kernel.asked && self.is_quiet() {
             self.kernel.asked = true;
@@ -386,6 +406,7 @@ impl Session {
                 core.stats.confirmed += 1;
                 core.session_event(now, self, Kind::Confirmed, None, Some(shown));
             }
+            Outcome::Busy => hole.stage = Stage::Unsettled(now.saturating_add(SETTLE_WAIT)),
             // Used up before it could be vouched for; the record of that is on its way.
             Outcome::Used => hole.stage = Stage::Confirmed,
             // Taken back by the kernel, or used by a session that has moved on; a record may be on its way.
@@ -399,9 +420,9 @@ impl Session {
     /// The kernel opened what the engine would not have.
     fn diverged(&mut self, now: Nanos, core: &mut Core, fast: &Fast) {
         core.stats.divergences += 1;
-        core.command(self.about(op::REVOKE, fast.seq));
         let kind = if fast.kind == 0 { pending::PORT } else { fast.kind };
         let key = pinhole_key(&self.key, self.client_hook, kind, fast.port);
+        self.ask_revoke(core, &key, fast.seq);
         let shown = pinhole::show(&key, kind, PinholeState::Provisional, 0);
         core.session_event(now, self, Kind::Revoked, Some(Reason::NotConfirmed), Some(shown));
     }
@@ -429,8 +450,17 @@ impl Session {
             pinhole: hole.key,
             mode: hole.kind,
             pinhole_flags: pinhole::flags(&core.policy, hole.kind),
+            replaces: self.kernel.last,
             ..self.about(op::OPEN, hole.seq)
         });
+    }
+
+    fn ask_confirm(&self, core: &mut Core, hole: &Pinhole) {
+        core.command(Command { pinhole: hole.key, ..self.about(op::CONFIRM, hole.seq) });
+    }
+
+    fn ask_revoke(&self, core: &mut Core, pinhole: &PinholeKey, seq: u32) {
+        core.command(Command { pinhole: *pinhole, ..self.about(op::REVOKE, seq) });
     }
 
     fn quota_used_up(&self, core: &Core) -> bool {

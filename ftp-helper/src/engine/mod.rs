@@ -32,7 +32,7 @@ mod tests;
 use std::collections::HashMap;
 
 use ftp_helper_common::{
-    command::{Command, Outcome},
+    command::{Command, Outcome, op},
     key::{FlowKey, SessionKey},
     reason::Reason,
     record::SegmentRecord,
@@ -95,7 +95,8 @@ impl Engine {
 
     /// Takes the kernel's answer to an [`Action::Command`].
     pub fn handle_outcome(&mut self, now: Nanos, command: &Command, outcome: Outcome) {
-        if self.core.retries(command, outcome) {
+        // A pinhole that is being opened is asked about again, and not at once.
+        if command.op != op::CONFIRM && self.core.retries(command, outcome) {
             return;
         }
         let Some(session) = self.sessions.get_mut(&command.session) else { return };

@@ -38,6 +38,8 @@ pub(super) enum Stage {
     Provisional,
     /// It stood in the table of a session that was taken over; the kernel was asked whether it is still there.
     Adopted,
+    /// The kernel was at work on the segment that opened it; it is asked again then.
+    Unsettled(Nanos),
     /// The kernel said at `since` that it is not there. If nothing is found by `until` to have used it before `since`, it
     /// is opened again.
     Missing { since: Nanos, until: Nanos },
@@ -51,7 +53,7 @@ impl Pinhole {
     /// When something is to be done about it.
     pub(super) fn due(&self) -> Nanos {
         match self.stage {
-            Stage::Missing { until, .. } => until.min(self.deadline),
+            Stage::Missing { until, .. } | Stage::Unsettled(until) => until.min(self.deadline),
             Stage::Provisional | Stage::Adopted | Stage::Asked | Stage::Confirmed => self.deadline,
         }
     }
@@ -59,7 +61,7 @@ impl Pinhole {
     /// As events and `pinholes` show it.
     pub(super) fn show(&self, now: Nanos) -> event::Pinhole {
         let state = match self.stage {
-            Stage::Provisional | Stage::Adopted | Stage::Missing { .. } | Stage::Asked => {
+            Stage::Provisional | Stage::Adopted | Stage::Unsettled(_) | Stage::Missing { .. } | Stage::Asked => {
                 event::PinholeState::Provisional
             }
             Stage::Confirmed => event::PinholeState::Confirmed,

@@ -103,7 +103,7 @@ impl Daemon {
         }
         // The pinhole may have opened between the SYN's denial and this moment.
         for key in early {
-            if kernel.pinholes.get(&key).is_some_and(|p| p.source_port == 0) {
+            if kernel.pinholes.get(&key).is_some_and(|p| !p.is_bound()) {
                 self.release(now, &key);
             }
         }

@@ -35,7 +35,7 @@ impl Kernel {
             op::OPEN => self.open(now, c),
             op::CONFIRM => {
                 if s.pinhole_seq != c.seq || s.pinhole.port == 0 {
-                    return Outcome::NoPinhole;
+                    return if self.is_of(c) { Outcome::Busy } else { Outcome::NoPinhole };
                 }
                 match self.pinholes.get_mut(&s.pinhole) {
                     Some(p) if p.session == c.session && p.seq == c.seq => {
@@ -46,11 +46,17 @@ impl Kernel {
                 }
             }
             op::REVOKE => {
-                if s.pinhole_seq != c.seq || s.pinhole.port == 0 {
+                let same = s.pinhole_seq == c.seq && s.pinhole.port != 0;
+                if same {
+                    self.change(c, |s| s.pinhole = PinholeKey::NONE);
+                } else if !self.is_of(c) {
                     return Outcome::NoPinhole;
                 }
-                self.change(c, |s| s.pinhole = PinholeKey::NONE);
-                if self.remove_pinhole(&s.pinhole, c.session) { Outcome::Done } else { Outcome::NoPinhole }
+                if self.remove_pinhole(if same { &s.pinhole } else { &c.pinhole }, c.session) {
+                    Outcome::Done
+                } else {
+                    Outcome::NoPinhole
+                }
             }
             op::STANDING => {
                 let bits = c.flags & (flag::TAINTED | flag::KILLED | flag::OPAQUE);
@@ -78,9 +84,12 @@ impl Kernel {
         if s.flags & flag::BARRED != 0 {
             return Outcome::Barred;
         }
-        let sighted = s.flags & flag::BLIND == 0;
-        if sighted && s.pinhole.port != 0 && s.pinhole_seq != c.seq && self.pinholes.contains_key(&s.pinhole) {
+        let younger = s.flags & flag::BLIND == 0 && s.pinhole_seq != c.seq && s.pinhole_seq != c.replaces;
+        if younger && s.pinhole.port != 0 && self.pinholes.contains_key(&s.pinhole) {
             return Outcome::MovedOn;
+        }
+        if s.pinhole != c.pinhole {
+            self.remove_pinhole(&s.pinhole, s.id);
         }
         let state = PinholeState {
             session: s.id,
@@ -98,9 +107,6 @@ impl Kernel {
             s.pinhole = c.pinhole;
             s.pinhole_seq = c.seq;
         });
-        if s.pinhole != c.pinhole && s.pinhole.port != 0 {
-            self.remove_pinhole(&s.pinhole, s.id);
-        }
         Outcome::Done
     }
 
@@ -122,6 +128,10 @@ impl Kernel {
             s.blind_reason = 0;
         });
         Outcome::Done
+    }
+
+    fn is_of(&self, c: &Command) -> bool {
+        self.pinholes.get(&c.pinhole).is_some_and(|p| p.session == c.session && p.seq == c.seq)
     }
 
     /// Changes an entry, so that no segment judged before is committed.

@@ -3,7 +3,7 @@
 use ftp_helper_common::{
     key::{HOOK_IN, PinholeKey, TupleKey},
     record::{FlowRecord, kind},
-    state::{FlowState, PinholeState, pinhole_flag},
+    state::{FlowState, PinholeState, bound, pinhole_flag},
     tcp,
 };
 
@@ -76,14 +76,14 @@ impl Kernel {
     fn answered(&mut self, now: u64, hook: u8, p: &Packet) -> Verdict {
         let pin = answered_pinhole(hook, p);
         let Some(hole) = self.pinholes.get(&pin).copied() else { return Verdict::Pass };
-        if hole.source_port != p.to.port || p.ack != hole.isn.wrapping_add(1) {
+        if hole.bound != bound(p.ack.wrapping_sub(1), p.to.port) {
             return Verdict::Pass;
         }
         let flow = FlowState {
             session: hole.session,
             start: now,
             last: now,
-            isn: [hole.isn, p.seq],
+            isn: [hole.isn(), p.seq],
             deadline: hole.deadline,
             seq: hole.seq,
             mode: hole.mode,
@@ -110,9 +110,8 @@ impl Kernel {
 
     fn refused(&mut self, hook: u8, p: &Packet) {
         let Some(hole) = self.pinholes.get_mut(&answered_pinhole(hook, p)) else { return };
-        if hole.source_port == p.to.port && p.ack == hole.isn.wrapping_add(1) && hole.flags & pinhole_flag::REARMED == 0
-        {
-            hole.source_port = 0;
+        if hole.bound == bound(p.ack.wrapping_sub(1), p.to.port) && hole.flags & pinhole_flag::REARMED == 0 {
+            hole.bound = 0;
             hole.flags |= pinhole_flag::REARMED;
         }
     }

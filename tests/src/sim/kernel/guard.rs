@@ -4,7 +4,7 @@ use ftp_helper_common::{
     key::{FlowKey, PairKey, PinholeKey},
     reason::Reason,
     record::{SynRecord, kind},
-    state::pinhole_flag,
+    state::{bound, pinhole_flag},
     tcp,
 };
 
@@ -42,9 +42,8 @@ impl Kernel {
             Err(Reason::Expired)
         } else if hole.flags & pinhole_flag::SOURCE_20 != 0 && p.from.port != 20 {
             Err(Reason::SourcePortNot20)
-        } else if hole.source_port == 0 || hole.source_port == p.from.port {
-            hole.source_port = p.from.port;
-            hole.isn = p.seq;
+        } else if !hole.is_bound() || hole.source_port() == p.from.port {
+            hole.bound = bound(p.seq, p.from.port);
             self.happened.push(Happened::SynPassed(key, *hole));
             Ok(())
         } else {

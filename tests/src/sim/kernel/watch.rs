@@ -66,12 +66,13 @@ impl Kernel {
         } else if made.has(bit::REVOKE) {
             next.pinhole = PinholeKey::NONE;
         }
-        let mut lost = false;
+        let (mut lost, mut twice) = (false, false);
         if let Some(e) = self.sessions.get_mut(key).filter(|e| e.id == id) {
             if e.version == snapshot.version {
                 *e = next;
             } else {
                 lost = true;
+                twice = e.pinhole_seq == segment.seq && e.pinhole == *opened;
                 e.version = e.version.wrapping_add(1);
                 e.epoch = e.epoch.wrapping_add(1);
                 e.flags |= flag::BLIND | unseen;
@@ -85,7 +86,7 @@ impl Kernel {
         }
         if lost {
             self.happened.push(Happened::Raced(id));
-            if made.has(bit::OPEN) {
+            if made.has(bit::OPEN) && !twice {
                 self.remove_pinhole(opened, id);
             }
         }

@@ -3,6 +3,7 @@
 use ftp_helper::event::{Event, Kind, PinholeState as Shown};
 use ftp_helper_common::{
     key::PinholeKey,
+    reason::Reason,
     state::{PinholeState, flag},
 };
 
@@ -136,6 +137,10 @@ impl World {
                 if !s.script.opens.iter().any(|o| o.port == port) {
                     return broken(about, format!("I6: the engine opened port {port}, which this dialogue does not"));
                 }
+            }
+            Kind::Refused if event.reason == Some(Reason::SessionClosing) => {
+                let port = event.pinhole.as_ref().map_or(0, |p| p.port);
+                self.sessions[i].too_late.push(port);
             }
             Kind::Tainted | Kind::Killed | Kind::Opaque => {
                 self.summary.barred += 1;
@@ -315,6 +320,9 @@ impl World {
         self.check()?;
         for (i, s) in self.sessions.iter().enumerate() {
             let expected: Vec<u16> = s.script.opens.iter().map(|o| o.port).collect();
+            // What a slow daemon comes to when the control connection is over opens nothing (rule 5).
+            let late = |p: &u16| self.options.trouble.slow && s.too_late.contains(p);
+            let expected: Vec<u16> = expected.into_iter().filter(|p| s.told.contains(p) || !late(p)).collect();
             if s.told != expected {
                 return broken(Some(i), format!("I6: opened {:?} instead of {expected:?}", s.told));
             }

@@ -183,6 +183,8 @@ pub struct World {
     on_the_way: usize,
     recent: Vec<(u8, Packet)>,
     daemon_at: u64,
+    /// Whether it is about to read.
+    reading: bool,
     next_sweep: u64,
     next_port: u16,
     over: usize,
@@ -248,6 +250,7 @@ impl World {
             on_the_way: 0,
             recent: Vec::new(),
             daemon_at: u64::MAX,
+            reading: false,
             next_sweep: BEGIN + 30 * SECOND,
             next_port: 10000,
             over: 0,
@@ -361,7 +364,10 @@ impl World {
             Ev::Start(i) => self.start(i),
             Ev::Reap(i) => self.reap(i)?,
             Ev::Daemon => {
-                self.daemon_at = u64::MAX;
+                if self.now < self.daemon_at {
+                    return Ok(());
+                }
+                (self.daemon_at, self.reading) = (u64::MAX, false);
                 if self.daemon.works(self.now) {
                     let most = if self.options.trouble.slow { self.rng.from_to(1, 6) as usize } else { usize::MAX };
                     self.daemon.turn(self.now, &mut self.kernel, most);
@@ -564,13 +570,14 @@ impl World {
         let idle = k.events.is_empty() && k.telemetry.is_empty() && k.parked.is_empty();
         let due = if idle {
             self.daemon.engine.as_ref().and_then(|e| e.poll_timeout()).unwrap_or(u64::MAX).max(self.now)
-        } else if self.daemon_at <= self.now + SECOND / 2 {
+        } else if self.reading {
             return;
         } else if self.options.trouble.slow && self.rng.chance(300) {
             self.now + self.rng.from_to(0, 400 * MILLI)
         } else {
             self.now + self.rng.from_to(0, 200 * MICRO)
         };
+        self.reading = !idle;
         if due < self.daemon_at {
             self.daemon_at = due;
             self.at(due, Ev::Daemon);

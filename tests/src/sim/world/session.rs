@@ -61,6 +61,8 @@ pub(super) struct Session {
     pub(super) ids: Vec<u64>,
     /// Ports that the engine has told to be open, in order.
     pub(super) told: Vec<u16>,
+    /// Ports that the engine refused since the control connection had ended.
+    pub(super) too_late: Vec<u16>,
     /// How often a data connection has used each announcement.
     pub(super) uses: Vec<u32>,
     /// The last announcement that was opened in the kernel.
@@ -132,6 +134,7 @@ impl Session {
             raced: false,
             ids: Vec::new(),
             told: Vec::new(),
+            too_late: Vec::new(),
             uses,
             last_open: 0,
         }
