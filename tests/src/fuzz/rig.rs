@@ -6,7 +6,7 @@ use arbitrary::{Result, Unstructured};
 use ftp_helper::{
     engine::{
         Action, Engine, Policy, Record, Visible,
-        policy::{ActiveOpen, LineEndings, Modes, Server},
+        policy::{ActiveOpen, LineEndings, Modes, Opaque, Server},
     },
     event::{Kind, NegotiatedBy},
 };
@@ -124,7 +124,7 @@ impl Setting {
         }
         if bit(14) && bit(15) {
             let networks = vec![setting.key.server.to_ip().into()];
-            policy.servers.push(Server { networks, passive_ports: Some(50000..=51000) });
+            policy.servers.push(Server { networks, passive_ports: Some(50000..=51000), opaque: Opaque::Deny });
         }
         Ok(setting)
     }
@@ -441,6 +441,7 @@ fn hole(pinhole: &ftp_helper::event::Pinhole) -> Hole {
         NegotiatedBy::Epsv => Way::Epsv,
         NegotiatedBy::Port => Way::Port,
         NegotiatedBy::Eprt => Way::Eprt,
+        NegotiatedBy::Range => panic!("no server here opens its range: {pinhole:?}"),
     };
     Hole { way, initiator: pinhole.initiator, responder: pinhole.responder, port: pinhole.port }
 }
