@@ -31,5 +31,5 @@ proptest! {
 
 /// How many, where `FTP_HELPER_FULL` asks for the long form.
 fn cases() -> u32 {
-    if std::env::var_os("FTP_HELPER_FULL").is_some() { 200_000 } else { 5_000 }
+    if std::env::var_os("FTP_HELPER_FULL").is_some() { 200_000 } else { 20_000 }
 }
