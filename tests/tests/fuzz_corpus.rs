@@ -6,12 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ftp_helper_tests::fuzz::TARGETS;
+use ftp_helper_tests::fuzz::{TARGETS, Target};
 
 #[test]
 fn every_seed_passes() {
     let mut count = 0;
-    for (target, run) in TARGETS {
+    for Target { name: target, run } in TARGETS {
         for (name, path) in files(&seeds().join(target)) {
             // The name of a seed that fails is the last one told.
             println!("{target}/{name}");
@@ -33,7 +33,7 @@ fn every_seed_is_explained() {
         assert_eq!(index.insert(name.to_owned(), what), None, "{name} is there twice");
     }
     let mut there = BTreeSet::new();
-    for (target, _) in TARGETS {
+    for Target { name: target, .. } in TARGETS {
         there.extend(files(&seeds().join(target)).into_keys().map(|name| format!("{target}/{name}")));
     }
     assert_eq!(index.into_keys().collect::<BTreeSet<_>>(), there);
@@ -44,7 +44,7 @@ fn every_seed_is_explained() {
 fn every_target_is_replayed() {
     let programs = files(&root().join("fuzz/fuzz_targets"));
     let programs: Vec<_> = programs.keys().filter_map(|name| name.strip_suffix(".rs")).collect();
-    assert_eq!(programs, TARGETS.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    assert_eq!(programs, TARGETS.iter().map(|target| target.name).collect::<Vec<_>>());
 }
 
 fn root() -> &'static Path {

@@ -272,7 +272,7 @@ stat::number_of_executed_units: 4194310
         let module = fs::read_to_string(root.join("tests/src/fuzz/mod.rs")).expect("a module");
         for name in names {
             assert!(manifest.contains(&format!("name = \"{name}\"")), "{name}");
-            assert!(module.contains(&format!("(\"{name}\", {name}::run)")), "{name}");
+            assert!(module.contains(&format!("name: \"{name}\", run: {name}::run")), "{name}");
         }
     }
 }

@@ -13,13 +13,22 @@ pub mod rig;
 pub mod script;
 pub mod segments;
 
+/// A fuzz target.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name, which is its program's too.
+    pub name: &'static str,
+    /// What it does with its bytes.
+    pub run: fn(&[u8]),
+}
+
 /// Every target, by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
-    ("canon", canon::run),
-    ("capture", capture::run),
-    ("config", config::run),
-    ("control", control::run),
-    ("dialogue", dialogue::run),
-    ("grammar", grammar::run),
-    ("segments", segments::run),
+pub const TARGETS: &[Target] = &[
+    Target { name: "canon", run: canon::run },
+    Target { name: "capture", run: capture::run },
+    Target { name: "config", run: config::run },
+    Target { name: "control", run: control::run },
+    Target { name: "dialogue", run: dialogue::run },
+    Target { name: "grammar", run: grammar::run },
+    Target { name: "segments", run: segments::run },
 ];
