@@ -97,7 +97,8 @@ fn build(host: &Host, dir: &Path) -> Result<Vec<PathBuf>> {
     build.args(["test", "--no-run", "--locked", "--message-format=json-render-diagnostics"]);
     build.args(["--package", "ftp-helper-common", "--package", "ftp-helper", "--package", "ftp-helper-tests"]);
     build.args(["--lib", "--test", "oracle_dialogue", "--test", "fuzz_corpus"]);
-    build.env("RUSTC_WORKSPACE_WRAPPER", &wrapper);
+    // Build scripts have counters too, and would leave them beside the sources.
+    build.env("RUSTC_WORKSPACE_WRAPPER", &wrapper).env("LLVM_PROFILE_FILE", dir.join("build/%p-%m.profraw"));
     build.stderr(std::process::Stdio::inherit());
     let output = build.output().with_context(|| format!("can't start: {}", command::line(&build)))?;
     if !output.status.success() {
