@@ -1,12 +1,15 @@
 //! What the end-to-end tests share.
 
+pub mod catalogue;
+pub mod connect;
 pub mod dialogue;
+pub mod flood;
 pub mod fuzz;
 pub mod gateway;
 pub mod oracle;
 pub mod packet;
+pub mod program;
 pub mod responder;
 pub mod sim;
 pub mod spinner;
 pub mod testrun;
-pub mod warden;

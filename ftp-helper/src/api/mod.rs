@@ -14,6 +14,7 @@ pub mod server;
 pub mod socket;
 #[cfg(test)]
 mod tests;
+mod why;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,7 @@ pub use self::{
         Status,
     },
     server::read_request,
+    why::{Asked, Guarded, Verdict, Why},
 };
 use crate::event::Event;
 
@@ -63,6 +65,8 @@ pub enum Request {
     Sessions,
     /// Answered by [`Response::Pinhole`]s and [`Response::End`].
     Pinholes,
+    /// Whether a connection would be let through; answered by [`Response::Why`].
+    Why(Asked),
     /// Answered by [`Response::Observing`], then [`Response::Event`]s and [`Response::Lagged`], and [`Response::End`]
     /// unless it follows.
     Observe {
@@ -90,6 +94,8 @@ pub enum Response {
     Session(Box<Session>),
     /// A pinhole.
     Pinhole(Box<PinholeRow>),
+    /// Whether the connection would be let through.
+    Why(Box<Why>),
     /// From here on no event is missed.
     Observing,
     /// An event.

@@ -1,11 +1,16 @@
 //! The loop's state: kernel side, engine, interfaces, and the answers to questions.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use ftp_helper_common::{
     command::{Command, Outcome, op},
-    key::PinholeKey,
+    key::{FlowKey, PinholeKey},
     record::SynRecord,
     state::{FlowState, flag},
 };
@@ -20,7 +25,7 @@ use super::{
     backend::Question,
     clock, guards,
     rings::{Found, Rings},
-    status,
+    status, why,
 };
 use crate::{
     api::ReloadReport,
@@ -48,11 +53,13 @@ pub(super) struct Daemon {
     rings: Rings,
     parking: Parking,
     events: broadcast::Sender<Arc<Event>>,
-    guards: Vec<Guard>,
+    pub(super) guards: Vec<Guard>,
     /// What went wrong with an interface, so that it is said once.
     troubles: BTreeMap<String, String>,
     next_beat: Instant,
     next_sweep: Nanos,
+    /// Data connections that the engine knew of at the last sweep and the kernel did not.
+    missing: HashSet<FlowKey>,
     logger: Option<AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>>,
 }
 
@@ -106,6 +113,7 @@ impl Daemon {
             troubles: BTreeMap::new(),
             next_beat: Instant::now() + BEAT,
             next_sweep: now + SWEEP,
+            missing: HashSet::new(),
             logger,
         };
         match daemon.begin(now, adopted) {
@@ -119,8 +127,8 @@ impl Daemon {
     /// # Errors
     /// When the kernel side can't be read or written any more.
     pub(super) async fn step(&mut self) -> anyhow::Result<()> {
-        let due =
-            self.engine.poll_timeout().map(|t| Instant::now() + Duration::from_nanos(t.saturating_sub(clock::now())));
+        let due = [self.engine.poll_timeout(), self.parking.poll_timeout()].into_iter().flatten().min();
+        let due = due.map(|t| Instant::now() + Duration::from_nanos(t.saturating_sub(clock::now())));
         tokio::select! {
             biased;
             ready = self.rings.ready() => ready?,
@@ -133,12 +141,15 @@ impl Daemon {
         if self.read()? {
             self.engine.handle_timeout(now);
         }
-        self.act()
+        self.act()?;
+        self.give_up(now)
     }
 
     /// Detaches and leaves nothing behind.
     pub(super) fn stop(mut self) -> anyhow::Result<()> {
-        // What the kernel has written until now still counts.
+        // What the kernel has written until now still counts, and what is parked goes nowhere any more.
+        self.read()?;
+        self.give_up(Nanos::MAX)?;
         self.read()?;
         self.engine.shutdown(clock::now());
         self.act()?;
@@ -152,6 +163,7 @@ impl Daemon {
             Question::Status(to) => drop(to.send(status::status(self))),
             Question::Sessions(to) => drop(to.send(status::sessions(self))),
             Question::Pinholes(to) => drop(to.send(status::pinholes(self))),
+            Question::Why(asked, to) => drop(to.send(why::why(self, asked).map_err(|e| format!("{e:#}")))),
             Question::Reload(to) => drop(to.send(self.reload().map_err(|e| format!("{e:#}")))),
             Question::Metrics(to) => drop(to.send(status::metrics(self))),
         }
@@ -250,6 +262,19 @@ impl Daemon {
         Ok(found)
     }
 
+    /// Has the kernel count and tell as denied what was parked in vain.
+    fn give_up(&mut self, now: Nanos) -> anyhow::Result<()> {
+        for syn in self.parking.given_up(now) {
+            self.order(op::DENY, |c| {
+                c.flow = syn.key;
+                c.mode = syn.hook;
+                c.flags = syn.reason;
+                c.epoch = syn.ifindex;
+            })?;
+        }
+        Ok(())
+    }
+
     fn act(&mut self) -> anyhow::Result<()> {
         act(&mut self.engine, &mut self.plane, &mut self.parking, &self.events)
     }
@@ -312,13 +337,22 @@ impl Daemon {
 
     /// Looks for what has no owner any more.
     fn sweep(&mut self, now: Nanos) -> anyhow::Result<()> {
-        // Sessions that began unrecorded while the daemon was stopped: known ones are left as they are.
+        // Sessions that began unrecorded, while the daemon was stopped or there was no room for the record: known ones are
+        // left as they are.
         for (key, state) in self.plane.sessions()? {
-            if state.flags & flag::UNRECORDED != 0 {
+            if state.flags & (flag::UNRECORDED | flag::LOST) != 0 || now.saturating_sub(state.last) > SWEEP {
                 self.engine.adopt(now, &key, &state);
             }
         }
-        for (key, state) in self.plane.flows()? {
+        let flows = self.plane.flows()?;
+        // Data connections whose end went unrecorded. The record may be on its way: not before they are missed twice.
+        let live: HashSet<FlowKey> = flows.iter().map(|(key, state)| key.to_flow(state.hook)).collect();
+        let missing: HashSet<FlowKey> = self.engine.connections().filter(|c| !live.contains(c)).collect();
+        for key in missing.intersection(&self.missing) {
+            self.engine.forget_flow(now, key);
+        }
+        self.missing = missing;
+        for (key, state) in flows {
             let FlowState { hook, last, .. } = state;
             if now.saturating_sub(last) > FLOW_DEAD {
                 let flow = key.to_flow(hook);

@@ -177,6 +177,11 @@ impl Engine {
         self.sessions.values().map(|s| s.view())
     }
 
+    /// Every data connection that is running, in no particular order.
+    pub fn connections(&self) -> impl Iterator<Item = FlowKey> {
+        self.core.flows.keys().copied()
+    }
+
     /// Every unconsumed pinhole, in no particular order.
     pub fn pinholes(&self, now: Nanos) -> impl Iterator<Item = PinholeView> {
         self.sessions.values().filter_map(move |s| s.pinhole_view(now))

@@ -1,6 +1,6 @@
 //! The daemon: the real engine, driven as the product's loop drives it, by a process that may be slow, stop, or die.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use ftp_helper::{
     engine::{Action, Engine, Policy},
@@ -8,7 +8,7 @@ use ftp_helper::{
 };
 use ftp_helper_common::{
     command::{Command, Outcome, op},
-    key::PinholeKey,
+    key::{FlowKey, PinholeKey},
     record::SynRecord,
     state::flag,
 };
@@ -17,6 +17,8 @@ use super::kernel::{Kernel, Packet};
 
 /// How long a parked SYN is kept.
 const PARKED_FOR: u64 = 500_000_000;
+/// How often it sweeps.
+pub const SWEEP: u64 = 30_000_000_000;
 /// Records in a row.
 const BATCH: usize = 512;
 /// A data connection that nothing was heard of for so long is taken for dead.
@@ -36,6 +38,7 @@ pub struct Daemon {
     pub released: Vec<(u8, Packet)>,
     policy: Policy,
     parked: VecDeque<(u64, SynRecord, Packet)>,
+    missing: BTreeSet<FlowKey>,
 }
 
 impl Daemon {
@@ -50,6 +53,7 @@ impl Daemon {
             released: Vec::new(),
             policy,
             parked: VecDeque::new(),
+            missing: BTreeSet::new(),
         }
     }
 
@@ -63,6 +67,7 @@ impl Daemon {
     pub fn die(&mut self) {
         self.engine = None;
         self.parked.clear();
+        self.missing.clear();
     }
 
     /// It comes back, and takes over what stands in the tables.
@@ -119,10 +124,16 @@ impl Daemon {
     pub fn sweep(&mut self, now: u64, kernel: &mut Kernel) {
         let Some(engine) = &mut self.engine else { return };
         for (key, state) in &kernel.sessions {
-            if state.flags & flag::UNRECORDED != 0 {
+            if state.flags & (flag::UNRECORDED | flag::LOST) != 0 || now.saturating_sub(state.last) > SWEEP {
                 engine.adopt(now, key, state);
             }
         }
+        let live: BTreeSet<FlowKey> = kernel.flows.iter().map(|(k, f)| k.to_flow(f.hook)).collect();
+        let missing: BTreeSet<FlowKey> = engine.connections().filter(|c| !live.contains(c)).collect();
+        for key in missing.intersection(&self.missing) {
+            engine.forget_flow(now, key);
+        }
+        self.missing = missing;
         let dead = |last: u64| now.saturating_sub(last) > FLOW_DEAD;
         let flows: Vec<_> = kernel.flows.iter().filter(|(_, f)| dead(f.last)).map(|(k, f)| (*k, f.hook)).collect();
         for (key, hook) in flows {

@@ -104,6 +104,18 @@ pub fn run(options: Options) -> Result<Summary, Box<Failure>> {
     run_once(options, false).map_err(|f| Box::new(shrink(f)))
 }
 
+/// What each session of a world opens, as the engine tells.
+///
+/// # Errors
+/// As [`run`].
+pub fn opened(options: Options) -> Result<Vec<Vec<u16>>, Box<Failure>> {
+    run(options)?;
+    let mut world = World::new(options, false);
+    // It went well a moment ago.
+    let _ = world.run();
+    Ok(world.opened())
+}
+
 /// One run; with the story told if asked for.
 fn run_once(options: Options, telling: bool) -> Result<Summary, Failure> {
     let mut world = World::new(options, telling);

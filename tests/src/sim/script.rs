@@ -115,6 +115,9 @@ pub struct Parties<'a> {
     pub hook: u8,
     /// The policy.
     pub policy: &'a Policy,
+    /// Whether the dialogue may come to where nothing may open any more. Not where the daemon dies: what it has not read
+    /// of that when it does is not known to the next one.
+    pub may_be_barred: bool,
 }
 
 /// Writes dialogues.
@@ -407,7 +410,7 @@ impl Writer<'_> {
 
     /// From here on nothing may open.
     fn bar(&mut self) {
-        if self.barred || self.rng.chance(700) {
+        if self.barred || !self.parties.may_be_barred || self.rng.chance(700) {
             return;
         }
         let own = self.six(NEVER + 2);

@@ -4,6 +4,8 @@ mod catalogue;
 mod cuts;
 mod dialogue;
 mod life;
+mod opaque;
+mod pace;
 mod subset;
 
 use std::net::IpAddr;

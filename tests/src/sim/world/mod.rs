@@ -21,7 +21,7 @@ use ftp_helper_common::{
 use self::session::Session;
 use super::{
     Options,
-    daemon::Daemon,
+    daemon::{Daemon, SWEEP},
     kernel::{End, InFlight, Kernel, Packet, Sizes, Taken, Verdict},
     rng::Rng,
     script::{Parties, Ports, write},
@@ -34,8 +34,8 @@ pub const SECOND: u64 = 1_000_000_000;
 const MILLI: u64 = 1_000_000;
 /// A microsecond.
 const MICRO: u64 = 1_000;
-/// Steps of one world at most.
-const STEPS: u64 = 400_000;
+/// Events of one world at most.
+const STEPS: u64 = 1_000_000;
 /// Simulated time begins here.
 const BEGIN: u64 = 1000 * SECOND;
 /// How long a session may take.
@@ -156,8 +156,10 @@ impl Ord for Entry {
 
 /// A world.
 pub struct World {
-    /// Steps so far.
+    /// Steps so far: packets at the gateway and at hosts, commits, turns of the daemon, attacks.
     pub step: u64,
+    /// The same with timers.
+    events: u64,
     options: Options,
     now: u64,
     rng: Rng,
@@ -210,7 +212,7 @@ impl World {
             let mut own = Rng::new(options.dialogue.wrapping_add(n as u64 + 1));
             let v4 = own.chance(700);
             let (client, server) = (host(v4, 1, own.below(clients)), host(v4, 2, own.below(servers)));
-            let parties = Parties { client, server, hook, policy: &policy };
+            let parties = Parties { client, server, hook, policy: &policy, may_be_barred: !options.trouble.outages };
             let length = own.from_to(2, 12) as usize;
             let script = write(&mut own, parties, &mut ports, length, options.trouble.nasty);
             // Few ports, so that they are used again.
@@ -229,6 +231,7 @@ impl World {
         };
         let mut world = Self {
             step: 0,
+            events: 0,
             options,
             now: BEGIN,
             rng: Rng::new(options.network),
@@ -251,7 +254,7 @@ impl World {
             recent: Vec::new(),
             daemon_at: u64::MAX,
             reading: false,
-            next_sweep: BEGIN + 30 * SECOND,
+            next_sweep: BEGIN + SWEEP,
             next_port: 10000,
             over: 0,
             inside,
@@ -283,14 +286,17 @@ impl World {
         while !self.is_over() {
             let Some(Reverse(Entry(at, _, ev))) = self.queue.pop() else { break };
             self.now = self.now.max(at);
-            self.step += 1;
+            self.events += 1;
+            if matches!(ev, Ev::Gate(..) | Ev::Commit(_) | Ev::Arrive(_) | Ev::Daemon | Ev::Attack) {
+                self.step += 1;
+            }
             self.happen(ev)?;
             while let Some(i) = self.dirty.pop() {
                 self.drive(i)?;
             }
             self.plan_daemon();
             self.check()?;
-            if self.step > STEPS {
+            if self.events > STEPS {
                 return Err(Broken { session: None, what: format!("no end after {STEPS} steps") });
             }
         }
@@ -369,7 +375,7 @@ impl World {
                 }
                 (self.daemon_at, self.reading) = (u64::MAX, false);
                 if self.daemon.works(self.now) {
-                    let most = if self.options.trouble.slow { self.rng.from_to(1, 6) as usize } else { usize::MAX };
+                    let most = if self.options.trouble.slow { self.rng.from_to(1, 60) as usize } else { usize::MAX };
                     self.daemon.turn(self.now, &mut self.kernel, most);
                     self.release();
                 }
@@ -379,7 +385,7 @@ impl World {
                 if self.daemon.works(self.now) {
                     self.kernel.heartbeat = self.now;
                     if self.now >= self.next_sweep {
-                        self.next_sweep = self.now + 30 * SECOND;
+                        self.next_sweep = self.now + SWEEP;
                         self.daemon.sweep(self.now, &mut self.kernel);
                         self.release();
                     }
@@ -443,6 +449,9 @@ impl World {
                 if self.options.trouble.races && self.rng.chance(150) {
                     let when = self.now + self.rng.from_to(MICRO, 3 * MILLI);
                     self.next_flight += 1;
+                    if let Some(i) = about {
+                        self.sessions[i].raced = true;
+                    }
                     self.in_flight.insert(self.next_flight, (flight, packet));
                     self.on_the_way += 1;
                     self.at(when, Ev::Commit(self.next_flight));

@@ -61,8 +61,6 @@ pub(super) struct Session {
     pub(super) ids: Vec<u64>,
     /// Ports that the engine has told to be open, in order.
     pub(super) told: Vec<u16>,
-    /// Ports that the engine refused since the control connection had ended.
-    pub(super) too_late: Vec<u16>,
     /// How often a data connection has used each announcement.
     pub(super) uses: Vec<u32>,
     /// The last announcement that was opened in the kernel.
@@ -134,7 +132,6 @@ impl Session {
             raced: false,
             ids: Vec::new(),
             told: Vec::new(),
-            too_late: Vec::new(),
             uses,
             last_open: 0,
         }
@@ -168,11 +165,11 @@ impl Session {
         }
     }
 
-    /// Whether a command behind this exchange takes back what is unconsumed, and the server has received `received` bytes,
-    /// that command included.
+    /// Whether a command behind this exchange takes back what is unconsumed, and the server has taken it up: the client has
+    /// seen every reply before it, and the server the command.
     #[must_use]
-    pub(super) fn revoked_since(&self, exchange: usize, received: usize) -> bool {
+    pub(super) fn revoked_since(&self, exchange: usize) -> bool {
         let behind = self.script.exchanges.iter().enumerate().skip(exchange + 1);
-        behind.filter(|(_, e)| e.revokes).any(|(i, _)| self.command_ends[i] <= received)
+        behind.filter(|(_, e)| e.revokes).any(|(i, _)| self.seen >= i && self.replied > i)
     }
 }
