@@ -24,6 +24,7 @@ pub use self::{
         DeniedPort, FedSets, Gauge, Heartbeat, HookKind, Interface, LinkType, PinholeRow, ReloadReport, Session,
         Standing, Status,
     },
+    server::read_request,
     why::{Asked, Guarded, Verdict, Why},
 };
 use crate::event::Event;

@@ -14,6 +14,8 @@ use crate::{
 pub(crate) const BPF_LINKER: Version = Version([0, 10, 3]);
 /// The version of cargo-deny that `deny.toml` is written for.
 pub(crate) const CARGO_DENY: Version = Version([0, 20, 2]);
+/// The version of cargo-fuzz that builds with a stable compiler.
+pub(crate) const CARGO_FUZZ: Version = Version([0, 13, 2]);
 /// The oldest kernel that ftp-helper runs on.
 const KERNEL: Version = Version([6, 1, 0]);
 
@@ -57,11 +59,15 @@ pub(crate) enum Purpose {
     Kernel,
     /// The checks of the sources.
     Checks,
+    /// Fuzzing.
+    Fuzz,
+    /// Coverage of the tests.
+    Coverage,
 }
 
 impl Purpose {
     /// Everything.
-    pub(crate) const ALL: [Self; 4] = [Self::Build, Self::Lab, Self::Kernel, Self::Checks];
+    pub(crate) const ALL: [Self; 6] = [Self::Build, Self::Lab, Self::Kernel, Self::Checks, Self::Fuzz, Self::Coverage];
 }
 
 /// How to get something.
@@ -188,6 +194,27 @@ pub(crate) static NEEDS: &[Need] = &[
         purpose: Purpose::Checks,
         probe: Probe::Version("cargo-deny", CARGO_DENY),
         remedy: Remedy::Crate { name: "cargo-deny", version: CARGO_DENY, takes: "some four minutes" },
+    },
+    Need {
+        what: "cargo-fuzz",
+        why: "builds the fuzz targets",
+        purpose: Purpose::Fuzz,
+        probe: Probe::Version("cargo-fuzz", CARGO_FUZZ),
+        remedy: Remedy::Crate { name: "cargo-fuzz", version: CARGO_FUZZ, takes: "a minute or two" },
+    },
+    Need {
+        what: "a C++ compiler",
+        why: "compiles libFuzzer",
+        purpose: Purpose::Fuzz,
+        probe: Probe::Program("c++"),
+        remedy: Remedy::Apt { packages: &["g++"], elsewhere: "g++" },
+    },
+    Need {
+        what: "llvm-profdata, llvm-cov",
+        why: "read what a program with coverage writes; of the version of rustc's LLVM",
+        purpose: Purpose::Coverage,
+        probe: Probe::Fact(crate::coverage::has_tools),
+        remedy: Remedy::Apt { packages: &["llvm-22"], elsewhere: "llvm of the version that `rustc -vV` names" },
     },
     Need {
         what: "BPF file system",
