@@ -26,6 +26,8 @@ pub mod op {
     pub const FORGET_CLIENT: u32 = 8;
     /// Remove the entry of two hosts' encrypted sessions if none counts on it.
     pub const FORGET_RANGE: u32 = 9;
+    /// Count and tell as denied a SYN that was parked in vain.
+    pub const DENY: u32 = 10;
 }
 
 /// The packet's data. It begins with an Ethernet header of zeros, since a test run insists on one.
@@ -36,7 +38,7 @@ pub struct Command {
     pub ethernet: [u8; 16],
     /// [`op`].
     pub op: u32,
-    /// The session's epoch that the daemon has seen (`RESYNC`).
+    /// The session's epoch that the daemon has seen (`RESYNC`), or the interface (`DENY`).
     pub epoch: u32,
     /// The session's id: an entry with another one is not touched.
     pub session: u64,
@@ -48,11 +50,13 @@ pub struct Command {
     pub next: [u32; 2],
     /// The pinhole (`OPEN`, `CONFIRM`, `REVOKE`), or the entry (`FORGET_RANGE`).
     pub pinhole: PinholeKey,
-    /// The data connection (`FORGET_FLOW`), or the client's quota key as the initiator (`FORGET_CLIENT`).
+    /// The data connection (`FORGET_FLOW`), the client's quota key as the initiator (`FORGET_CLIENT`), or
+    /// the SYN's two ends (`DENY`).
     pub flow: FlowKey,
-    /// `state::flag` bits (`STANDING`: to be set, `RANGE` among them; `RESYNC`: `LOGGED_IN`, `EPSV_ALL`).
+    /// `state::flag` bits (`STANDING`: to be set, `RANGE` among them; `RESYNC`: `LOGGED_IN`, `EPSV_ALL`), or a
+    /// [`crate::reason::Reason`] (`DENY`).
     pub flags: u16,
-    /// Mode of the pinhole (`OPEN`).
+    /// Mode of the pinhole (`OPEN`), or the hook (`FORGET_FLOW`, `DENY`).
     pub mode: u8,
     /// `state::pinhole_flag` (`OPEN`).
     pub pinhole_flags: u8,

@@ -55,11 +55,11 @@ counters! {
     Rearmed = 10 "rearmed",
     /// SYNs into guarded ranges that had a pinhole.
     SynPassed = 11 "syn_passed",
-    /// SYNs into guarded ranges that had none and were dropped.
+    /// SYNs into guarded ranges that had none and were dropped for good.
     SynDenied = 12 "syn_denied",
     /// SYNs that `observe` passed although they had no pinhole.
     SynWouldDeny = 13 "syn_would_deny",
-    /// SYNs that were kept for a session that the daemon is still reading.
+    /// SYNs that were kept for a session that the daemon is still reading; those that it gives up are denied then.
     SynParked = 14 "syn_parked",
     /// Parked SYNs that came back through the egress hook.
     SynUnparked = 15 "syn_unparked",

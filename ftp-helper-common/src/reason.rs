@@ -61,6 +61,8 @@ reasons! {
     FlowsFull = 8 "flows_full",
     /// Headers that can't be followed up to the TCP header.
     UnreadableHeaders = 9 "unreadable_headers",
+    /// IPv4 options that name the hosts to pass (RFC 791 section 3.1: loose or strict source routing).
+    SourceRoute = 10 "source_route",
 
     // 20-39: a control connection that is not followed, or a packet of one that is dropped.
     /// The control connection was there before ftp-helper was.
@@ -79,6 +81,10 @@ reasons! {
     RingFull = 26 "ring_full",
     /// Both ports are control ports: nobody can tell which side is which.
     BothControlPorts = 27 "both_control_ports",
+    /// A control segment whose TCP or IP checksum is wrong: its receiver does not take it either.
+    BadChecksum = 28 "bad_checksum",
+    /// A side's packets come by another interface than before, of the same zone: told, never dropped.
+    InterfaceChanged = 29 "interface_changed",
 
     // 40-69: the kernel lost sight of a dialogue (it goes on in the daemon).
     /// A command was sent while another was unanswered.

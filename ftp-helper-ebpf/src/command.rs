@@ -6,15 +6,16 @@ use aya_ebpf::{EbpfContext as _, helpers::bpf_skb_load_bytes, programs::TcContex
 use ftp_helper_common::{
     command::{Command, Outcome, op},
     counter::Counter,
-    key::PinholeKey,
+    key::{HOOK_IN, HOOK_OUT, PinholeKey},
     policy::KernelPolicy,
     state::{PinholeState, flag, pending, pinhole_flag},
 };
 
 use crate::{
+    guard::Denied,
     maps::{CLIENTS, FLOWS, PINHOLES, SESSIONS, SessionSlot},
     pinhole, range, rules,
-    scratch::{self, OF_COMMANDS},
+    scratch::{self, OF_COMMANDS, Scratch},
     util::{count, lock, now, unlock},
 };
 
@@ -35,6 +36,7 @@ pub fn run(ctx: &TcContext) -> i32 {
     let outcome = match c.op {
         op::FORGET_FLOW => forget_flow(c),
         op::FORGET_CLIENT => forget_client(c),
+        op::DENY => deny(c, s),
         op::FORGET_RANGE => range::sweep(&c.pinhole) as u32,
         _ => match SESSIONS.get_ptr_mut(&c.key) {
             None => Outcome::NoSession as u32,
@@ -295,6 +297,15 @@ fn forget_client(c: &Command) -> u32 {
         return Outcome::Busy as u32;
     }
     if CLIENTS.remove(&key).is_err() { Outcome::NoPinhole as u32 } else { Outcome::Done as u32 }
+}
+
+#[inline(never)]
+fn deny(c: &Command, s: *mut Scratch) -> u32 {
+    // SAFETY: the command program's own working memory; the command is in another part of it.
+    unsafe { (*s).ends = c.flow };
+    let hook = if c.mode == HOOK_OUT { HOOK_OUT } else { HOOK_IN };
+    Denied { hook, drop: true, reason: c.flags, ifindex: c.epoch, time: now() }.tell(s);
+    Outcome::Done as u32
 }
 
 const _: () = assert!(size_of::<Command>() <= scratch::BUFFER && align_of::<Command>() == 8);

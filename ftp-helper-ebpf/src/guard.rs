@@ -82,12 +82,24 @@ pub fn guard(ctx: &TcContext, view: &View, hook: u8) -> i32 {
     deny(ctx, view, s, hook, reason)
 }
 
-/// A fragment, or a packet whose headers can't be followed: towards a guarded network it does not pass.
+/// TCP that names the hosts to pass: whom it reaches, its destination address does not tell.
+#[inline(never)]
+pub fn source_routed() -> i32 {
+    count_code(Reason::SourceRoute as u16);
+    match rules::policy() {
+        Some(policy) if policy.mode != mode::OBSERVE => DROP,
+        _ => PASS,
+    }
+}
+
+/// A fragment, or a packet whose headers can't be followed: towards a guarded network, or of a control port as far as its
+/// ports can be read, it does not pass.
 #[inline(never)]
 pub fn fragment(ctx: &TcContext, view: &View, hook: u8, reason: u16) -> i32 {
     let (Some(policy), Some(s)) = (rules::policy(), scratch::scratch(OF_HOOKS)) else { return PASS };
     let bits = if hook == HOOK_IN { policy.guards_in } else { policy.guards_out };
-    if bits == 0 || !view.ends(ctx, s) || !is_guarded(s, policy, bits) {
+    let control = rules::is_control(view.destination_port) || rules::is_control(view.source_port);
+    if !control && (bits == 0 || !view.ends(ctx, s) || !is_guarded(s, policy, bits)) {
         return PASS;
     }
     if hook == HOOK_OUT && rules::came_from_outside(ctx) {
@@ -133,59 +145,81 @@ fn is_repeated(view: &View, s: *mut Scratch, hook: u8) -> bool {
     FLOWS.get_ptr(flow::tuple_in(s, hook)).is_some_and(|f| unsafe { (*f).state.isn[0] == view.seq })
 }
 
-/// Counts and tells a denied SYN, and keeps it if it may only have come too early.
+/// Keeps a SYN that may only have come too early; any other is denied.
 #[inline(never)]
 fn deny(ctx: &TcContext, view: &View, s: *mut Scratch, hook: u8, reason: u16) -> i32 {
     let Some(policy) = rules::policy() else { return PASS };
     let drop = policy.mode != mode::OBSERVE;
-    let port = view.destination_port as u32;
-    let half = if drop { 0 } else { PORT_CHUNKS / 2 };
-    if let Some(chunk) = DENIED.get_ptr_mut(half + port / PORTS_PER_CHUNK as u32) {
-        // SAFETY: the mask keeps the position inside the entry.
-        unsafe { increment(addr_of_mut!((*chunk).0).cast::<u64>().add((port & 63) as usize)) };
+    let syn = Denied { hook, drop, reason, ifindex: record::ifindex(ctx), time: now() };
+    let may_be_early = reason == Reason::NoPinhole as u16 || reason == Reason::OtherSourcePort as u16;
+    if may_be_early
+        && drop
+        && view.len == 0
+        && policy.flags & policy_flag::NO_PARKING == 0
+        && UNPARK_MARK.load() != 0
+        && watch::any_blind(syn.time)
+        && !rules::is_stale(policy)
+    {
+        syn.describe(s);
+        if park(ctx, view, s) {
+            return DROP;
+        }
     }
-    count_code(reason & 0x7f);
-    count(if drop { Counter::SynDenied } else { Counter::SynWouldDeny });
-    let time = now();
-    if may_tell(s, time) {
-        record::denied(describe(ctx, s, hook, drop, reason, time));
-    } else {
-        count(Counter::TelemetryLost);
-    }
+    syn.tell(s);
     if !drop {
         return PASS;
     }
     debug!(ctx, "SYN to port {} denied: {}", view.destination_port, reason);
-    let may_be_early = reason == Reason::NoPinhole as u16 || reason == Reason::OtherSourcePort as u16;
-    if may_be_early
-        && view.len == 0
-        && policy.flags & policy_flag::NO_PARKING == 0
-        && UNPARK_MARK.load() != 0
-        && watch::any_blind(time)
-    {
-        describe(ctx, s, hook, drop, reason, time);
-        park(ctx, view, s);
-    }
     DROP
 }
 
-/// The record of a SYN, in the working memory.
-#[inline(always)]
-fn describe<'a>(ctx: &TcContext, s: *mut Scratch, hook: u8, drop: bool, reason: u16, time: u64) -> &'a SynRecord {
-    // SAFETY: `s` is this CPU's working memory.
-    unsafe {
-        let syn = addr_of_mut!((*s).syn);
-        (*syn).kind = kind::DENIED;
-        (*syn).hook = hook;
-        (*syn).dropped = drop as u8;
-        (*syn).pad = 0;
-        (*syn).ifindex = record::ifindex(ctx);
-        (*syn).time = time;
-        (*syn).key = (*s).ends;
-        // The rest describes a parked frame.
-        zero(addr_of_mut!((*syn).reason).cast::<[u32; 3]>());
-        (*syn).reason = reason;
-        &*syn
+/// A SYN that is denied, beside its ends, which are in the working memory.
+pub struct Denied {
+    pub hook: u8,
+    pub drop: bool,
+    pub reason: u16,
+    pub ifindex: u32,
+    pub time: u64,
+}
+
+impl Denied {
+    /// Counts it, and tells it unless too many are.
+    #[inline(always)]
+    pub fn tell(&self, s: *mut Scratch) {
+        // SAFETY: `s` is this CPU's working memory.
+        let port = unsafe { (*s).ends.responder_port } as u32;
+        let half = if self.drop { 0 } else { PORT_CHUNKS / 2 };
+        if let Some(chunk) = DENIED.get_ptr_mut(half + port / PORTS_PER_CHUNK as u32) {
+            // SAFETY: the mask keeps the position inside the entry.
+            unsafe { increment(addr_of_mut!((*chunk).0).cast::<u64>().add((port & 63) as usize)) };
+        }
+        count_code(self.reason & 0x7f);
+        count(if self.drop { Counter::SynDenied } else { Counter::SynWouldDeny });
+        if may_tell(s, self.time) {
+            record::denied(self.describe(s));
+        } else {
+            count(Counter::TelemetryLost);
+        }
+    }
+
+    /// Its record, in the working memory.
+    #[inline(always)]
+    fn describe<'a>(&self, s: *mut Scratch) -> &'a SynRecord {
+        // SAFETY: `s` is this CPU's working memory.
+        unsafe {
+            let syn = addr_of_mut!((*s).syn);
+            (*syn).kind = kind::DENIED;
+            (*syn).hook = self.hook;
+            (*syn).dropped = self.drop as u8;
+            (*syn).pad = 0;
+            (*syn).ifindex = self.ifindex;
+            (*syn).time = self.time;
+            (*syn).key = (*s).ends;
+            // The rest describes a parked frame.
+            zero(addr_of_mut!((*syn).reason).cast::<[u32; 3]>());
+            (*syn).reason = self.reason;
+            &*syn
+        }
     }
 }
 
@@ -209,22 +243,23 @@ fn may_tell(s: *mut Scratch, time: u64) -> bool {
 const TELL_WINDOW: u32 = 26;
 const TELL_MAX: u64 = 256;
 
-/// Keeps a whole SYN for the daemon, if the two hosts have a blind session and a little budget.
+/// Keeps a whole SYN for the daemon, if the two hosts have a blind session and a little budget; whether it did. The daemon
+/// sends it on, or has it counted and told as denied after all (`op::DENY`).
 #[inline(never)]
-fn park(ctx: &TcContext, view: &View, s: *mut Scratch) {
+fn park(ctx: &TcContext, view: &View, s: *mut Scratch) -> bool {
     // SAFETY: `s` is this CPU's working memory.
     let pair = unsafe { watch::pair(&(*s).ends.initiator, &(*s).ends.responder) };
-    let Some(entry) = BLIND_PAIRS.get_ptr_mut(&pair) else { return };
+    let Some(entry) = BLIND_PAIRS.get_ptr_mut(&pair) else { return false };
     // SAFETY: a value of the table. Two CPUs may take the same piece of the budget: it is a bound on nuisance only.
     unsafe {
         if (*entry).until < now() || (*entry).budget == 0 {
-            return;
+            return false;
         }
         (*entry).budget -= 1;
     }
     let len = ctx.len();
     if len > MAX_PARKED_FRAME as u32 || len < view.l3 + 40 {
-        return;
+        return false;
     }
     let n = (launder(s, len - 1) & (MAX_PARKED_FRAME as u32 - 1)) + 1;
     // SAFETY: the context is readable; the frame goes behind the record in this CPU's working memory, which has room
@@ -243,13 +278,15 @@ fn park(ctx: &TcContext, view: &View, s: *mut Scratch) {
             0
         };
         if bpf_skb_load_bytes(ctx.as_ptr(), 0, at.add(size_of::<SynRecord>()).cast(), n) != 0 {
-            return;
+            return false;
         }
         let bytes = core::slice::from_raw_parts(at, size_of::<SynRecord>() + n as usize);
-        if PARKED.output::<[u8]>(bytes, FORCE_WAKEUP).is_ok() {
-            count(Counter::SynParked);
+        if PARKED.output::<[u8]>(bytes, FORCE_WAKEUP).is_err() {
+            return false;
         }
     }
+    count(Counter::SynParked);
+    true
 }
 
 const FORCE_WAKEUP: u64 = 2;

@@ -3,9 +3,12 @@
 use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::{EbpfContext as _, helpers::bpf_skb_load_bytes, programs::TcContext};
-use ftp_helper_common::addr::Addr;
+use ftp_helper_common::{addr::Addr, canon::Text as _};
 
-use crate::{scratch::Scratch, util::load};
+use crate::{
+    scratch::{self, InScratch, OF_HOOKS, Scratch, launder},
+    util::load,
+};
 
 /// What a packet is to us.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub enum Kind {
     Fragment,
     /// It may be TCP, but its headers can't be followed.
     Unreadable,
+    /// TCP that goes another way than its destination says (RFC 791 section 3.1: LSRR, SSRR).
+    SourceRouted,
 }
 
 /// A packet's headers. Ports and numbers in host byte order.
@@ -25,6 +30,8 @@ pub enum Kind {
 pub struct View {
     /// Where the IP header begins.
     pub l3: u32,
+    /// Where the TCP header begins.
+    pub tcp: u32,
     /// Where the payload begins.
     pub payload: u32,
     /// Payload length, by the IP header.
@@ -50,7 +57,7 @@ impl View {
     /// All zeros.
     #[inline(always)]
     fn clear(&mut self) {
-        (self.l3, self.payload, self.len, self.seq, self.ack) = (0, 0, 0, 0, 0);
+        (self.l3, self.tcp, self.payload, self.len, self.seq, self.ack) = (0, 0, 0, 0, 0, 0);
         (self.source_port, self.destination_port, self.flags) = (0, 0, 0);
     }
 
@@ -101,6 +108,11 @@ const VLAN: u16 = 0x8100;
 const QINQ: u16 = 0x88a8;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// Loose and strict source routing.
+const LSRR: u8 = 131;
+const SSRR: u8 = 137;
+/// Bytes of IPv4 options, at most.
+const OPTIONS_MAX: u32 = 40;
 /// Headers before TCP in IPv6, at most.
 const EXTENSIONS_MAX: u32 = 8;
 
@@ -175,6 +187,7 @@ fn fill(ctx: &TcContext, view: &mut View, offset: u8, l3: u32, ip: u32, total: u
         // No receiver takes it (RFC 9293 section 3.1).
         return Kind::Unreadable;
     }
+    view.tcp = l3 + ip;
     view.payload = l3 + headers;
     view.len = total - headers;
     Kind::Tcp
@@ -206,7 +219,7 @@ fn slow<const LINK: u32>(ctx: &TcContext, view: &mut View) -> Kind {
     match protocol {
         IPV4 => slow_v4(ctx, view, l3),
         IPV6 => slow_v6(ctx, view, l3),
-        VLAN | QINQ => Kind::Unreadable,
+        // More tags than two, too: what is in there is as foreign as in any tunnel.
         _ => Kind::Other,
     }
 }
@@ -221,6 +234,9 @@ fn slow_v4(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
     if h[0] >> 4 != 4 || ip < 20 {
         return Kind::Unreadable;
     }
+    if ip > 20 && is_source_routed(ctx, l3 + 20, ip - 20) {
+        return Kind::SourceRouted;
+    }
     let fragment = u16::from_be_bytes([h[6], h[7]]);
     if fragment & 0x1fff != 0 {
         return Kind::Fragment;
@@ -228,6 +244,48 @@ fn slow_v4(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
     view.fragment = fragment & 0x2000 != 0;
     let total = u16::from_be_bytes([h[2], h[3]]) as u32;
     slow_transport(ctx, view, l3, ip, total)
+}
+
+/// Whether one of these IPv4 options names the hosts to pass: a host behind a router that follows it is another than the
+/// header's.
+#[inline(always)]
+fn is_source_routed(ctx: &TcContext, at: u32, len: u32) -> bool {
+    let Some(s) = scratch::scratch(OF_HOOKS) else { return true };
+    let len = launder(s, len) & 63;
+    // SAFETY: the buffer in this CPU's working memory has room for 63 bytes.
+    let read = len != 0 && unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, addr_of_mut!((*s).buffer).cast(), len) } == 0;
+    read && ftp_names_hosts(len) != 0
+}
+
+/// Looks through the options in the working memory. A global function, which the verifier looks at once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ftp_names_hosts(len: u32) -> u32 {
+    let Some(s) = scratch::scratch(OF_HOOKS) else { return 1 };
+    let option = |i: u32| InScratch(s).at(i & 63);
+    let mut i = 0;
+    let mut n = 0;
+    while n < OPTIONS_MAX {
+        if i >= len {
+            return 0;
+        }
+        match option(i) {
+            // The end of all options.
+            0 => return 0,
+            // No operation, which has no length.
+            1 => i = launder(s, i + 1),
+            LSRR | SSRR => return 1,
+            _ => {
+                let step = option(launder(s, i + 1)) as u32;
+                if step < 2 {
+                    return 0;
+                }
+                i = launder(s, i + step);
+            }
+        }
+        n += 1;
+    }
+    0
 }
 
 #[inline(always)]
@@ -275,7 +333,10 @@ fn slow_v6(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
 #[inline(always)]
 fn slow_transport(ctx: &TcContext, view: &mut View, l3: u32, ip: u32, total: u32) -> Kind {
     let Some(t) = load::<[u32; 5]>(ctx, l3 + ip) else {
-        // A first fragment too short for the header (RFC 1858), or a truncated packet.
+        // A first fragment too short for the header (RFC 1858), or a truncated packet; the ports may be there.
+        if let Some([from, to]) = load::<[u16; 2]>(ctx, l3 + ip) {
+            (view.source_port, view.destination_port) = (u16::from_be(from), u16::from_be(to));
+        }
         return Kind::Unreadable;
     };
     view.source_port = (u32::from_be(t[0]) >> 16) as u16;

@@ -21,6 +21,7 @@ use ftp_helper_common::{
 };
 
 use crate::{
+    checksum,
     maps::{BENCH, BLIND_PAIRS, BLIND_UNTIL, HALF_OPEN, MIDSTREAM, SESSIONS, SessionSlot},
     packet::View,
     pinhole,
@@ -273,20 +274,25 @@ fn followed(
     } else if view.fragment {
         Reason::Fragment
     } else {
-        count(Counter::Control);
         let unread = flags & (flag::OPAQUE | flag::TAINTED | flag::LOST) != 0;
         let n = if view.len != 0 && !unread { record::load_payload(ctx, s, view) } else { 0 };
         if view.len != 0 && !unread && n == 0 {
             Reason::UnreadableHeaders
+        } else if !unread && checksum::holds(ctx, s, view, n) == 0 {
+            Reason::BadChecksum
         } else {
+            count(Counter::Control);
             let made = consider(s, policy);
             record::set_made(s, Made(made));
             return finish(ctx, view, s, slot, n | if unread { UNREAD } else { 0 });
         }
     };
     record::stray(s, wrong as u16);
+    if policy.mode == mode::OBSERVE {
+        return PASS;
+    }
     count(Counter::ControlDropped);
-    if policy.mode == mode::OBSERVE { PASS } else { DROP }
+    DROP
 }
 
 /// Judges the segment in the working memory, and opens what it announces.

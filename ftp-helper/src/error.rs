@@ -16,6 +16,8 @@ pub enum Code {
     Problems = 4,
     /// The caller may not do this.
     NoPermission = 5,
+    /// The connection that was asked about would be denied.
+    Denied = 10,
 }
 
 /// A failure with its exit code and one message for people.

@@ -89,6 +89,31 @@ fn help_and_version_are_data() {
 }
 
 #[test]
+fn completions_and_manual_pages_know_every_command() {
+    let commands =
+        ["run", "check", "status", "sessions", "pinholes", "observe", "why", "reload", "replay", "lab", "ftpd"];
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let said = run(&["completions", shell]);
+        assert_eq!((said.code, said.err.as_str()), (0, ""), "{shell}");
+        assert!(commands.iter().all(|c| said.out.contains(c)), "{shell}: {}", said.out);
+    }
+    let said = run(&["man"]);
+    assert_eq!((said.code, said.err.as_str()), (0, ""));
+    assert!(said.out.contains(".TH ftp-helper 1"), "{}", said.out);
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("man1");
+    let said = run(&["man", "--into", pages.to_str().unwrap()]);
+    assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (0, "", ""));
+    for command in commands {
+        assert!(pages.join(format!("ftp-helper-{command}.1")).is_file(), "{command}");
+    }
+    let in_the_way = file(dir.path(), "a-file", "");
+    let said = run(&["man", "--into", in_the_way.to_str().unwrap()]);
+    assert_eq!((said.code, said.out.as_str()), (1, ""));
+    assert!(said.err.contains("can't write the manual pages into"), "{}", said.err);
+}
+
+#[test]
 fn wrong_arguments_are_usage() {
     for args in [
         &[][..],

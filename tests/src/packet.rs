@@ -1,6 +1,6 @@
 //! Packets, built byte by byte: whole ones, and such as no honest stack sends.
 //!
-//! Checksums are left at zero: the programs in the kernel do not look at them, and a test run has no device that would.
+//! Checksums are right unless a packet says otherwise.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -45,6 +45,29 @@ pub struct Packet {
     pub padding: usize,
     /// Cuts the frame to this length.
     pub truncate: Option<usize>,
+    /// What the TCP checksum is.
+    pub checksum: Checksum,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// IPv4: options in place of no-operations, a multiple of four bytes up to 40.
+    pub source_route: Vec<u8>,
+    /// The length in the IP header; the true one if `None`.
+    pub length: Option<u16>,
+    /// The IPv4 header's own checksum is wrong.
+    pub bad_ip_checksum: bool,
+    /// The urgent pointer.
+    pub urgent: u16,
+}
+
+/// A TCP checksum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Checksum {
+    /// As RFC 9293 section 3.1 says.
+    Right,
+    /// Another one.
+    Wrong,
+    /// That of the pseudo-header alone: a device is to complete it.
+    Partial,
 }
 
 /// An IPv6 extension header (RFC 8200 section 4).
@@ -120,6 +143,12 @@ impl Packet {
             data_offset: None,
             padding: 0,
             truncate: None,
+            checksum: Checksum::Right,
+            ttl: 64,
+            source_route: Vec::new(),
+            length: None,
+            bad_ip_checksum: false,
+            urgent: 0,
         }
     }
 
@@ -164,16 +193,19 @@ impl Packet {
         let tcp = self.tcp();
         let mut p = match (self.from.ip(), self.to.ip()) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
-                let header = 20 + self.ip_options;
+                let header = 20 + self.ip_options.max(self.source_route.len());
                 let fragment = self.fragment.map_or(0x4000, |(at, more)| at | u16::from(more) << 13);
                 let mut h = vec![0x40 | (header / 4) as u8, 0];
-                h.extend(((header + tcp.len()) as u16).to_be_bytes());
+                h.extend(self.length.unwrap_or((header + tcp.len()) as u16).to_be_bytes());
                 h.extend([0, 7]);
                 h.extend(fragment.to_be_bytes());
-                h.extend([64, self.protocol, 0, 0]);
+                h.extend([self.ttl, self.protocol, 0, 0]);
                 h.extend(from.octets());
                 h.extend(to.octets());
+                h.extend(&self.source_route);
                 h.resize(header, 1);
+                let sum = !fold(sum(&h)) ^ u16::from(self.bad_ip_checksum);
+                h[10..12].copy_from_slice(&sum.to_be_bytes());
                 h
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
@@ -184,8 +216,8 @@ impl Packet {
                 }
                 let first = self.extensions.first().map_or(self.protocol, |x| x.number());
                 let mut h = vec![0x60, 0, 0, 0];
-                h.extend(((chain.len() + tcp.len()) as u16).to_be_bytes());
-                h.extend([first, 64]);
+                h.extend(self.length.unwrap_or((chain.len() + tcp.len()) as u16).to_be_bytes());
+                h.extend([first, self.ttl]);
                 h.extend(from.octets());
                 h.extend(to.octets());
                 h.extend(chain);
@@ -205,11 +237,38 @@ impl Packet {
         t.extend(self.to.port().to_be_bytes());
         t.extend(self.seq.to_be_bytes());
         t.extend(self.ack.to_be_bytes());
-        t.extend([offset << 4, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
+        t.extend([offset << 4, self.flags, 0xff, 0xff, 0, 0]);
+        t.extend(self.urgent.to_be_bytes());
         t.resize(20 + self.tcp_options, 1);
         t.extend(&self.payload);
+        let pseudo = 6 + t.len() as u32 + sum_of(self.from.ip()) + sum_of(self.to.ip());
+        let sum = match self.checksum {
+            Checksum::Right => !fold(pseudo + sum(&t)),
+            Checksum::Wrong => !fold(pseudo + sum(&t)) ^ 0x5555,
+            Checksum::Partial => fold(pseudo),
+        };
+        t[16..18].copy_from_slice(&sum.to_be_bytes());
         t
     }
+}
+
+fn sum_of(ip: IpAddr) -> u32 {
+    match ip {
+        IpAddr::V4(a) => sum(&a.octets()),
+        IpAddr::V6(a) => sum(&a.octets()),
+    }
+}
+
+/// The sum of 16-bit words (RFC 1071), which can't overflow for a packet.
+fn sum(bytes: &[u8]) -> u32 {
+    bytes.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w.get(1).copied().unwrap_or_default())).sum()
+}
+
+fn fold(mut sum: u32) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
 }
 
 #[cfg(test)]
@@ -258,6 +317,12 @@ mod tests {
                 assert_eq!((t.sequence_number(), t.acknowledgment_number()), (7, 9));
                 assert!(t.ack() && t.fin() && !t.syn() && !t.rst());
                 assert_eq!(t.payload(), b"hello");
+                let right = match parsed.net.as_ref().unwrap() {
+                    NetSlice::Ipv4(ip) => t.calc_checksum_ipv4(ip.header().source(), ip.header().destination()),
+                    NetSlice::Ipv6(ip) => t.calc_checksum_ipv6(ip.header().source(), ip.header().destination()),
+                    NetSlice::Arp(_) => panic!("ARP"),
+                };
+                assert_eq!(Ok(t.checksum()), right);
             }
         }
     }

@@ -8,9 +8,9 @@ use ftp_helper::{
     lab::{Lab, LabOptions, require_root},
 };
 use ftp_helper_tests::{
+    gateway::{Gateway, PATIENCE, Settings, engine, within},
     responder::{CONTENT, Responder},
     spinner::{Cut, Mode, Spinner},
-    warden::{PATIENCE, Warden, WardenOptions, engine, within},
 };
 
 /// Runs one session in which the mode's dialogue is cut in every way, and compares what opened with what was announced.
@@ -19,7 +19,7 @@ fn every_cut(mode: Mode, v6: bool) {
         return;
     }
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let warden = Warden::start(&lab, &WardenOptions::default()).unwrap();
+    let gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), &[]).unwrap();
     let address = if v6 { lab.server().v6().into() } else { lab.server().v4().into() };
     let responder = Responder::start(lab.server(), address).unwrap();
     let to = responder.address();
@@ -64,7 +64,7 @@ fn every_cut(mode: Mode, v6: bool) {
     let mut opened = Vec::new();
     let complete = within(PATIENCE, || {
         let filter = Filter { event: vec![Kind::Opened], ..Filter::default() };
-        opened = warden.events(filter)?;
+        opened = gateway.events(filter)?;
         Ok(opened.len() >= announced.len())
     });
     let slow = opened.iter().filter(|e| e.by == Some(By::Daemon)).count();
@@ -75,7 +75,7 @@ fn every_cut(mode: Mode, v6: bool) {
     let expected: Vec<_> = announced.iter().map(|&port| (wanted, ends, port)).collect();
     assert_eq!(opened, expected);
     assert!(slow > 0, "nothing was cut");
-    let status = warden.status().unwrap();
+    let status = gateway.status().unwrap();
     assert_eq!(engine(&status, "divergences"), 0);
     let bad = status.engine.iter().find(|(k, _)| k.starts_with("standing.") || k.starts_with("refused."));
     assert_eq!(bad, None);

@@ -11,9 +11,9 @@ use std::{
 
 use ftp_helper::lab::{Lab, LabOptions, require_root};
 use ftp_helper_tests::{
+    gateway::{Gateway, PATIENCE, Settings, counter, engine, full, held_up, within},
     responder::{CONTENT, Responder},
     spinner::{Mode, Spinner},
-    warden::{PATIENCE, Warden, WardenOptions, counter, engine, full, within},
 };
 
 const SESSIONS: usize = 16;
@@ -28,7 +28,7 @@ struct Run {
 
 /// Has sixteen sessions transfer for a while, in all modes over both families, and look at every end of a transfer
 /// whether the kernel sees their dialogue. What goes wrong in any of them is an error.
-fn run(lab: &Lab, warden: &Warden, targets: &[SocketAddr; 2], time: Duration) -> Run {
+fn run(lab: &Lab, gateway: &Gateway, targets: &[SocketAddr; 2], time: Duration) -> Run {
     let transfers = AtomicU64::new(0);
     let one = |i: usize| -> anyhow::Result<Vec<u32>> {
         let to = targets[i % 2];
@@ -50,7 +50,7 @@ fn run(lab: &Lab, warden: &Warden, targets: &[SocketAddr; 2], time: Duration) ->
             spinner.fetch(mode, "x", CONTENT.len()).map_err(|e| e.context(format!("{local}, {mode:?}")))?;
             transfers.fetch_add(1, Ordering::Relaxed);
             // Everything is answered: a quiet point. The row is there unless the session's records are still to be read.
-            match warden.sessions()?.iter().find(|s| s.client == local) {
+            match gateway.sessions()?.iter().find(|s| s.client == local) {
                 Some(s) if !s.sighted => blind += 1,
                 Some(_) if blind > 0 => runs.push(std::mem::take(&mut blind)),
                 _ => {}
@@ -59,7 +59,7 @@ fn run(lab: &Lab, warden: &Warden, targets: &[SocketAddr; 2], time: Duration) ->
         // At the end all are sighted: what is left to the daemon is to read what it has.
         let sighted = within(PATIENCE, || {
             spinner.ask("NOOP", 200)?;
-            Ok(warden.sessions()?.iter().any(|s| s.client == local && s.sighted))
+            Ok(gateway.sessions()?.iter().any(|s| s.client == local && s.sighted))
         })?;
         anyhow::ensure!(sighted, "{local}: blind to the end");
         if blind > 0 {
@@ -105,12 +105,12 @@ fn a_soak_of_all_modes_denies_nothing() {
         return;
     }
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let warden = Warden::start(&lab, &WardenOptions::default()).unwrap();
+    let gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), &[]).unwrap();
     let responders = responders(&lab);
-    let done = run(&lab, &warden, &responders.each_ref().map(Responder::address), span());
-    let mut status = warden.status().unwrap();
+    let done = run(&lab, &gateway, &responders.each_ref().map(Responder::address), span());
+    let mut status = gateway.status().unwrap();
     let all = within(PATIENCE, || {
-        status = warden.status()?;
+        status = gateway.status()?;
         Ok(engine(&status, "announcements") == done.transfers)
     });
     let fast = engine(&status, "taken_by_fast_path");
@@ -123,7 +123,7 @@ fn a_soak_of_all_modes_denies_nothing() {
     );
     assert!(all.unwrap(), "{} announcements of {}", engine(&status, "announcements"), done.transfers);
     assert!(done.transfers > SESSIONS as u64);
-    assert_eq!(counter(&status, "syn_denied"), 0);
+    assert_eq!(held_up(&status), 0);
     assert_eq!(engine(&status, "divergences"), 0);
     let standing: BTreeMap<_, _> = status.engine.iter().filter(|(k, _)| k.starts_with("standing.")).collect();
     assert!(standing.is_empty(), "{standing:?}");
@@ -138,7 +138,7 @@ fn under_loss(percent: u32) {
         return;
     }
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let warden = Warden::start(&lab, &WardenOptions::default()).unwrap();
+    let gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), &[]).unwrap();
     let responders = responders(&lab);
     let ruleset = lab.directory().join("loss.nft");
     let rules = format!(
@@ -146,8 +146,8 @@ fn under_loss(percent: u32) {
     );
     std::fs::write(&ruleset, rules).unwrap();
     lab.load_ruleset(Some(&ruleset)).unwrap();
-    let done = run(&lab, &warden, &responders.each_ref().map(Responder::address), span());
-    let status = warden.status().unwrap();
+    let done = run(&lab, &gateway, &responders.each_ref().map(Responder::address), span());
+    let status = gateway.status().unwrap();
     let (announced, fast) = (engine(&status, "announcements"), engine(&status, "taken_by_fast_path"));
     let mut lengths = done.blind.clone();
     lengths.sort_unstable();

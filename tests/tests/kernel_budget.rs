@@ -26,7 +26,7 @@ const CEILINGS: [(&str, u32); 8] = [
     ("ftp_ingress_l3", HOOK),
 ];
 const HOOK: u32 = 229_000;
-const COMMAND: u32 = 9_000;
+const COMMAND: u32 = 10_200;
 const FLOOR: u32 = 36_000;
 
 #[test]

@@ -68,7 +68,8 @@ pub fn judge<T: Text, R: Rules>(
 ) -> Judgement {
     let next = if segment.side == CLIENT { state.next[0] } else { state.next[1] };
     let ahead = tcp::distance(segment.seq, next);
-    let ends = end_of_stream(segment, ahead);
+    let fin = if segment.side == CLIENT { flag::FIN_CLIENT } else { flag::FIN_SERVER };
+    let ends = end_of_stream(segment, ahead, state.flags & fin != 0);
     let unread = |made: Made| Judgement { made: Made(made.0 | ends), hash: 0 };
     if segment.len == 0 {
         return unread(Made::NOTHING);
@@ -143,7 +144,7 @@ pub fn apply(state: &mut SessionState, segment: &Segment, judgement: &Judgement)
     // The high-water mark goes on in a blind session too; what lies absurdly far ahead is no part of the stream.
     let next = if client { state.next[0] } else { state.next[1] };
     let step = tcp::distance(end, next);
-    if step > 0 && step < WINDOW_MAX && segment.len > 0 {
+    if step > 0 && step <= WINDOW && segment.len > 0 {
         if client {
             state.next[0] = end;
             state.last_len[0] = segment.len;
@@ -216,14 +217,16 @@ pub fn opened_kind(state: &SessionState, made: Made) -> u8 {
     }
 }
 
-/// Sequence space that may lie between two segments of a control connection.
-const WINDOW_MAX: i32 = 1 << 30;
+/// Sequence space around the next byte that can belong to a control connection's stream at all: the kernel's reader and the
+/// daemon's must draw the line at the same place, or one forged segment would keep them apart for good.
+pub const WINDOW: i32 = 1 << 20;
 
-/// FIN at the end of what is in order, RST at exactly the next sequence number (RFC 5961 section 3.2).
+/// FIN at the end of what is in order, RST at exactly the next sequence number (RFC 5961 section 3.2): behind the FIN,
+/// which counts for one, if the side has sent it.
 #[inline(always)]
-fn end_of_stream(segment: &Segment, ahead: i32) -> u64 {
+fn end_of_stream(segment: &Segment, ahead: i32, finished: bool) -> u64 {
     if segment.flags & tcp::RST != 0 {
-        return if ahead == 0 { bit::RESET | bit::REVOKE } else { 0 };
+        return if ahead == 0 || (finished && ahead == 1) { bit::RESET | bit::REVOKE } else { 0 };
     }
     if segment.flags & tcp::FIN != 0 && ahead == 0 {
         return bit::FIN | bit::REVOKE;

@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{
-    ErrorKind, Filter, PinholeRow, RESPONSE_MAX, ReloadReport, Request, Response, Session, Status, VERSION, Versioned,
+    Asked, ErrorKind, Filter, PinholeRow, RESPONSE_MAX, ReloadReport, Request, Response, Session, Status, VERSION,
+    Versioned, Why,
 };
 use crate::{
     error::{Code, Fault},
@@ -95,6 +96,18 @@ impl Client {
             Response::Pinhole(row) => Ok(*row),
             other => Err(other),
         })
+    }
+
+    /// Whether a connection would be let through now, and why.
+    ///
+    /// # Errors
+    /// No permission, or no usable answer.
+    pub fn why(&mut self, asked: Asked) -> Result<Why, Fault> {
+        self.send(&Request::Why(asked))?;
+        match self.receive()? {
+            Response::Why(why) => Ok(*why),
+            other => Err(self.unexpected(&other)),
+        }
     }
 
     /// Has the configuration read again.

@@ -14,6 +14,7 @@ pub mod server;
 pub mod socket;
 #[cfg(test)]
 mod tests;
+mod why;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,7 @@ pub use self::{
         DeniedPort, Gauge, Heartbeat, HookKind, Interface, LinkType, PinholeRow, ReloadReport, Session, Standing,
         Status,
     },
+    why::{Asked, Guarded, Verdict, Why},
 };
 use crate::event::Event;
 
@@ -62,6 +64,8 @@ pub enum Request {
     Sessions,
     /// Answered by [`Response::Pinhole`]s and [`Response::End`].
     Pinholes,
+    /// Whether a connection would be let through; answered by [`Response::Why`].
+    Why(Asked),
     /// Answered by [`Response::Observing`], then [`Response::Event`]s and [`Response::Lagged`], and [`Response::End`]
     /// unless it follows.
     Observe {
@@ -89,6 +93,8 @@ pub enum Response {
     Session(Box<Session>),
     /// A pinhole.
     Pinhole(Box<PinholeRow>),
+    /// Whether the connection would be let through.
+    Why(Box<Why>),
     /// From here on no event is missed.
     Observing,
     /// An event.

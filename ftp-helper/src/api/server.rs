@@ -22,7 +22,8 @@ use tokio::{
 };
 
 use super::{
-    ErrorKind, Filter, PinholeRow, REQUEST_MAX, ReloadReport, Request, Response, Session, Status, VERSION, Versioned,
+    Asked, ErrorKind, Filter, PinholeRow, REQUEST_MAX, ReloadReport, Request, Response, Session, Status, VERSION,
+    Versioned, Why,
     access::{Access, Peer, Right},
     history::{History, Item, REMEMBERED},
 };
@@ -45,6 +46,8 @@ pub trait Backend {
     fn sessions(&self) -> impl Future<Output = Vec<Session>> + Send;
     /// The pinholes.
     fn pinholes(&self) -> impl Future<Output = Vec<PinholeRow>> + Send;
+    /// Whether a connection would be let through. The error is the message for the one who asked.
+    fn why(&self, asked: Asked) -> impl Future<Output = Result<Why, String>> + Send;
     /// The events from now on.
     fn subscribe(&self) -> broadcast::Receiver<Arc<Event>>;
     /// Reads the configuration again. The error is the message for the one who asked; nothing has changed then.
@@ -137,6 +140,10 @@ impl<B: Backend + Sync> Server<B> {
                     let rows = self.backend.pinholes().await.into_iter().map(|p| Response::Pinhole(Box::new(p)));
                     writer.rows(rows).await?;
                 }
+                Request::Why(asked) => match self.backend.why(asked).await {
+                    Ok(why) => writer.send(Response::Why(Box::new(why))).await?,
+                    Err(message) => writer.error(ErrorKind::Failed, &message).await?,
+                },
                 Request::Reload => match self.backend.reload().await {
                     Ok(report) => writer.send(Response::Reloaded(report)).await?,
                     Err(message) => writer.error(ErrorKind::Failed, &message).await?,

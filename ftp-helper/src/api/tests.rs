@@ -72,6 +72,12 @@ impl Backend for Canned {
         }]
     }
 
+    async fn why(&self, asked: Asked) -> Result<Why, String> {
+        let guards = vec![];
+        let mode = "drop".into();
+        Ok(Why { asked, verdict: Verdict::Allowed, mode, control_port: false, guards, near: vec![] })
+    }
+
     fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
         self.events.subscribe()
     }
@@ -137,6 +143,10 @@ fn questions_and_answers() {
     assert_eq!(sessions.len(), 5000);
     assert_eq!(sessions[4999].session, format!("{:016x}", 4999));
     assert_eq!(client.pinholes().unwrap()[0].pinhole, pinhole());
+    let asked =
+        Asked { from: "192.0.2.10".parse().unwrap(), from_port: None, to: "[2001:db8::1]:50069".parse().unwrap() };
+    let why = client.why(asked).unwrap();
+    assert_eq!((why.asked, why.verdict), (asked, Verdict::Allowed));
     assert_eq!(client.reload().unwrap().changed, ["mode"]);
     *server.backend.reload.lock().unwrap() = Err("f.toml:1:1: no".into());
     let fault = client.reload().unwrap_err();

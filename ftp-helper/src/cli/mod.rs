@@ -4,6 +4,7 @@
 
 mod check;
 mod ftpd;
+mod generate;
 mod lab;
 mod logging;
 mod observe;
@@ -14,6 +15,7 @@ mod run;
 mod status;
 mod target;
 mod text;
+mod why;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -48,6 +50,8 @@ enum Command {
     Pinholes(query::PinholesArgs),
     /// The events that the daemon remembers, or with -f those to come
     Observe(observe::ObserveArgs),
+    /// Would a connection be let through now, and why (not)
+    Why(why::WhyArgs),
     /// Have the daemon read its configuration again
     Reload(query::ReloadArgs),
     /// Run a capture through the engine and print the events
@@ -56,10 +60,14 @@ enum Command {
     Lab(lab::LabArgs),
     /// The bundled FTP server
     Ftpd(ftpd::FtpdArgs),
+    /// Print the script by which a shell completes the arguments
+    Completions(generate::CompletionsArgs),
+    /// Print the manual page, or write the pages of all commands
+    Man(generate::ManArgs),
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failure, 2 usage or invalid configuration, 3 daemon not running, \
-                          4 problems found, 5 no permission";
+                          4 problems found, 5 no permission, 10 denied (`why`)";
 
 /// Runs the program with these arguments, its own name first.
 pub fn main<I, T>(args: I) -> ExitCode
@@ -95,9 +103,12 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Sessions(args) => query::sessions(args),
         Command::Pinholes(args) => query::pinholes(args),
         Command::Observe(args) => observe::run(args),
+        Command::Why(args) => why::run(args),
         Command::Reload(args) => query::reload(args),
         Command::Replay(args) => replay::run(args),
         Command::Lab(args) => Ok(lab::run(args)),
+        Command::Completions(args) => generate::completions(args),
+        Command::Man(args) => generate::man(args),
         Command::Ftpd(args) => Ok(ftpd::run(args)),
     }
 }

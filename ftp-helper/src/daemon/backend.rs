@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
-    api::{PinholeRow, ReloadReport, Session, Status, server::Backend},
+    api::{Asked, PinholeRow, ReloadReport, Session, Status, Why, server::Backend},
     event::Event,
     metrics::Snapshot,
 };
@@ -15,6 +15,7 @@ pub(super) enum Question {
     Status(oneshot::Sender<Status>),
     Sessions(oneshot::Sender<Vec<Session>>),
     Pinholes(oneshot::Sender<Vec<PinholeRow>>),
+    Why(Asked, oneshot::Sender<Result<Why, String>>),
     Reload(oneshot::Sender<Result<ReloadReport, String>>),
     Metrics(oneshot::Sender<Snapshot>),
 }
@@ -55,6 +56,10 @@ impl Backend for Handle {
 
     async fn pinholes(&self) -> Vec<PinholeRow> {
         self.ask(Question::Pinholes).await.unwrap_or_default()
+    }
+
+    async fn why(&self, asked: Asked) -> Result<Why, String> {
+        self.ask(|to| Question::Why(asked, to)).await.unwrap_or_else(|| Err("the daemon is stopping".into()))
     }
 
     fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {

@@ -25,7 +25,7 @@ use super::{
     backend::Question,
     clock, guards,
     rings::{Found, Rings},
-    status,
+    status, why,
 };
 use crate::{
     api::ReloadReport,
@@ -53,7 +53,7 @@ pub(super) struct Daemon {
     rings: Rings,
     parking: Parking,
     events: broadcast::Sender<Arc<Event>>,
-    guards: Vec<Guard>,
+    pub(super) guards: Vec<Guard>,
     /// What went wrong with an interface, so that it is said once.
     troubles: BTreeMap<String, String>,
     next_beat: Instant,
@@ -127,8 +127,8 @@ impl Daemon {
     /// # Errors
     /// When the kernel side can't be read or written any more.
     pub(super) async fn step(&mut self) -> anyhow::Result<()> {
-        let due =
-            self.engine.poll_timeout().map(|t| Instant::now() + Duration::from_nanos(t.saturating_sub(clock::now())));
+        let due = [self.engine.poll_timeout(), self.parking.poll_timeout()].into_iter().flatten().min();
+        let due = due.map(|t| Instant::now() + Duration::from_nanos(t.saturating_sub(clock::now())));
         tokio::select! {
             biased;
             ready = self.rings.ready() => ready?,
@@ -141,12 +141,15 @@ impl Daemon {
         if self.read()? {
             self.engine.handle_timeout(now);
         }
-        self.act()
+        self.act()?;
+        self.give_up(now)
     }
 
     /// Detaches and leaves nothing behind.
     pub(super) fn stop(mut self) -> anyhow::Result<()> {
-        // What the kernel has written until now still counts.
+        // What the kernel has written until now still counts, and what is parked goes nowhere any more.
+        self.read()?;
+        self.give_up(Nanos::MAX)?;
         self.read()?;
         self.engine.shutdown(clock::now());
         self.act()?;
@@ -160,6 +163,7 @@ impl Daemon {
             Question::Status(to) => drop(to.send(status::status(self))),
             Question::Sessions(to) => drop(to.send(status::sessions(self))),
             Question::Pinholes(to) => drop(to.send(status::pinholes(self))),
+            Question::Why(asked, to) => drop(to.send(why::why(self, asked).map_err(|e| format!("{e:#}")))),
             Question::Reload(to) => drop(to.send(self.reload().map_err(|e| format!("{e:#}")))),
             Question::Metrics(to) => drop(to.send(status::metrics(self))),
         }
@@ -256,6 +260,19 @@ impl Daemon {
             }
         }
         Ok(found)
+    }
+
+    /// Has the kernel count and tell as denied what was parked in vain.
+    fn give_up(&mut self, now: Nanos) -> anyhow::Result<()> {
+        for syn in self.parking.given_up(now) {
+            self.order(op::DENY, |c| {
+                c.flow = syn.key;
+                c.mode = syn.hook;
+                c.flags = syn.reason;
+                c.epoch = syn.ifindex;
+            })?;
+        }
+        Ok(())
     }
 
     fn act(&mut self) -> anyhow::Result<()> {

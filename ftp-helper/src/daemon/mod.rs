@@ -9,6 +9,7 @@ mod core;
 mod guards;
 mod rings;
 mod status;
+mod why;
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,6 +25,7 @@ pub use crate::dataplane::{AttachKind, FastPath};
 use crate::{
     api::{self, access::Access},
     config::Config,
+    dataplane::Platform,
     error::{Code, Fault},
     event::Event,
     metrics,
@@ -59,6 +61,8 @@ async fn serve(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("can't listen for SIGHUP")?;
+    // Before anything is made that would have to be removed again.
+    Platform::here().check()?;
     let access = Access::resolve(&config.api.read_group, &config.api.write_group)?;
     let (listener, _cleanup) = api::socket::bind(&config.api.socket, &access)?;
     let metrics_listener = match config.api.metrics {

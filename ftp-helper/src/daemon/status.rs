@@ -188,6 +188,7 @@ fn engine_counters(d: &Daemon) -> BTreeMap<String, u64> {
         ("resyncs_asked", s.resyncs_asked),
         ("resyncs_applied", s.resyncs_applied),
         ("commands_failed", s.commands_failed),
+        ("refusals_untold", s.refusals_untold),
     ]
     .into_iter()
     .map(|(name, n)| (name.to_string(), n))
@@ -204,7 +205,7 @@ fn engine_counters(d: &Daemon) -> BTreeMap<String, u64> {
     all
 }
 
-fn mode_name(mode: Mode) -> &'static str {
+pub(super) fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Observe => "observe",
         Mode::Drop => "drop",

@@ -10,6 +10,7 @@ use std::{
 use anyhow::Context as _;
 use ftp_helper_common::{
     key::{FlowKey, HOOK_IN, PinholeKey},
+    reason::Reason,
     record::{SynRecord, kind},
 };
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
@@ -26,6 +27,7 @@ pub struct Parking {
     marked: OwnedFd,
     plain: OwnedFd,
     kept: VecDeque<Parked>,
+    given_up: Vec<SynRecord>,
 }
 
 struct Parked {
@@ -46,16 +48,16 @@ impl Parking {
         };
         let marked = open()?;
         setsockopt(&marked, sockopt::Mark, &mark).context("can't mark packets (CAP_NET_ADMIN)")?;
-        Ok(Self { marked, plain: open()?, kept: VecDeque::new() })
+        Ok(Self { marked, plain: open()?, kept: VecDeque::new(), given_up: Vec::new() })
     }
 
     /// Keeps a SYN; `record` is what the kernel wrote. None if it can't be read.
     pub fn keep(&mut self, now: u64, record: &[u8]) -> Option<SynRecord> {
         let syn = read_syn(record).filter(|s| s.kind == kind::PARKED)?;
         let frame = record.get(size_of::<SynRecord>()..size_of::<SynRecord>() + usize::from(syn.frame_len))?;
-        self.forget_old(now);
+        self.give_up_old(now);
         if self.kept.len() >= MAX {
-            self.kept.pop_front();
+            self.given_up.extend(self.kept.pop_front().map(|p| p.syn));
         }
         let mut frame = with_tag(frame, syn.vlan);
         checksum::complete(&mut frame, &syn.key);
@@ -68,20 +70,39 @@ impl Parking {
     /// # Errors
     /// When the interface does not take the frame; the SYN's sender will try again.
     pub fn release(&mut self, now: u64, pinhole: &PinholeKey) -> io::Result<Option<Duration>> {
-        self.forget_old(now);
-        // One connection: the first SYN that fits, retransmissions of it are dropped with the rest.
+        self.give_up_old(now);
+        // One connection: the first SYN that fits. Its retransmissions are forgotten; other connections have come in vain.
         let Some(at) = self.kept.iter().position(|p| fits(&p.syn, pinhole)) else { return Ok(None) };
         let Some(parked) = self.kept.remove(at) else { return Ok(None) };
-        self.kept.retain(|p| !fits(&p.syn, pinhole));
+        self.kept.retain(|p| {
+            let fits = fits(&p.syn, pinhole);
+            if fits && p.syn.key != parked.syn.key {
+                self.given_up.push(SynRecord { reason: Reason::OtherSourcePort as u16, ..p.syn });
+            }
+            !fits
+        });
         let fd = if parked.syn.hook == HOOK_IN { &self.marked } else { &self.plain };
-        send(fd, &parked)?;
+        if let Err(e) = send(fd, &parked) {
+            self.given_up.push(parked.syn);
+            return Err(e);
+        }
         Ok(Some(Duration::from_nanos(now.saturating_sub(parked.time))))
     }
 
-    fn forget_old(&mut self, now: u64) {
-        while self.kept.front().is_some_and(|p| p.time + KEEP < now) {
-            self.kept.pop_front();
-        }
+    /// When the next SYN has to be given up.
+    pub fn poll_timeout(&self) -> Option<u64> {
+        if self.given_up.is_empty() { self.kept.front().map(|p| p.time + KEEP) } else { Some(0) }
+    }
+
+    /// The SYNs that came in vain since the last time: no pinhole has opened for them.
+    pub fn given_up(&mut self, now: u64) -> Vec<SynRecord> {
+        self.give_up_old(now);
+        std::mem::take(&mut self.given_up)
+    }
+
+    fn give_up_old(&mut self, now: u64) {
+        let old = self.kept.iter().take_while(|p| p.time.saturating_add(KEEP) <= now).count();
+        self.given_up.extend(self.kept.drain(..old).map(|p| p.syn));
     }
 }
 
@@ -134,6 +155,32 @@ fn send(fd: &OwnedFd, parked: &Parked) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_pinhole_opens_for_is_given_up_once() {
+        let open = || tempfile::tempfile().unwrap().into();
+        let mut parking = Parking { marked: open(), plain: open(), kept: VecDeque::new(), given_up: Vec::new() };
+        let park = |parking: &mut Parking, now, from: u16, to: u16| {
+            let key = FlowKey { initiator_port: from, responder_port: to, ..FlowKey::default() };
+            let syn = SynRecord { kind: kind::PARKED, key, reason: Reason::NoPinhole as u16, ..SynRecord::default() };
+            parking.kept.push_back(Parked { time: now, syn, frame: Vec::new() });
+        };
+        assert_eq!(parking.poll_timeout(), None);
+        for (now, from, to) in [(1, 1000, 50_000), (2, 1001, 50_001), (3, 1000, 50_000), (4, 1002, 50_000)] {
+            park(&mut parking, now, from, to);
+        }
+        assert_eq!(parking.poll_timeout(), Some(1 + KEEP));
+        assert_eq!(parking.given_up(KEEP), []);
+        // A file is no packet socket: the first one can't be sent on. It has come in vain then, and so has the other
+        // connection to its port; its retransmission is no other connection.
+        let pinhole = PinholeKey { port: 50_000, hook: HOOK_IN, ..PinholeKey::default() };
+        assert!(parking.release(5, &pinhole).is_err());
+        assert_eq!(parking.poll_timeout(), Some(0));
+        let told: Vec<_> = parking.given_up(6).iter().map(|s| (s.key.initiator_port, s.reason)).collect();
+        assert_eq!(told, [(1002, Reason::OtherSourcePort as u16), (1000, Reason::NoPinhole as u16)]);
+        assert_eq!(parking.given_up(2 + KEEP).len(), 1);
+        assert_eq!((parking.given_up(u64::MAX).len(), parking.poll_timeout()), (0, None));
+    }
 
     #[test]
     fn a_tag_goes_back_behind_the_addresses() {

@@ -41,7 +41,13 @@ impl PinDir {
         let instance =
             Path::new(BPFFS).join("ftp-helper").join(format!("{namespace}-{:08x}", fnv(instance.as_bytes()) as u32));
         let path = instance.join(format!("{layout:016x}"));
-        fs::create_dir_all(&path).map_err(|e| denied(&e, format!("can't make {}: {e}", path.display())))?;
+        fs::create_dir_all(&path).map_err(|e| {
+            let remedy = match e.kind() {
+                io::ErrorKind::PermissionDenied => "; run as root, or make this user the owner of its parent",
+                _ => "",
+            };
+            denied(&e, format!("can't make {}: {e}{remedy}", path.display()))
+        })?;
         Ok(Self { instance, path })
     }
 

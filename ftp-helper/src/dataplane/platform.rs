@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use caps::{CapSet, Capability};
+
 use crate::error::{Code, Fault};
 
 /// The oldest kernel that everything was built for: Debian 12's.
@@ -14,7 +16,14 @@ pub struct Platform {
     pub release: String,
     /// Where the kernel's type information lies.
     pub btf: PathBuf,
+    /// The capabilities that this process needs and has not.
+    pub missing: Vec<Capability>,
 }
+
+/// What the kernel side takes: loading programs and tables, attaching, what the verifier lets only the trusted do, and
+/// the packet sockets that send parked SYNs on.
+const NEEDED: [Capability; 4] =
+    [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON, Capability::CAP_NET_RAW];
 
 impl Platform {
     /// This host.
@@ -22,10 +31,16 @@ impl Platform {
         let release = nix::sys::utsname::uname()
             .map(|u| u.release().to_string_lossy().into_owned())
             .unwrap_or_else(|_| "unknown".into());
-        Self { release, btf: "/sys/kernel/btf/vmlinux".into() }
+        // What can't be read is not known to be missing: the kernel will say so.
+        let held = caps::read(None, CapSet::Effective).unwrap_or_else(|_| NEEDED.into());
+        // capabilities(7): CAP_SYS_ADMIN stands for what was split off it.
+        let implied = |c| matches!(c, Capability::CAP_BPF | Capability::CAP_PERFMON);
+        let all = held.contains(&Capability::CAP_SYS_ADMIN);
+        let missing = NEEDED.into_iter().filter(|c| !(held.contains(c) || all && implied(*c))).collect();
+        Self { release, btf: "/sys/kernel/btf/vmlinux".into(), missing }
     }
 
-    /// Whether the kernel side can run here.
+    /// Whether the kernel side can run here, and this process may have it run.
     ///
     /// # Errors
     /// One message that names what is missing and the remedy.
@@ -53,6 +68,17 @@ impl Platform {
                 ),
             ));
         }
+        if !self.missing.is_empty() {
+            let names: Vec<String> = self.missing.iter().map(ToString::to_string).collect();
+            return Err(Fault::new(
+                Code::NoPermission,
+                format!(
+                    "no permission for BPF programs on interfaces, for want of {}: run as root, or with {}",
+                    names.join(", "),
+                    NEEDED.map(|c| c.to_string()).join(", ")
+                ),
+            ));
+        }
         Ok(())
     }
 
@@ -73,7 +99,7 @@ mod tests {
 
     #[test]
     fn releases_are_read_as_versions() {
-        let of = |release: &str| Platform { release: release.into(), btf: "/".into() };
+        let of = |release: &str| Platform { release: release.into(), btf: "/".into(), missing: vec![] };
         assert!(of("6.1.0-18-amd64").check().is_ok());
         assert!(of("6.18.44-fc").has_tcx());
         assert!(!of("6.1.0-18-amd64").has_tcx());
@@ -86,7 +112,15 @@ mod tests {
 
     #[test]
     fn a_kernel_without_type_information_is_named() {
-        let none = Platform { release: "6.1.0".into(), btf: "/nonexistent/vmlinux".into() };
+        let none = Platform { release: "6.1.0".into(), btf: "/nonexistent/vmlinux".into(), missing: vec![] };
         assert!(none.check().unwrap_err().message.contains("CONFIG_DEBUG_INFO_BTF"));
+    }
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        let missing = vec![Capability::CAP_PERFMON, Capability::CAP_NET_RAW];
+        let fault = Platform { release: "6.1.0".into(), btf: "/".into(), missing }.check().unwrap_err();
+        assert_eq!(fault.code, Code::NoPermission);
+        assert!(fault.message.contains("for want of CAP_PERFMON, CAP_NET_RAW: run as root"), "{fault}");
     }
 }

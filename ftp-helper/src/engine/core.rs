@@ -177,6 +177,16 @@ impl Core {
         self.event(event.because(reason));
     }
 
+    /// A side's packets come by another interface of its zone than before; they pass.
+    pub(super) fn moved(&mut self, now: Nanos, session: &Session, side: u8) {
+        let (client, server) = ends(&session.key);
+        let (from, to) = if side == 0 { (client, server) } else { (server, client) };
+        count(&mut self.stats.strays, Reason::InterfaceChanged);
+        let mut event = self.blank(now, Kind::Denied).of_session(session.id, client, server);
+        event.connection = Some(Connection { dropped: Some(false), ..Connection::new(from, to) });
+        self.event(event.because(Reason::InterfaceChanged));
+    }
+
     /// A control packet that is not followed, or was dropped.
     pub(super) fn stray(&mut self, now: Nanos, record: &SegmentRecord) {
         let reason = Reason::from_code(record.reason).unwrap_or(Reason::Midstream);

@@ -152,8 +152,10 @@ impl Session {
         };
         if let Some(reason) = refused {
             count(&mut core.stats.refused, reason);
-            let shown = self.show_refused(a);
-            core.session_event(now, self, Kind::Refused, Some(reason), Some(shown));
+            if self.may_tell_refusal(now, core) {
+                let shown = self.show_refused(a);
+                core.session_event(now, self, Kind::Refused, Some(reason), Some(shown));
+            }
             if let Some(fast) = fast {
                 self.diverged(now, core, &fast);
             }
@@ -390,7 +392,9 @@ impl Session {
         };
         self.drop_pinhole(core);
         count(&mut core.stats.refused, reason);
-        core.session_event(now, self, Kind::Refused, Some(reason), Some(hole.show(now)));
+        if self.may_tell_refusal(now, core) {
+            core.session_event(now, self, Kind::Refused, Some(reason), Some(hole.show(now)));
+        }
     }
 
     fn confirm_outcome(&mut self, now: Nanos, core: &mut Core, seq: u32, outcome: Outcome) {

@@ -33,6 +33,10 @@ const CAUSE_WAIT: Nanos = 1_000_000_000;
 const LINGER: Nanos = 3_000_000_000;
 /// How long a session stays when only one side has ended it and nothing more is heard, nanoseconds.
 const HALF_CLOSED: Nanos = 120_000_000_000;
+/// Refusals of one session that are told at once at most, and after how many nanoseconds one more is.
+const REFUSALS_TOLD: u32 = 32;
+const REFUSALS_EVERY: Nanos = 1_000_000_000;
+
 /// Whether a session may open anything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Standing {
@@ -84,6 +88,12 @@ pub(super) struct Session {
     pub(super) fin: [Option<u32>; 2],
     pub(super) reset: bool,
     ended: bool,
+    /// The interface of each side's last packet, 0 if none was seen.
+    interfaces: [u32; 2],
+    /// That one has changed was told.
+    moved: bool,
+    /// Refusals that may still be told, and since when.
+    refusals: (u32, Nanos),
 }
 
 impl Session {
@@ -99,6 +109,7 @@ impl Session {
         self.last = now;
         let kept = self.kept();
         self.note_record(now, core, record);
+        self.note_interface(now, core, record);
         self.take(now, core, record, payload);
         self.settle_with_kernel(now, core);
         core.kept = (core.kept + self.kept()).saturating_sub(kept);
@@ -108,7 +119,10 @@ impl Session {
     fn take(&mut self, now: Nanos, core: &mut Core, record: &SegmentRecord, payload: &[u8]) {
         let side = usize::from(record.side.min(SERVER));
         if record.tcp_flags & tcp::RST != 0 {
-            if record.made.has(bit::RESET) || record.seq == self.streams[side].next() {
+            if record.made.has(bit::RESET)
+                || record.seq == self.streams[side].next()
+                || record.seq == self.position(side)
+            {
                 self.reset = true;
                 self.close(now, core);
             }
@@ -310,6 +324,9 @@ impl Session {
             fin: [None; 2],
             reset: false,
             ended: false,
+            interfaces: [0; 2],
+            moved: false,
+            refusals: (REFUSALS_TOLD, now),
         }
     }
 
@@ -322,6 +339,28 @@ impl Session {
         if record.flags & flag::UNRECORDED != 0 && record.next != self.next() && self.standing == Standing::Good {
             self.rebase(record);
         }
+    }
+
+    /// Tells once that a side's packets come by another interface than before: routing may do that, and so may somebody
+    /// else on the same side.
+    fn note_interface(&mut self, now: Nanos, core: &mut Core, record: &SegmentRecord) {
+        let last = std::mem::replace(&mut self.interfaces[usize::from(record.side.min(SERVER))], record.ifindex);
+        if last == 0 || last == record.ifindex || std::mem::replace(&mut self.moved, true) {
+            return;
+        }
+        core.moved(now, self, record.side);
+    }
+
+    /// Whether one more refusal may be told; one more is free every second. All are counted.
+    pub(super) fn may_tell_refusal(&mut self, now: Nanos, core: &mut Core) -> bool {
+        let (left, since) = self.refusals;
+        let regained = now.saturating_sub(since) / REFUSALS_EVERY;
+        let left = left.saturating_add(u32::try_from(regained).unwrap_or(u32::MAX)).min(REFUSALS_TOLD);
+        self.refusals = (left.saturating_sub(1), since + regained * REFUSALS_EVERY);
+        if left == 0 {
+            core.stats.refusals_untold += 1;
+        }
+        left != 0
     }
 
     /// Keeps a segment until the records of what it acknowledges have come: the two sides' records are written by
@@ -444,6 +483,9 @@ impl Session {
             Step::Open(announcement, doubtful) => self.open(now, core, &announcement, doubtful),
             Step::Refuse(reason, announcement) => {
                 count(&mut core.stats.refused, reason);
+                if !self.may_tell_refusal(now, core) {
+                    return;
+                }
                 let (client, server) = ends(&self.key);
                 let event = core.blank(now, Kind::Refused).of_session(self.id, client, server).because(reason);
                 let pinhole = announcement.map(|a| self.show_refused(&a));

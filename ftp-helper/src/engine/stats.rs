@@ -39,6 +39,8 @@ pub struct Stats {
     pub revoked: BTreeMap<Reason, u64>,
     /// Announcements that opened nothing, by reason.
     pub refused: BTreeMap<Reason, u64>,
+    /// Of these, not told: a session tells so many at once, and one a second.
+    pub refusals_untold: u64,
     /// Sessions tainted, killed or opaque, by reason.
     pub standing: BTreeMap<Reason, u64>,
     /// Connections without a pinhole, by reason.

@@ -3,12 +3,11 @@
 //! The first copy of a byte counts. What is sent again must be the same bytes, as far as they are remembered: a receiver
 //! behind us may have taken either copy, so two different ones mean that nobody can know what it reads.
 
+pub(super) use ftp_helper_common::canon::WINDOW;
 use ftp_helper_common::tcp::distance;
 
 /// How many bytes that were read already are remembered for comparison.
 pub(super) const HISTORY: usize = 1024;
-/// Sequence space around the next byte that can belong to the stream at all.
-pub(super) const WINDOW: i32 = 1 << 20;
 /// What a buffered piece costs beside its bytes.
 const PIECE_COST: usize = 48;
 

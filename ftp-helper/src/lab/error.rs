@@ -65,6 +65,9 @@ pub enum LabError {
         /// The cache directory that was searched.
         looked: PathBuf,
     },
+    /// Servers could not be fetched.
+    #[error("{0}")]
+    Fetch(String),
     /// Something the system refused.
     #[error("{what}: {source}")]
     Io {

@@ -1,7 +1,10 @@
 //! `cargo xtask setup`: installs what this host lacks, and nothing else.
 
+mod libraries;
 mod need;
 mod plan;
+// One place says where the lab's servers come from, and fetches them.
+#[path = "../../../ftp-helper/src/lab/servers/packages.rs"]
 mod servers;
 
 use std::{
@@ -10,14 +13,17 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 pub(crate) use self::need::Purpose;
 use self::{
     need::{NEEDS, Need},
     plan::{Action, Plan},
 };
-use crate::{command, host::Host};
+use crate::{
+    command,
+    host::{Host, Rights},
+};
 
 /// The set-up for some purposes.
 pub(crate) struct Setup<'a> {
@@ -115,7 +121,9 @@ impl<'a> Setup<'a> {
                 let (program, args) = argv.split_first().context("an action has a program")?;
                 command::run(Command::new(program).args(args).stdin(Stdio::null()))
             }
-            Action::Unpack(server) => server.unpack(self.host),
+            Action::Unpack(server) => server
+                .unpack(&self.host.lab_servers(), self.host.rights == Rights::Root)
+                .map_err(|message| anyhow!("{message}")),
         }
     }
 

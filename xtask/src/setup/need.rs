@@ -4,7 +4,10 @@ use std::{env, fs, path::Path, process::Command};
 
 use crate::{
     host::{Host, Rights, output_of},
-    setup::servers::{self, Server},
+    setup::{
+        libraries,
+        servers::{self, Packages},
+    },
 };
 
 /// The version of bpf-linker that is known to work with the BPF compiler's LLVM.
@@ -40,7 +43,7 @@ enum Probe {
     /// A library that the dynamic linker finds.
     Library(&'static str),
     /// A server that was unpacked.
-    Server(&'static Server),
+    Server(&'static Packages),
 }
 
 /// Which tasks need something.
@@ -83,7 +86,7 @@ pub(crate) enum Remedy {
     /// `rustup component add`.
     Component(&'static str),
     /// Debian's packages, unpacked into a directory of their own since they exclude one another.
-    Server(&'static Server),
+    Server(&'static Packages),
     /// Mounting the BPF file system.
     MountBpffs,
     /// Nothing that could be installed: what the reader has to change.
@@ -208,7 +211,7 @@ const fn library(soname: &'static str, why: &'static str, packages: &'static [&'
 }
 
 /// A server of the lab.
-const fn server(server: &'static Server) -> Need {
+const fn server(server: &'static Packages) -> Need {
     let why = "an FTP server of the lab";
     Need { what: server.name, why, purpose: Purpose::Lab, probe: Probe::Server(server), remedy: Remedy::Server(server) }
 }
@@ -226,8 +229,8 @@ impl Need {
             Probe::Fact(fact) => fact(host),
             Probe::Program(name) => host.program(name).is_some(),
             Probe::Version(name, version) => has_version(host, name, version),
-            Probe::Library(soname) => servers::has_library(host, soname),
-            Probe::Server(server) => server.is_unpacked(host),
+            Probe::Library(soname) => libraries::has_library(host, soname),
+            Probe::Server(server) => server.is_in(&host.lab_servers()),
         }
     }
 }

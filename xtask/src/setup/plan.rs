@@ -6,7 +6,7 @@ use crate::{
     host::{Os, Rights},
     setup::{
         need::{Need, Remedy},
-        servers::Server,
+        servers::Packages,
     },
 };
 
@@ -29,7 +29,7 @@ pub(crate) enum Action {
     /// A command that runs as whoever we are.
     User(Vec<String>),
     /// A server to download and unpack.
-    Unpack(&'static Server),
+    Unpack(&'static Packages),
 }
 
 /// Decides what to do about `missing`, where `servers` is the directory of the lab's servers.
@@ -82,11 +82,7 @@ impl Action {
             Self::Root(words) | Self::User(words) => words.join(" "),
             Self::Cargo(words, takes) => format!("cargo {}   ({takes})", words.join(" ")),
             Self::Unpack(server) => {
-                format!(
-                    "apt-get download {} && dpkg -x …   ({}, not installed)",
-                    server.packages.join(" "),
-                    server.name
-                )
+                format!("apt-get download {} && dpkg -x …   ({}, not installed)", server.server.join(" "), server.name)
             }
         }
     }
@@ -150,7 +146,7 @@ fn elsewhere(remedy: Remedy, servers: &Path) -> String {
         Remedy::Component(name) => format!("rustup component add {name}"),
         Remedy::Server(server) => {
             let dir = servers.join(server.dir);
-            format!("Debian's {}, unpacked into {}", server.packages.join(" and "), dir.display())
+            format!("Debian's {}, unpacked into {}", server.server.join(" and "), dir.display())
         }
         Remedy::MountBpffs => "mount -t bpf bpf /sys/fs/bpf".to_owned(),
         Remedy::Host(text) => text.to_owned(),

@@ -1,0 +1,426 @@
+//! The back end (k): the programs by test runs, the engine behind them, fed from the real ring buffers, its commands run
+//! by the command program.
+//!
+//! What every packet and every command must count is computed from the tables as they stand before it, with the reader
+//! compiled for the host; after each step every counter is compared, those included that must not move, and so are the
+//! session's entry and the two readers' sets of pinholes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+use ftp_helper::{
+    dataplane::{Direction, FastPath, Guard},
+    engine::{Action, Engine, policy::Mode, policy::Policy},
+    event::Event,
+};
+use ftp_helper_common::{
+    canon::{
+        self, Judgement, Made, bit,
+        host::{HostRules, HostText},
+    },
+    command::{Command, Outcome, op},
+    key::{CLIENT, PinholeKey, SERVER},
+    policy::{KernelPolicy, policy_flag},
+    reason::Reason,
+    record::{CHUNK, kind},
+    state::{SessionState, flag},
+    tcp,
+};
+
+use super::{
+    BEHIND, Begin, Came, Data, Host, LOGIN, Seen, Segment, Step, Stimulus, address, engine, p1, policy, talk::Talk,
+};
+use crate::{
+    packet::Packet,
+    testrun::{Kernel, Verdict, everybody, monotonic, parse, wait_until},
+};
+
+type Counts = BTreeMap<&'static str, u64>;
+
+/// The programs and tables, and the policy that is in force there.
+pub struct Bench<'a> {
+    k: &'a mut Kernel,
+    applied: Option<Policy>,
+}
+
+impl<'a> Bench<'a> {
+    /// Nothing is in force yet.
+    pub fn new(k: &'a mut Kernel) -> Self {
+        Self { k, applied: None }
+    }
+}
+
+/// A stimulus at work.
+struct Run<'a> {
+    k: &'a mut Kernel,
+    engine: Engine,
+    talk: Talk,
+    policy: Policy,
+    events: Vec<Event>,
+    /// The first sequence numbers of a handshake that waits for the client's ACK.
+    half: Option<[u32; 2]>,
+    data_in_syn: bool,
+    /// The connection was told not to be followed.
+    stray: bool,
+}
+
+/// Runs a stimulus, and what must follow it, in mode `drop` or `observe`.
+///
+/// # Errors
+/// What is not as it must be.
+pub fn run(bench: &mut Bench<'_>, s: &Stimulus, hook: u8, mode: Mode) -> Result<Came, String> {
+    let Bench { k, applied } = bench;
+    k.clear();
+    let policy = Policy { mode, ..policy(s.knob) };
+    if applied.as_ref() != Some(&policy) {
+        let fast = FastPath { parking: false, ..FastPath::default() };
+        k.plane().apply(&policy, &guards(), fast).expect("the policy fits");
+        *applied = Some(policy.clone());
+    }
+    k.discard();
+    let _ = k.records();
+    let engine = Engine::new(policy.clone(), 0);
+    let talk = Talk::new(s.v6, hook, client_port());
+    let events = Vec::new();
+    let mut run = Run { k, engine, talk, policy, events, half: None, data_in_syn: false, stray: false };
+    run.begin(s.begin).map_err(|e| format!("beginning: {e}"))?;
+    run.events.clear();
+    for (i, step) in s.steps.iter().enumerate() {
+        run.step(step).map_err(|e| format!("step {i}, {step:?}: {e}"))?;
+    }
+    let came = run.came();
+    s.check(&came)?;
+    run.events.clear();
+    run.p1(s.v6 || s.by_epsv, BEHIND[0]).map_err(|e| format!("P1 in the same session: {e}"))?;
+    if s.goes_on() != (run.came().opened.len() == 1) {
+        return Err(format!("P1 in the same session: {:?}", run.came()));
+    }
+    // A reader that gives up for good would pass for a careful one.
+    let blind = run.state().is_some_and(|s| s.flags & flag::BLIND != 0);
+    if s.goes_on() && blind == s.sees_again {
+        return Err(format!("blind: {blind}\n{}", run.k.dump()));
+    }
+    run.again(s.v6, hook).map_err(|e| format!("P1 in a new session: {e}"))?;
+    Ok(came)
+}
+
+/// Both directions, the networks of all three hosts.
+fn guards() -> Vec<Guard> {
+    let hosts = [Host::C, Host::S, Host::A];
+    let networks: Vec<_> = hosts.iter().flat_map(|h| [address(*h, false).into(), address(*h, true).into()]).collect();
+    [Direction::In, Direction::Out]
+        .map(|direction| Guard {
+            direction,
+            networks: networks.clone(),
+            initiators: everybody(),
+            ports: 1024..=65535,
+            except: Vec::new(),
+        })
+        .to_vec()
+}
+
+/// A port that no other run has used: the table of connections that are not followed remembers them.
+fn client_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(10_000);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+impl Run<'_> {
+    fn begin(&mut self, begin: Begin) -> Result<(), String> {
+        if begin == Begin::Nothing {
+            return Ok(());
+        }
+        for (side, packet) in self.talk.handshake() {
+            let hook = self.talk.dialogue.hook_of(side);
+            let expected = self.expect_read(side, &packet);
+            self.send(&packet, hook, Verdict::Pass, &expected)?;
+        }
+        if begin == Begin::LoggedIn {
+            for (side, line) in LOGIN {
+                self.control(&super::segment(side, format!("{line}\r\n").as_bytes()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn p1(&mut self, epsv: bool, port: u16) -> Result<(), String> {
+        for (side, line) in p1(epsv, port) {
+            self.control(&super::segment(side, line.as_bytes()))?;
+        }
+        Ok(())
+    }
+
+    /// P1 in a session of its own, with its data connection.
+    fn again(&mut self, v6: bool, hook: u8) -> Result<(), String> {
+        self.talk = Talk::new(v6, hook, client_port());
+        (self.half, self.stray, self.data_in_syn) = (None, false, false);
+        self.begin(Begin::LoggedIn)?;
+        self.events.clear();
+        self.p1(v6, BEHIND[1])?;
+        if self.came().opened.len() != 1 {
+            return Err(format!("{:?}", self.came()));
+        }
+        let (from, to) = ((Host::C, 47_000), (Host::S, BEHIND[1]));
+        self.data(&super::denied((Host::A, 47_000), to))?;
+        self.data(&super::syn(from, to))?;
+        self.data(&super::answer(from, to))?;
+        self.data(&super::denied((Host::C, 47_001), to))
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), String> {
+        match step {
+            Step::Control(segment) => self.control(segment),
+            Step::Data(data) => self.data(data),
+            Step::Wait(ms) => {
+                wait_until(monotonic() + ms * 1_000_000);
+                self.engine.handle_timeout(monotonic());
+                self.drain()
+            }
+        }?;
+        self.agree()
+    }
+
+    fn control(&mut self, segment: &Segment) -> Result<(), String> {
+        let (packet, hook) = self.talk.packet(segment);
+        let killed = self.state().is_some_and(|s| s.flags & flag::KILLED != 0);
+        let seen = if killed && segment.seen == Seen::Pass { Seen::Drop("killed") } else { segment.seen };
+        let (verdict, expected) = match seen {
+            Seen::Pass => (Verdict::Pass, self.expect_read(segment.side, &packet)),
+            Seen::Unread => {
+                if packet.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && segment.side == CLIENT {
+                    self.data_in_syn = !packet.payload.is_empty();
+                }
+                (Verdict::Pass, Counts::new())
+            }
+            Seen::Drop(reason) if self.policy.mode == Mode::Observe => (Verdict::Pass, Counts::from([(reason, 1)])),
+            Seen::Drop(reason) => (Verdict::Drop, Counts::from([(reason, 1), ("control_dropped", 1)])),
+            Seen::DropHeaders(reason) => (Verdict::Drop, Counts::from([(reason, 1)])),
+        };
+        self.send(&packet, hook, verdict, &expected)
+    }
+
+    fn data(&mut self, data: &Data) -> Result<(), String> {
+        let (packet, hook) = self.talk.data(data);
+        let verdict = if data.passes { Verdict::Pass } else { Verdict::Drop };
+        let observing = self.policy.mode == Mode::Observe;
+        let name = |n| if observing && n == "syn_denied" { "syn_would_deny" } else { n };
+        let expected = data.counts.iter().map(|(n, count)| (name(*n), *count)).collect();
+        self.send(&packet, hook, verdict, &expected)
+    }
+
+    /// Sends a packet, compares, and lets the engine read what there is to read.
+    fn send(&mut self, packet: &Packet, hook: u8, verdict: Verdict, expected: &Counts) -> Result<(), String> {
+        let before = self.state();
+        let got = self.k.send(hook, packet);
+        let verdict = if self.policy.mode == Mode::Observe { Verdict::Pass } else { verdict };
+        let mut counted = self.k.counted();
+        // An unread session tells once a second that it lives: when, a slow machine decides.
+        if before.is_some_and(|s| s.flags & (flag::OPAQUE | flag::TAINTED) != 0)
+            && expected.contains_key("control_segments")
+            && !expected.contains_key("records")
+        {
+            counted.remove("records");
+        }
+        if got != verdict || counted != *expected {
+            return Err(format!("{got:?}, counted {counted:?}\nmust be {verdict:?}, {expected:?}\n{}", self.k.dump()));
+        }
+        for raw in self.k.records() {
+            if raw[0] != kind::PARKED {
+                self.engine.handle_record(monotonic(), &parse(&raw));
+                self.drain()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out what the engine asks for; each command counts as its outcome says.
+    fn drain(&mut self) -> Result<(), String> {
+        while let Some(action) = self.engine.poll_action() {
+            let command = match action {
+                Action::Event(event) => {
+                    self.events.push(event);
+                    continue;
+                }
+                Action::Command(command) => command,
+            };
+            let state = self.k.session(&command.key).filter(|s| s.id == command.session);
+            let live = state.filter(|s| self.is_live(&s.pinhole, s.id));
+            let outcome = self.k.command(&command);
+            let expected = command_counts(&command, live.as_ref(), outcome);
+            let counted = self.k.counted();
+            if counted != expected {
+                return Err(format!("{command:?}: {outcome:?}, counted {counted:?}, must be {expected:?}"));
+            }
+            self.engine.handle_outcome(monotonic(), &command, outcome);
+        }
+        Ok(())
+    }
+
+    /// The kernel's pinholes are the engine's; a session has one at most, between its own two ends.
+    fn agree(&self) -> Result<(), String> {
+        let now = monotonic();
+        let kernel: BTreeSet<_> =
+            self.k.pinholes().into_iter().map(|(p, _)| (p.initiator.to_ip(), p.responder.to_ip(), p.port)).collect();
+        let engine: BTreeSet<_> =
+            self.engine.pinholes(now).map(|v| (v.pinhole.initiator, v.pinhole.responder, v.pinhole.port)).collect();
+        if kernel != engine {
+            return Err(format!("the kernel has {kernel:?}, the engine {engine:?}\n{}", self.k.dump()));
+        }
+        let d = &self.talk.dialogue;
+        let ends = BTreeSet::from([d.client.ip(), d.server.ip()]);
+        match kernel.iter().find(|(i, r, port)| *port < 1024 || BTreeSet::from([*i, *r]) != ends) {
+            Some(p) => Err(format!("{p:?} is no pinhole of this session")),
+            None if self.engine.stats().divergences > 0 => {
+                Err("the kernel opened what the engine would not".to_owned())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn came(&self) -> Came {
+        engine::came(&self.engine, &self.events, &self.talk.dialogue.key(), monotonic())
+    }
+
+    fn state(&self) -> Option<SessionState> {
+        self.k.session(&self.talk.dialogue.key())
+    }
+
+    fn is_live(&self, key: &PinholeKey, session: u64) -> bool {
+        key.port != 0 && self.k.pinholes().iter().any(|(k, p)| k == key && p.session == session)
+    }
+
+    /// What a packet counts that the kernel reads.
+    fn expect_read(&mut self, side: u8, packet: &Packet) -> Counts {
+        let state = self.state();
+        let syn = packet.flags & tcp::SYN != 0;
+        if syn {
+            let answers = side == SERVER && packet.flags & tcp::ACK != 0 && packet.flags & (tcp::FIN | tcp::RST) == 0;
+            if !answers || state.is_some_and(|s| s.flags & flag::CLOSING == 0) {
+                return Counts::new();
+            }
+            self.half = Some([packet.ack, packet.seq.wrapping_add(1)]);
+            return Counts::from([("half_open", 1)]);
+        }
+        let Some(state) = state else {
+            let begins = side == CLIENT && self.half == Some([packet.seq, packet.ack]);
+            if begins && packet.flags & (tcp::ACK | tcp::RST) == tcp::ACK {
+                self.half = None;
+                if self.data_in_syn {
+                    self.stray = true;
+                    return Counts::from([("data_in_syn", 1)]);
+                }
+                return Counts::from([("sessions", 1), ("records", 1)]);
+            }
+            if packet.payload.is_empty() || std::mem::replace(&mut self.stray, true) {
+                return Counts::new();
+            }
+            return Counts::from([("midstream", 1)]);
+        };
+        self.expect_followed(side, packet, &state)
+    }
+
+    fn expect_followed(&self, side: u8, packet: &Packet, state: &SessionState) -> Counts {
+        let len = packet.payload.len();
+        if len == 0 && packet.flags & (tcp::FIN | tcp::RST) == 0 {
+            return Counts::new();
+        }
+        let unread = state.flags & (flag::OPAQUE | flag::TAINTED | flag::LOST) != 0;
+        let Judgement { made, .. } = self.judge(side, packet, state, unread);
+        let mut counts = Counts::from([("control_segments", 1)]);
+        let mut add = |name: &'static str, n: u64| *counts.entry(name).or_default() += n;
+        if !unread || made.has(bit::FIN) || made.has(bit::RESET) {
+            add("records", if unread { 1 } else { len.div_ceil(CHUNK).max(1) as u64 });
+        }
+        for (what, name) in [
+            (bit::JUDGED, "control_judged"),
+            (bit::OLD, "control_retransmitted"),
+            (bit::OPEN, "opened_fast"),
+            (bit::BLIND, "blinded"),
+        ] {
+            if made.has(what) {
+                add(name, 1);
+            }
+        }
+        if made.has(bit::BLIND) {
+            let reason = Reason::from_code(made.reason()).expect("a reason");
+            add(reason.as_str(), 1);
+        }
+        let opened = made.has(bit::OPEN).then(|| {
+            let kind = canon::opened_kind(state, made);
+            canon::pinhole_key(&self.talk.dialogue.key(), state.client_hook, kind, made.port())
+        });
+        let replaced = made.has(bit::REVOKE) || opened.is_some_and(|key| key != state.pinhole);
+        if replaced && self.is_live(&state.pinhole, state.id) {
+            add("revoked", 1);
+        }
+        counts
+    }
+
+    /// What the reader on the host makes of a segment.
+    fn judge(&self, side: u8, packet: &Packet, state: &SessionState, unread: bool) -> Judgement {
+        let segment = canon::Segment {
+            side,
+            flags: packet.flags,
+            fragment: false,
+            seq: packet.seq,
+            ack: packet.ack,
+            len: packet.payload.len() as u32,
+        };
+        // The bytes of a session that nobody reads are not looked at.
+        let bytes: &[u8] = if unread { &[] } else { &packet.payload };
+        let policy = kernel_policy(&self.policy);
+        let denied: Vec<u16> = self.policy.deny_ports.iter().chain(&self.policy.control_ports).copied().collect();
+        let range = self.policy.passive_range(self.talk.dialogue.key().server);
+        let range = range.map_or((0, 65535), |r| (*r.start(), *r.end()));
+        let rules = HostRules { denied: &denied, range };
+        let mut text = HostText::new(bytes);
+        let key = self.talk.dialogue.key();
+        let judgement = canon::judge(text.handle(), &segment, &key, state, &policy, rules);
+        if !judgement.made.has(bit::OPEN) {
+            return judgement;
+        }
+        let kind = canon::opened_kind(state, judgement.made);
+        let pinhole = canon::pinhole_key(&key, state.client_hook, kind, judgement.made.port());
+        if self.k.pinholes().iter().any(|(k, p)| *k == pinhole && p.session != state.id) {
+            return Judgement { made: Made::blind(Reason::LeftToDaemon), ..judgement };
+        }
+        judgement
+    }
+}
+
+/// What a command counts; `live` is the session's entry if its pinhole is there.
+fn command_counts(command: &Command, live: Option<&SessionState>, outcome: Outcome) -> Counts {
+    let done = outcome == Outcome::Done;
+    let revoked = match command.op {
+        // Whatever becomes of the new one, the client has given up the old one.
+        op::OPEN if matches!(outcome, Outcome::Done | Outcome::Taken | Outcome::Full | Outcome::Quota) => {
+            live.is_some_and(|s| s.pinhole != command.pinhole)
+        }
+        op::STANDING | op::FORGET => done && live.is_some(),
+        op::REVOKE => done,
+        _ => false,
+    };
+    let mut counts = Counts::new();
+    if revoked {
+        counts.insert("revoked", 1);
+    }
+    match command.op {
+        op::OPEN if done => drop(counts.insert("opened_slow", 1)),
+        op::RESYNC if done => drop(counts.insert("resynced", 1)),
+        _ => {}
+    }
+    counts
+}
+
+/// The policy as the reader on the host takes it.
+fn kernel_policy(p: &Policy) -> KernelPolicy {
+    KernelPolicy {
+        modes: p.modes.0,
+        active_open: p.active_open as u8,
+        servers: p.servers.len() as u32,
+        flags: if p.active_inbound { policy_flag::ACTIVE_INBOUND } else { 0 },
+        ..KernelPolicy::default()
+    }
+}

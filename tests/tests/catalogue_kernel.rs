@@ -1,0 +1,111 @@
+//! The catalogue, through the programs in the kernel with the engine behind them.
+
+use ftp_helper::engine::policy::Mode;
+use ftp_helper_common::key::{HOOK_IN, HOOK_OUT};
+use ftp_helper_tests::{
+    catalogue::{self, Begin, Places, Stimulus, kernel::Bench},
+    dialogue::{Data, Dialogue},
+    packet::Packet,
+    testrun::{Verdict, policy, shared},
+};
+
+/// In `drop`, and with the same openings in `observe`, where nothing is dropped; where the engine alone can run it, it
+/// comes to the same there.
+#[test]
+fn every_stimulus_gets_its_verdict() {
+    let Some(mut k) = shared() else { return };
+    let mut bench = Bench::new(&mut k);
+    let mut wrong = Vec::new();
+    // What is in force changes rarely in this order.
+    let mut all = catalogue::all();
+    all.sort_by_key(|s| s.knob.toml);
+    for (what, mode) in [("drop", Mode::Drop), ("observe", Mode::Observe)] {
+        for s in &all {
+            for (hook, not) in [(HOOK_IN, Places::Inside), (HOOK_OUT, Places::Outside)] {
+                if s.places == not || mode == Mode::Observe && hook == HOOK_OUT && s.places == Places::Both {
+                    continue;
+                }
+                if let Err(e) = agree(&mut bench, s, hook, mode) {
+                    wrong.push(format!("{} ({}), client by hook {hook}, {what}: {e}", s.id, s.about));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
+fn agree(bench: &mut Bench<'_>, s: &Stimulus, hook: u8, mode: Mode) -> Result<(), String> {
+    let came = catalogue::kernel::run(bench, s, hook, mode)?;
+    if s.begin == Begin::Nothing {
+        return Ok(());
+    }
+    let alone = catalogue::engine::run(s, hook)?;
+    if (&alone.opened, &alone.left, alone.standing) == (&came.opened, &came.left, came.standing) {
+        return Ok(());
+    }
+    Err(format!("came to {came:?}, the engine alone to {alone:?}"))
+}
+
+#[test]
+fn p16_two_clients_may_use_the_same_port_number() {
+    let Some(mut k) = shared() else { return };
+    for v6 in [false, true] {
+        let first = Dialogue::ready(&mut k, HOOK_IN, v6).open_passive(&mut k, 50069);
+        let mut d = Dialogue::ready(&mut k, HOOK_IN, v6);
+        let second = d.open_passive(&mut k, 50069);
+        assert_ne!(first.initiator, second.initiator);
+        for key in [first, second] {
+            Data::through(&key, 45000).connect(&mut k);
+        }
+        assert!(k.pinholes().is_empty());
+    }
+}
+
+/// A first fragment too short for its TCP header, to a control port of a host that nobody guards: what would come behind it
+/// is said to a server and read by nobody.
+#[test]
+fn a56_what_cannot_be_read_of_a_control_port_does_not_pass() {
+    let Some(mut k) = shared() else { return };
+    k.set(&policy(), &[]);
+    for hook in [HOOK_IN, HOOK_OUT] {
+        let d = Dialogue::new(hook, false);
+        for side in [0, 1] {
+            let whole = d.segment(side, b"");
+            let tiny = Packet { fragment: Some((0, true)), truncate: Some(14 + 20 + 8), ..whole.clone() };
+            assert_eq!(k.send(d.hook_of(side), &tiny), Verdict::Drop);
+            k.expect("tiny", &[("unreadable_headers", 1)]);
+            // Of any other port nothing is asked here.
+            let mut elsewhere = tiny;
+            elsewhere.from.set_port(40001);
+            elsewhere.to.set_port(8000);
+            assert_eq!(k.send(d.hook_of(side), &elsewhere), Verdict::Pass);
+            k.expect("another port", &[]);
+        }
+    }
+    k.policy(|p| p.mode = Mode::Observe);
+    let d = Dialogue::new(HOOK_IN, false);
+    let tiny = Packet { fragment: Some((0, true)), truncate: Some(14 + 20 + 8), ..d.segment(0, b"") };
+    assert_eq!(k.send(HOOK_IN, &tiny), Verdict::Pass);
+}
+
+/// Half-open handshakes without end: no session begins, none that lives is lost, and a new one finds room.
+#[test]
+fn a82_a_flood_of_handshakes_evicts_no_session() {
+    let Some(mut k) = shared() else { return };
+    let mut d = Dialogue::ready(&mut k, HOOK_IN, false);
+    let mut forged = Dialogue::new(HOOK_IN, false);
+    const FLOOD: u16 = 20_000;
+    for port in 1024..1024 + FLOOD {
+        forged.client.set_port(port);
+        for (side, packet) in [(0, forged.syn()), (1, forged.syn_ack())] {
+            assert_eq!(k.send(forged.hook_of(side), &packet), Verdict::Pass);
+        }
+    }
+    k.expect("the flood", &[("half_open", FLOOD.into())]);
+    assert_eq!(k.sessions().len(), 1);
+    let key = d.open_passive(&mut k, 50069);
+    Data::through(&key, 45000).connect(&mut k);
+    let key = Dialogue::ready(&mut k, HOOK_IN, true).open_passive(&mut k, 50069);
+    Data::through(&key, 45000).connect(&mut k);
+    assert_eq!(k.sessions().len(), 2);
+}
