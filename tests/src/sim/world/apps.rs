@@ -354,8 +354,7 @@ impl World {
     fn finish(&mut self, i: usize) {
         let s = &self.sessions[i];
         let (Some(c), Some(v)) = (s.c, s.v) else {
-            if let Some(c) = s.c.filter(|c| self.socks[*c].dead) {
-                let _ = c;
+            if s.c.is_some_and(|c| self.socks[c].dead) {
                 self.end(i);
             }
             return;

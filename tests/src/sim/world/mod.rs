@@ -505,11 +505,11 @@ impl World {
     /// A packet at its host.
     fn arrive(&mut self, packet: Packet) {
         let mut out = Vec::new();
-        if let Some(&sock) = self.table.get(&(packet.to, packet.from)) {
-            if !self.socks[sock].dead {
-                self.socks[sock].packet_in(self.now, &packet, &mut self.rng, &mut out);
-                return self.after_socket(sock, out);
-            }
+        if let Some(&sock) = self.table.get(&(packet.to, packet.from))
+            && !self.socks[sock].dead
+        {
+            self.socks[sock].packet_in(self.now, &packet, &mut self.rng, &mut out);
+            return self.after_socket(sock, out);
         }
         if packet.flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
             && let Some((i, refuse)) = self.listeners.get(&packet.to).copied()
