@@ -1,6 +1,7 @@
 //! What the end-to-end tests share.
 
 pub mod catalogue;
+pub mod connect;
 pub mod dialogue;
 pub mod gateway;
 pub mod packet;

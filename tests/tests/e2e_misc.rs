@@ -21,26 +21,13 @@ use ftp_helper::{
     },
 };
 use ftp_helper_common::reason::Reason;
-use ftp_helper_tests::gateway::{Gateway, PATIENCE, Settings, full, until};
+use ftp_helper_tests::{
+    connect::connect,
+    gateway::{Gateway, PATIENCE, Settings, full, until},
+};
 
 fn lab_of(topology: Topology) -> Lab {
     Lab::new(&LabOptions { topology, ..LabOptions::default() }).unwrap()
-}
-
-/// Connects from a host, by one of its addresses.
-fn connect(from: &Host, by: IpAddr, to: SocketAddr, limit: Duration) -> std::io::Result<TcpStream> {
-    let attempt = || -> std::io::Result<TcpStream> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let socket = if to.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
-            socket.bind(SocketAddr::new(by, 0))?;
-            let stream = tokio::time::timeout(limit, socket.connect(to)).await??.into_std()?;
-            stream.set_nonblocking(false)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            Ok(stream)
-        })
-    };
-    from.run_in(attempt).unwrap()
 }
 
 fn denied_towards(port: u16, reason: Reason, from: IpAddr) -> impl Fn(&Event) -> bool {

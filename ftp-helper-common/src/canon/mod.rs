@@ -68,7 +68,8 @@ pub fn judge<T: Text, R: Rules>(
 ) -> Judgement {
     let next = if segment.side == CLIENT { state.next[0] } else { state.next[1] };
     let ahead = tcp::distance(segment.seq, next);
-    let ends = end_of_stream(segment, ahead);
+    let fin = if segment.side == CLIENT { flag::FIN_CLIENT } else { flag::FIN_SERVER };
+    let ends = end_of_stream(segment, ahead, state.flags & fin != 0);
     let unread = |made: Made| Judgement { made: Made(made.0 | ends), hash: 0 };
     if segment.len == 0 {
         return unread(Made::NOTHING);
@@ -220,11 +221,12 @@ pub fn opened_kind(state: &SessionState, made: Made) -> u8 {
 /// daemon's must draw the line at the same place, or one forged segment would keep them apart for good.
 pub const WINDOW: i32 = 1 << 20;
 
-/// FIN at the end of what is in order, RST at exactly the next sequence number (RFC 5961 section 3.2).
+/// FIN at the end of what is in order, RST at exactly the next sequence number (RFC 5961 section 3.2): behind the FIN,
+/// which counts for one, if the side has sent it.
 #[inline(always)]
-fn end_of_stream(segment: &Segment, ahead: i32) -> u64 {
+fn end_of_stream(segment: &Segment, ahead: i32, finished: bool) -> u64 {
     if segment.flags & tcp::RST != 0 {
-        return if ahead == 0 { bit::RESET | bit::REVOKE } else { 0 };
+        return if ahead == 0 || (finished && ahead == 1) { bit::RESET | bit::REVOKE } else { 0 };
     }
     if segment.flags & tcp::FIN != 0 && ahead == 0 {
         return bit::FIN | bit::REVOKE;

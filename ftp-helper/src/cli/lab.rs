@@ -88,6 +88,9 @@ pub(super) struct RunArgs {
     /// Passive ports of the servers
     #[arg(long, value_name = "LO-HI", default_value = "50000-50099")]
     pub passive_ports: crate::ftpd::PassivePorts,
+    /// Encrypt control and data connections: vsftpd with curl and lftp
+    #[arg(long)]
+    pub tls: bool,
     /// Ports to scan: LO-HI, or none
     #[arg(long, value_name = "LO-HI", default_value = "1024-65535")]
     pub scan: ScanPorts,
@@ -245,12 +248,15 @@ fn run_matrix(args: RunArgs) -> lab::Result<ExitCode> {
     }
     let server = ServerOptions {
         passive_ports: args.passive_ports,
+        tls: args.tls,
         size: args.size,
         cache: args.servers_from,
         ..ServerOptions::default()
     };
-    let servers = chosen(args.servers, &ServerKind::ALL, "servers", |s| s.is_available(&server));
-    let clients = chosen(args.clients, &ClientKind::ALL, "clients", |c| c.is_available());
+    let servers =
+        chosen(args.servers, &ServerKind::ALL, "servers", |s| s.is_available(&server) && (!args.tls || s.offers_tls()));
+    let clients =
+        chosen(args.clients, &ClientKind::ALL, "clients", |c| c.is_available() && (!args.tls || c.offers_tls()));
     let limit = Duration::from_secs(args.timeout);
     let options = MatrixOptions {
         servers,

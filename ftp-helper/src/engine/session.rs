@@ -119,7 +119,10 @@ impl Session {
     fn take(&mut self, now: Nanos, core: &mut Core, record: &SegmentRecord, payload: &[u8]) {
         let side = usize::from(record.side.min(SERVER));
         if record.tcp_flags & tcp::RST != 0 {
-            if record.made.has(bit::RESET) || record.seq == self.streams[side].next() {
+            if record.made.has(bit::RESET)
+                || record.seq == self.streams[side].next()
+                || record.seq == self.position(side)
+            {
                 self.reset = true;
                 self.close(now, core);
             }

@@ -4,6 +4,7 @@ mod catalogue;
 mod cuts;
 mod dialogue;
 mod life;
+mod opaque;
 mod subset;
 
 use std::net::IpAddr;

@@ -19,6 +19,9 @@ pub(super) fn invoke(call: &Call<'_>, mut command: Command) -> Invocation {
             Mode::Port => command.args(["--ftp-port", "-", "--disable-eprt"]),
             Mode::Eprt => command.args(["--ftp-port", "-"]),
         };
+        if call.tls {
+            command.args(["--ssl-reqd", "--insecure"]);
+        }
         command.args(["--connect-timeout", &call.seconds().to_string()]);
         command.args(["--user", &format!("{}:{}", call.login.user, call.login.password)]);
         command.args(args);

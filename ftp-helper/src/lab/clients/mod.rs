@@ -122,6 +122,12 @@ impl ClientKind {
         }
     }
 
+    /// Whether it knows AUTH TLS (RFC 4217).
+    #[must_use]
+    pub fn offers_tls(self) -> bool {
+        self != Self::Tnftp
+    }
+
     /// Whether the program is on PATH.
     #[must_use]
     pub fn is_available(self) -> bool {
@@ -235,6 +241,7 @@ impl Job<'_> {
             download: format!("{DIRECTORY}/{DOWNLOAD}"),
             work: &work.path,
             limit: self.limit,
+            tls: self.server.is_encrypted(),
         };
         let Invocation { mut command, input } = match self.client {
             ClientKind::Curl => curl::invoke(&call, self.from.command("curl")),
@@ -274,6 +281,8 @@ struct Call<'a> {
     download: String,
     work: &'a Path,
     limit: Duration,
+    /// Whether control and data connections are to be encrypted, with a certificate that nobody has signed.
+    tls: bool,
 }
 
 impl Call<'_> {

@@ -78,6 +78,12 @@ impl ServerKind {
         }
     }
 
+    /// Whether the lab can run it with [`ServerOptions::tls`].
+    #[must_use]
+    pub fn offers_tls(self) -> bool {
+        self == Self::Vsftpd
+    }
+
     /// Whether its program is here: fetched into the options' cache, or installed.
     #[must_use]
     pub fn is_available(self, options: &ServerOptions) -> bool {
@@ -99,6 +105,9 @@ pub struct ServerOptions {
     pub port: u16,
     /// The ports of passive data connections.
     pub passive_ports: PassivePorts,
+    /// Whether control and data connections are encrypted (AUTH TLS, RFC 4217), with a certificate of the lab's own:
+    /// [`ServerKind::offers_tls`].
+    pub tls: bool,
     /// The size of [`DOWNLOAD`] in bytes.
     pub size: usize,
     /// Where fetched programs are; `None` for [`default_cache`].
@@ -112,6 +121,7 @@ impl Default for ServerOptions {
         Self {
             port: 21,
             passive_ports: PassivePorts::new(50_000, 50_099).unwrap_or_default(),
+            tls: false,
             size: 100_000,
             cache: None,
             bundled: None,
@@ -141,6 +151,7 @@ pub struct Server {
     host: Host,
     port: u16,
     passive_ports: PassivePorts,
+    tls: bool,
     login: Credentials,
     public: PathBuf,
     running: Running,
@@ -159,6 +170,9 @@ impl Server {
     /// # Errors
     /// When its program is not here, can't be started, or does not greet.
     pub fn start(host: &Host, kind: ServerKind, options: &ServerOptions) -> Result<Self> {
+        if options.tls && !kind.offers_tls() {
+            return Err(LabError::Usage(format!("{} is not set up for TLS in the lab; vsftpd is", kind.name())));
+        }
         let base = host.directory().join(format!("{}-{}-{}", host.name(), kind.name(), options.port));
         // An earlier one's uploads and passwords are no concern of this one's.
         match std::fs::remove_dir_all(&base) {
@@ -182,6 +196,7 @@ impl Server {
             host: host.clone(),
             port: options.port,
             passive_ports: options.passive_ports,
+            tls: options.tls,
             login,
             public,
             running,
@@ -212,6 +227,12 @@ impl Server {
     #[must_use]
     pub fn passive_ports(&self) -> RangeInclusive<u16> {
         self.passive_ports.range()
+    }
+
+    /// Whether clients are to encrypt.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.tls
     }
 
     /// What to log in with.
@@ -337,6 +358,15 @@ impl Setup<'_> {
         std::fs::write(&path, text).map_err(LabError::io(format!("can't write {}", path.display())))?;
         set_mode(&path, 0o600)?;
         Ok(path)
+    }
+
+    /// A certificate for the host's addresses that it has signed itself, and its key.
+    fn certificate(&self) -> Result<(PathBuf, PathBuf)> {
+        let names = vec![self.host.v4().to_string(), self.host.v6().to_string()];
+        let made = rcgen::generate_simple_self_signed(names)
+            .map_err(|e| LabError::Usage(format!("can't make a certificate: {e}")))?;
+        let certificate = self.write("certificate.pem", &made.cert.pem())?;
+        Ok((certificate, self.write("key.pem", &made.signing_key.serialize_pem())?))
     }
 
     /// A fetched or installed program, as a command on the host.

@@ -8,6 +8,16 @@ pub(super) fn launch(setup: &Setup<'_>) -> Result<Launch> {
     let range = setup.options.passive_ports.range();
     // One listener for both families. It must run as a user whose home is there, and it refuses a root directory that
     // this user may write to. The seccomp sandbox kills sessions where it does not know the kernel's system calls.
+    let tls = if setup.options.tls {
+        let (certificate, key) = setup.certificate()?;
+        format!(
+            "ssl_enable=YES\nallow_anon_ssl=YES\nrequire_ssl_reuse=NO\nssl_ciphers=HIGH\nrsa_cert_file={}\nrsa_private_key_file={}\n",
+            certificate.display(),
+            key.display()
+        )
+    } else {
+        String::new()
+    };
     let text = format!(
         "\
 listen=NO
@@ -31,7 +41,7 @@ pasv_max_port={high}
 connect_from_port_20=YES
 seccomp_sandbox=NO
 xferlog_enable=NO
-",
+{tls}",
         port = setup.options.port,
         root = setup.root.display(),
         empty = empty.display(),
