@@ -108,7 +108,7 @@ fn a_set_follows_the_pinholes() {
     is("the element", &[element]);
     gateway.kill().unwrap();
     assert_eq!(fed(&lab), [element]);
-    let mut gateway = Gateway::start_again(&lab, &gateway, &[]).unwrap();
+    gateway.start_again().unwrap();
     is("the element of the pinhole that was taken over", &[element]);
     let nftables = gateway.status().unwrap().nftables.unwrap();
     assert_eq!((nftables.table.as_str(), nftables.elements, nftables.failed), ("inet filter", 1, 0));
