@@ -84,7 +84,7 @@ impl Events {
     /// Waits for the first event that fits.
     ///
     /// # Errors
-    /// When none has come after [`PATIENCE`]; all that came are in the error's text.
+    /// When none has come after [`super::PATIENCE`]; all that came are in the error's text.
     pub fn wait(&self, what: &str, fits: impl Fn(&Event) -> bool) -> Result<Event> {
         until(what, || self.lock().events.iter().find(|e| fits(e)).cloned()).with_context(|| {
             let all: Vec<String> =
