@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path, process::Comma
 
 use ftp_helper::{
     config::Config,
+    doctor::Code,
     engine::policy::Policy,
     event::{Event, Kind},
 };
@@ -92,6 +93,14 @@ fn the_configuration_page_holds_what_is_read() {
     for key in keys {
         assert!(page.contains(&format!("| `{key}` |")), "no row for {key}");
     }
+}
+
+#[test]
+fn the_doctor_page_lists_every_finding() {
+    let page = doc("doctor.md");
+    let rows: Vec<&str> = page.lines().skip_while(|l| *l != "## Findings").filter(|l| l.starts_with("| `")).collect();
+    let codes = Code::ALL.iter().map(|c| format!("| `{c}` | {} |", c.describe().trim()));
+    assert_eq!(rows, codes.collect::<Vec<_>>());
 }
 
 #[test]

@@ -13,9 +13,9 @@ use ftp_helper::lab::{Lab, LabOptions, require_root};
 use ftp_helper_common::reason::Reason;
 use ftp_helper_tests::{
     flood::{Raw, nobody, resident, v4},
+    gateway::{Gateway, PATIENCE, Settings, counter, engine, full, within},
     responder::{CONTENT, Responder},
     spinner::{Mode, Spinner},
-    warden::{PATIENCE, Warden, WardenOptions, counter, engine, full, within},
 };
 
 /// What a flood may cost the daemon, bytes: its buffers grow once to what they may hold, and no further.
@@ -26,22 +26,21 @@ const SESSIONS: usize = 200;
 /// A lab with a daemon that has room for few, a server, and a client's session that was there before.
 struct Scene {
     responder: Responder,
-    warden: Warden,
+    gateway: Gateway,
     lab: Lab,
 }
 
 impl Scene {
     fn new() -> Self {
         let lab = Lab::new(&LabOptions::default()).unwrap();
-        let more = format!("[limits]\nsessions = {SESSIONS}\nring = \"1MiB\"\n");
-        let options = WardenOptions { more, ..WardenOptions::default() };
-        let warden = Warden::start(&lab, &options).unwrap();
+        let limits = format!("[limits]\nsessions = {SESSIONS}\nring = \"1MiB\"");
+        let gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop").section(&limits), &[]).unwrap();
         let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
-        Self { responder, warden, lab }
+        Self { responder, gateway, lab }
     }
 
     fn memory(&self) -> u64 {
-        resident(self.warden.status().unwrap().pid).unwrap()
+        resident(self.gateway.status().unwrap().pid).unwrap()
     }
 
     /// Runs a flood, with a client beside it that has logged in before and transfers until the flood is over, in every
@@ -70,7 +69,7 @@ impl Scene {
             let local = spinner.local()?;
             let sighted = within(PATIENCE, || {
                 spinner.ask("NOOP", 200)?;
-                Ok(self.warden.sessions()?.iter().any(|s| s.client == local && s.sighted))
+                Ok(self.gateway.sessions()?.iter().any(|s| s.client == local && s.sighted))
             })?;
             spinner.ask("QUIT", 221)?;
             Ok(sighted)
@@ -92,7 +91,7 @@ impl Scene {
             after >> 10
         );
         assert!(after < before + ROOM, "{what}: {before} bytes before, {after} after");
-        assert_eq!(engine(&self.warden.status().unwrap(), "divergences"), 0, "{what}");
+        assert_eq!(engine(&self.gateway.status().unwrap(), "divergences"), 0, "{what}");
         result
     }
 
@@ -128,7 +127,7 @@ fn a82_a_flood_of_syns_makes_no_session_and_costs_nothing() {
     }
     let scene = Scene::new();
     let to = v4(scene.responder.address()).unwrap();
-    let before = scene.warden.status().unwrap();
+    let before = scene.gateway.status().unwrap();
     let n = if full() { 1_000_000 } else { 100_000_u32 };
     scene.beside("a flood of SYNs", 8, || {
         scene.lab.stranger().run_in(|| {
@@ -144,7 +143,7 @@ fn a82_a_flood_of_syns_makes_no_session_and_costs_nothing() {
             anyhow::Ok(())
         })?
     });
-    let after = scene.warden.status().unwrap();
+    let after = scene.gateway.status().unwrap();
     let denied = counter(&after, "syn_denied") - counter(&before, "syn_denied");
     println!("{denied} SYNs into the guarded range were denied");
     assert!(denied >= u64::from(n) / 4, "only {denied} of {n} arrived: this flood proves nothing");
@@ -165,13 +164,13 @@ fn a83_a_flood_of_connections_takes_no_place_of_those_that_live() {
             (0..SESSIONS + 60).map(|_| greeted(scene.responder.address())).collect::<anyhow::Result<Vec<_>>>()
         })?
     });
-    let refused = || Ok(counter_of_reason(&scene.warden, Reason::SessionsFull)? >= 60);
+    let refused = || Ok(counter_of_reason(&scene.gateway, Reason::SessionsFull)? >= 60);
     assert!(within(PATIENCE, refused).unwrap(), "nobody was refused");
-    let status = scene.warden.status().unwrap();
+    let status = scene.gateway.status().unwrap();
     assert!(status.sessions.live <= SESSIONS as u64, "{:?}", status.sessions);
     // With room again, a new client opens as ever.
     drop(held);
-    let room = || Ok(scene.warden.sessions()?.len() < SESSIONS / 2);
+    let room = || Ok(scene.gateway.sessions()?.len() < SESSIONS / 2);
     assert!(within(PATIENCE, room).unwrap(), "the sessions of the flood do not end");
     scene.beside("after the flood", 8, || Ok(()));
     scene.end();
@@ -199,7 +198,7 @@ fn a80_a_flood_of_announcements_leaves_one_pinhole_open() {
                     _ => drop(spinner.ask(&format!("EPRT |1|{}|{port}|", local.ip()), 200)?),
                 }
                 if i % 50 == 0 {
-                    let own = scene.warden.client()?.pinholes()?.into_iter().filter(|p| p.client == local).count();
+                    let own = scene.gateway.client()?.pinholes()?.into_iter().filter(|p| p.client == local).count();
                     most = most.max(own);
                 }
             }
@@ -208,7 +207,7 @@ fn a80_a_flood_of_announcements_leaves_one_pinhole_open() {
         })?
     });
     assert!(most <= 1, "{most} pinholes of one session");
-    let gone = || Ok(scene.warden.status()?.pinholes.live == 0);
+    let gone = || Ok(scene.gateway.status()?.pinholes.live == 0);
     assert!(within(PATIENCE, gone).unwrap(), "pinholes are left");
     scene.end();
 }
@@ -236,7 +235,7 @@ fn a81_a86_floods_of_lines_are_bounded() {
         })?
     });
     let local = stream.local_addr().unwrap();
-    let own = scene.warden.sessions().unwrap().into_iter().find(|s| s.client == local);
+    let own = scene.gateway.sessions().unwrap().into_iter().find(|s| s.client == local);
     let reason = own.as_ref().and_then(|s| s.reason.as_deref());
     assert_eq!(reason, Some(Reason::PipelineOverflow.as_str()), "{own:?}");
     drop(stream);
@@ -276,6 +275,6 @@ fn a81_a86_floods_of_lines_are_bounded() {
     scene.end();
 }
 
-fn counter_of_reason(warden: &Warden, reason: Reason) -> anyhow::Result<u64> {
-    Ok(warden.status()?.reasons.get(reason.as_str()).copied().unwrap_or(0))
+fn counter_of_reason(gateway: &Gateway, reason: Reason) -> anyhow::Result<u64> {
+    Ok(gateway.status()?.reasons.get(reason.as_str()).copied().unwrap_or(0))
 }

@@ -1,9 +1,11 @@
-//! Tasks of the project: set-up, tests, demo, benchmarks. `cargo xtask help` lists them.
+//! Tasks of the project: set-up, tests, fuzzing, coverage, demo, benchmarks. `cargo xtask help` lists them.
 
 mod bench;
 mod command;
+mod coverage;
 mod demo;
 mod docs;
+mod fuzz;
 mod host;
 mod setup;
 mod test;
@@ -18,7 +20,7 @@ use crate::{
     setup::{Purpose, Setup},
 };
 
-/// Set-up, tests, demo and benchmarks of ftp-helper.
+/// Set-up, tests, fuzzing, coverage, demo and benchmarks of ftp-helper.
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask")]
 struct Cli {
@@ -36,6 +38,10 @@ enum Task {
     },
     /// Run every check and every test.
     Test(test::Options),
+    /// Fuzz the targets in fuzz/, two at a time: see docs/fuzzing.md.
+    Fuzz(fuzz::Options),
+    /// Report which lines of engine, grammar and recogniser the tests run.
+    Coverage(coverage::Options),
     /// Build ftp-helper and show what it does, on a network of namespaces.
     Demo {
         /// Passed on to `ftp-helper lab demo`.
@@ -71,6 +77,8 @@ fn run(cli: Cli) -> Result<()> {
             if check { setup.check() } else { setup.install() }
         }
         Task::Test(options) => test::run(&host, &options),
+        Task::Fuzz(options) => fuzz::run(&host, &options),
+        Task::Coverage(options) => coverage::run(&host, &options),
         Task::Demo { args } => demo::run(&host, &args),
         Task::Bench { name, args } => bench::run(&host, &name, &args),
     }

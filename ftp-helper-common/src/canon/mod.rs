@@ -237,7 +237,9 @@ fn end_of_stream(segment: &Segment, ahead: i32, finished: bool) -> u64 {
 /// Bytes that were seen before: the last segment again, or the daemon's business.
 #[inline(always)]
 fn old(segment: &Segment, state: &SessionState, ahead: i32, hash: u64) -> Made {
-    if ahead + segment.len as i32 > 0 {
+    // A FIN behind old bytes is new: it takes up the next sequence number.
+    let fin = (segment.flags & tcp::FIN != 0) as i32;
+    if ahead + segment.len as i32 + fin > 0 {
         return Made::blind(Reason::OldAndNew);
     }
     let client = segment.side == CLIENT;

@@ -203,6 +203,22 @@ fn the_last_segment_again_changes_nothing() {
 }
 
 #[test]
+fn a_fin_behind_old_bytes_is_new() {
+    let mut p = Pair::new(HOOK_IN);
+    p.login();
+    p.client("PASV\r\n");
+    let again = |p: &mut Pair| {
+        let seq = p.next[0].wrapping_sub(6);
+        let segment =
+            Segment { side: CLIENT, flags: tcp::ACK | tcp::FIN, fragment: false, seq, ack: p.next[1], len: 6 };
+        let rules = HostRules { denied: &[21], range: (0, 65535) };
+        p.machine.feed(&segment, b"PASV\r\n", &p.policy, rules).0.made
+    };
+    assert_eq!(again(&mut p), Made::blind(Reason::OldAndNew));
+    assert_eq!(p.server("227 Entering Passive Mode (198,51,100,5,195,149)\r\n"), None, "the client has ended");
+}
+
+#[test]
 fn every_cut_of_an_announcement_blinds_or_opens_whole() {
     let reply = "227 Entering Passive Mode (198,51,100,5,195,149)\r\n";
     for cut in 1..reply.len() {

@@ -21,9 +21,10 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     filter::Filter,
     model::{
-        DeniedPort, Gauge, Heartbeat, HookKind, Interface, LinkType, PinholeRow, ReloadReport, Session, Standing,
-        Status,
+        DeniedPort, FedSets, Gauge, Heartbeat, HookKind, Interface, LinkType, PinholeRow, ReloadReport, Session,
+        Standing, Status,
     },
+    server::read_request,
     why::{Asked, Guarded, Verdict, Why},
 };
 use crate::event::Event;

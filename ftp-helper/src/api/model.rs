@@ -39,8 +39,26 @@ pub struct Status {
     pub reasons: BTreeMap<String, u64>,
     /// The engine's counters by name.
     pub engine: BTreeMap<String, u64>,
+    /// The sets of nftables that are fed, if any are.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub nftables: Option<FedSets>,
     /// Connections without a pinhole by destination port, the most frequent first.
     pub denied: Vec<DeniedPort>,
+}
+
+/// Sets of nftables that are fed with an element for each unconsumed pinhole.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FedSets {
+    /// Family and name of their table.
+    pub table: String,
+    /// Elements now.
+    pub elements: u64,
+    /// Elements that were added.
+    pub added: u64,
+    /// Elements that were removed before their time.
+    pub removed: u64,
+    /// Changes that the kernel refused, or that were lost because too many were waiting.
+    pub failed: u64,
 }
 
 /// An interface that the kernel side is attached to.

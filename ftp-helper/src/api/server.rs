@@ -11,7 +11,7 @@ use std::{
 use nix::unistd::Uid;
 use serde::Serialize;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{
         UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -110,19 +110,15 @@ impl<B: Backend + Sync> Server<B> {
         let mut reader = BufReader::new(read);
         let mut writer = Writer(write);
         loop {
-            let line = match timeout(PATIENCE, read_line(&mut reader)).await {
-                Ok(line) => line?,
+            let request = match timeout(PATIENCE, read_request(&mut reader)).await {
+                Ok(request) => request?,
                 Err(_) => return writer.error(ErrorKind::BadRequest, "no request came in time").await,
             };
-            let request = match line {
-                Line::Whole(line) => parse(&line),
-                Line::End => return Ok(()),
-                Line::TooLong => Err(format!("a request of more than {REQUEST_MAX} bytes")),
-            };
             let request = match request {
-                Ok(request) => request,
+                None => return Ok(()),
+                Some(Ok(request)) => request,
                 // What follows can't be told apart from the rest of this: hang up.
-                Err(message) => return writer.error(ErrorKind::BadRequest, &message).await,
+                Some(Err(message)) => return writer.error(ErrorKind::BadRequest, &message).await,
             };
             let right = if request == Request::Reload { Right::Write } else { Right::Read };
             if let Err(message) = self.access.check(&peer, right) {
@@ -218,13 +214,26 @@ impl Drop for Counted<'_> {
     }
 }
 
+/// Reads the next request of a client; `None` where it hung up. The inner error is the message for the client, behind
+/// which nothing can be told apart any more.
+///
+/// # Errors
+/// Reading failed.
+pub async fn read_request(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Option<Result<Request, String>>> {
+    Ok(match read_line(reader).await? {
+        Line::Whole(line) => Some(parse(&line)),
+        Line::End => None,
+        Line::TooLong => Some(Err(format!("a request of more than {REQUEST_MAX} bytes"))),
+    })
+}
+
 enum Line {
     Whole(String),
     TooLong,
     End,
 }
 
-async fn read_line(reader: &mut BufReader<OwnedReadHalf>) -> io::Result<Line> {
+async fn read_line(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Line> {
     let mut line = Vec::new();
     let n = reader.take(REQUEST_MAX as u64).read_until(b'\n', &mut line).await?;
     Ok(match line.pop() {

@@ -3,8 +3,10 @@
 //! The commands, their formats and exit codes are documented in `docs/commands.md`.
 
 mod check;
+mod doctor;
 mod ftpd;
 mod generate;
+mod integrate;
 mod lab;
 mod logging;
 mod observe;
@@ -42,6 +44,10 @@ enum Command {
     Run(run::RunArgs),
     /// Read the configuration, say what it means, change nothing
     Check(check::CheckArgs),
+    /// Can this host run it, and is the ruleset as it should be
+    Doctor(doctor::DoctorArgs),
+    /// The rules to add to a ruleset, and the rules to remove
+    Integrate(integrate::IntegrateArgs),
     /// What is going on: mode, interfaces, tables, counters
     Status(status::StatusArgs),
     /// The control connections that are followed
@@ -99,6 +105,8 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Integrate(args) => integrate::run(args),
         Command::Status(args) => status::run(args),
         Command::Sessions(args) => query::sessions(args),
         Command::Pinholes(args) => query::pinholes(args),

@@ -7,7 +7,7 @@ use super::{
     target::TargetArgs,
     text,
 };
-use crate::api::{Gauge, Status};
+use crate::api::{FedSets, Gauge, Status};
 
 /// Arguments of `status`.
 #[derive(clap::Args, Debug)]
@@ -44,6 +44,7 @@ fn describe(status: &Status) -> String {
         counters,
         reasons,
         engine,
+        nftables,
         denied,
     } = status;
     let mut s = format!(
@@ -75,6 +76,13 @@ fn describe(status: &Status) -> String {
         text::milliseconds(heartbeat.age_ms),
         text::milliseconds(heartbeat.stale_after_ms)
     );
+    if let Some(FedSets { table, elements, added, removed, failed }) = nftables {
+        let table = text::printable(table);
+        let _ = write!(
+            s,
+            "\nnftables       table {table}: {elements} elements; {added} added, {removed} removed, {failed} failed"
+        );
+    }
     section(&mut s, "Kernel", counters);
     section(&mut s, "Reasons", reasons);
     section(&mut s, "Engine", engine);

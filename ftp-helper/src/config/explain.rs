@@ -50,6 +50,9 @@ pub struct Explanation {
     pub idle_s: u64,
     /// Size of the ring buffer, bytes.
     pub ring_bytes: u32,
+    /// The sets of nftables that are fed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nftables: Option<SetsExplanation>,
     /// Path of the control socket.
     pub socket: PathBuf,
     /// Group that may ask.
@@ -90,10 +93,23 @@ pub struct ServerExplanation {
     pub opaque: &'static str,
 }
 
+/// The fed sets in words.
+#[derive(Clone, Debug, Serialize)]
+pub struct SetsExplanation {
+    /// Family and name of the table.
+    pub table: String,
+    /// The set of IPv4 pinholes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set4: Option<String>,
+    /// The set of IPv6 pinholes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set6: Option<String>,
+}
+
 impl Config {
     /// What the configuration means.
     pub fn explain(&self) -> Explanation {
-        let Self { path, policy, watch, guards, ring_bytes, api } = self;
+        let Self { path, policy, watch, guards, ring_bytes, nftables, api } = self;
         let modes =
             [(pending::PASV, "pasv"), (pending::EPSV, "epsv"), (pending::PORT, "port"), (pending::EPRT, "eprt")];
         Explanation {
@@ -160,6 +176,11 @@ impl Config {
             login_s: policy.limits.login.as_secs(),
             idle_s: policy.limits.idle.as_secs(),
             ring_bytes: *ring_bytes,
+            nftables: nftables.as_ref().map(|s| SetsExplanation {
+                table: s.table(),
+                set4: s.set4.clone(),
+                set6: s.set6.clone(),
+            }),
             socket: api.socket.clone(),
             read_group: api.read_group.clone(),
             write_group: api.write_group.clone(),
@@ -240,6 +261,10 @@ impl fmt::Display for Explanation {
             humantime::format_duration(std::time::Duration::from_secs(self.idle_s)),
             bytesize::ByteSize(self.ring_bytes.into()).display().iec()
         )?;
+        if let Some(SetsExplanation { table, set4, set6 }) = &self.nftables {
+            let sets: Vec<&str> = [set4, set6].into_iter().flatten().map(String::as_str).collect();
+            writeln!(f, "Each unused pinhole is an element of {} in the nftables table {table}.", sets.join(" or "))?;
+        }
         writeln!(
             f,
             "Control socket: {}; group {} may ask, group {} may change.",

@@ -25,7 +25,7 @@ pub use self::{
     error::{ConfigError, Problem},
     explain::Explanation,
 };
-use crate::engine::policy::Policy;
+use crate::{engine::policy::Policy, nft::Sets};
 
 /// Where the configuration is, unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/ftp-helper/ftp-helper.toml";
@@ -46,6 +46,8 @@ pub struct Config {
     pub guards: Vec<Guard>,
     /// Size of the event ring buffer in bytes: a power of two and a multiple of the page size.
     pub ring_bytes: u32,
+    /// The sets of the administrator's ruleset that are fed, if any.
+    pub nftables: Option<Sets>,
     /// The control socket and the metrics.
     pub api: Api,
 }

@@ -19,8 +19,9 @@ use super::{
     reader::{Context, Item, Section},
     values,
 };
-use crate::engine::policy::{
-    ActiveOpen, Limits, LineEndings, Mode, Modes, OnDaemonLoss, Opaque, Policy, Server, SourcePort,
+use crate::{
+    engine::policy::{ActiveOpen, Limits, LineEndings, Mode, Modes, OnDaemonLoss, Opaque, Policy, Server, SourcePort},
+    nft::{Family, Sets},
 };
 
 /// Reads the whole document. Problems go to the context; where there are any, the result is not to be used.
@@ -56,15 +57,15 @@ pub(super) fn read<'a>(cx: &'a Context<'a>, table: &'a DeTable<'a>, name: &Path)
     for (key, what) in [
         ("mark", "[mark], the mark for the administrator's own ruleset,"),
         ("nat", "[nat], the rewriting of addresses,"),
-        ("nftables", "[nftables], the feeding of sets,"),
     ] {
         if let Some(item) = root.get(key) {
             item.not_available::<()>(what, "remove the section");
         }
     }
+    let nftables = root.get("nftables").is_some().then(|| nftables(root.section("nftables"))).flatten();
     let api = api(root.section("api"));
     root.finish();
-    (Config { path: Some(name.to_owned()), policy, watch, guards, ring_bytes, api }, notes)
+    (Config { path: Some(name.to_owned()), policy, watch, guards, ring_bytes, nftables, api }, notes)
 }
 
 fn watch(section: Section<'_>) -> Watch {
@@ -300,6 +301,42 @@ fn limits(section: Section<'_>, limits: &mut Limits, notes: &mut Vec<String>) ->
     }
     section.finish();
     u32::try_from(ring).unwrap_or(1 << 30)
+}
+
+fn nftables(section: Section<'_>) -> Option<Sets> {
+    const TABLE: &str =
+        "write the family and the name of a table, such as \"inet filter\"; the family is inet, ip or ip6";
+    let table = match section.get("table") {
+        Some(item) => item.text(TABLE).and_then(|text| {
+            let mut words = text.split_whitespace();
+            match (words.next().and_then(Family::from_name), words.next(), words.next()) {
+                (Some(family), Some(name), None) if values::is_nft_name(name) => Some((family, name.to_owned())),
+                _ => item.refuse(format!("{text:?} can't be a table"), TABLE),
+            }
+        }),
+        None => {
+            section.missing("table", "is missing", TABLE);
+            None
+        }
+    };
+    let set = |key, default: &str, without: Family| {
+        let fits = table.as_ref().is_none_or(|(family, _)| *family != without);
+        match section.get(key) {
+            Some(item) if fits => values::nft_name(&item),
+            Some(item) => item.refuse(
+                format!("can't be in a table of family {without}: its rules see no packet of this kind"),
+                "remove the key, or name a table of family inet",
+            ),
+            None => fits.then(|| default.to_owned()),
+        }
+    };
+    let (set4, set6) = (set("set4", "ftp_pin4", Family::Ip6), set("set6", "ftp_pin6", Family::Ip));
+    if let Some(item) = section.get("set6").filter(|_| set4.is_some() && set4 == set6) {
+        item.refuse::<()>("is the same set as set4", "name two sets: their elements are of different types");
+    }
+    section.finish();
+    let (family, table) = table?;
+    Some(Sets { family, table, set4, set6 })
 }
 
 fn api(section: Section<'_>) -> Api {

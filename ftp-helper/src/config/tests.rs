@@ -309,14 +309,11 @@ fn active_source_port_is_any_or_20() {
 #[test]
 fn later_work_is_known_and_refused() {
     assert_eq!(
-        bare(
-            "mode = \"mark\"\n[watch]\ninterfaces = [\"w\"]\nhook = \"xdp+tc\"\n[mark]\nvalue = \"1/1\"\n[nat]\n[nftables]\n"
-        ),
+        bare("mode = \"mark\"\n[watch]\ninterfaces = [\"w\"]\nhook = \"xdp+tc\"\n[mark]\nvalue = \"1/1\"\n[nat]\n"),
         "f.toml:1:8: mode: mode \"mark\" is not available yet; write \"observe\" or \"drop\"\n\
          f.toml:4:8: watch.hook: hook \"xdp+tc\" is not available yet; write \"tc\", or remove the key\n\
          f.toml:5:1: mark: [mark], the mark for the administrator's own ruleset, is not available yet; remove the section\n\
-         f.toml:7:1: nat: [nat], the rewriting of addresses, is not available yet; remove the section\n\
-         f.toml:8:1: nftables: [nftables], the feeding of sets, is not available yet; remove the section"
+         f.toml:7:1: nat: [nat], the rewriting of addresses, is not available yet; remove the section"
     );
 }
 
@@ -331,6 +328,28 @@ fn an_encrypted_sessions_range_needs_passive_ports() {
     assert_eq!(policy.opaque_range("192.0.2.1".parse::<std::net::IpAddr>().unwrap().into()), Some(40000..=40009));
     assert_eq!(policy.opaque_range("192.0.2.2".parse::<std::net::IpAddr>().unwrap().into()), None);
     assert!(policy.opens_ranges());
+}
+
+#[test]
+fn sets_of_nftables() {
+    let set = |text: &str| parse(&format!("{WATCH}[nftables]\n{text}")).unwrap().nftables.unwrap();
+    let sets = set("table = \"inet filter\"");
+    assert_eq!((sets.table().as_str(), sets.set4.as_deref()), ("inet filter", Some("ftp_pin4")));
+    assert_eq!(sets.set6.as_deref(), Some("ftp_pin6"));
+    let sets = set("table = \"ip  filter\"\nset4 = \"a-b\"");
+    assert_eq!((sets.table().as_str(), sets.set4.as_deref(), sets.set6), ("ip filter", Some("a-b"), None));
+    let sets = set("table = \"ip6 filter\"");
+    assert_eq!((sets.set4, sets.set6.as_deref()), (None, Some("ftp_pin6")));
+    assert!(mistakes("[nftables]\n").starts_with("f.toml:3:1: nftables.table: is missing; write the family"));
+    for bad in ["filter", "bridge filter", "inet 1x", "inet a b", "inet"] {
+        let said = mistakes(&format!("[nftables]\ntable = \"{bad}\""));
+        assert!(said.starts_with(&format!("f.toml:4:9: nftables.table: \"{bad}\" can't be a table")), "{said}");
+    }
+    let said = mistakes("[nftables]\ntable = \"ip t\"\nset6 = \"x\"");
+    assert!(said.contains("f.toml:5:8: nftables.set6: can't be in a table of family ip"), "{said}");
+    let said = mistakes("[nftables]\ntable = \"inet t\"\nset4 = \"x\"\nset6 = \"x\"");
+    assert!(said.contains("nftables.set6: is the same set as set4"), "{said}");
+    assert!(mistakes("[nftables]\ntable = \"inet t\"\nset4 = \"x y\"").contains("can't be the name of a set"));
 }
 
 #[test]

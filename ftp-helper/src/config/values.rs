@@ -131,5 +131,21 @@ pub(super) fn interface_name(item: &Item<'_>, name: &str) -> Option<String> {
     Some(name.to_owned())
 }
 
+/// The name of a set of nftables.
+pub(super) fn nft_name(item: &Item<'_>) -> Option<String> {
+    const REMEDY: &str = "write a name as `nft list sets` shows it, such as \"ftp_pin4\"";
+    let text = item.text(REMEDY)?;
+    if is_nft_name(text) {
+        return Some(text.to_owned());
+    }
+    item.refuse(format!("{text:?} can't be the name of a set"), REMEDY)
+}
+
+/// Whether nftables takes it for a name (`nft`'s grammar; NFT_NAME_MAXLEN is 256 with the final zero).
+pub(super) fn is_nft_name(name: &str) -> bool {
+    let rest = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '/' | '\\' | '-');
+    name.len() < 256 && name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(rest)
+}
+
 /// Longest name of an interface: the kernel's IFNAMSIZ without the final zero.
 const INTERFACE_NAME_MAX: usize = 15;

@@ -32,7 +32,8 @@ use crate::{
     config::{self, Config},
     dataplane::{self, Dataplane, Guard, Interface, Options, Parking, Ring},
     engine::{Action, Engine, Nanos, Record},
-    event::Event,
+    event::{self, Event},
+    nft::{self, Feeder},
 };
 
 /// How often the heart beats, and interfaces are looked for.
@@ -52,7 +53,7 @@ pub(super) struct Daemon {
     options: RunOptions,
     rings: Rings,
     parking: Parking,
-    events: broadcast::Sender<Arc<Event>>,
+    outlets: Outlets,
     pub(super) guards: Vec<Guard>,
     /// What went wrong with an interface, so that it is said once.
     troubles: BTreeMap<String, String>,
@@ -61,6 +62,12 @@ pub(super) struct Daemon {
     /// Data connections that the engine knew of at the last sweep and the kernel did not.
     missing: HashSet<FlowKey>,
     logger: Option<AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>>,
+}
+
+/// Where the engine's word goes beside the kernel side: to whoever listens, and into sets of nftables.
+struct Outlets {
+    events: broadcast::Sender<Arc<Event>>,
+    feeder: Option<Feeder>,
 }
 
 impl Daemon {
@@ -108,7 +115,7 @@ impl Daemon {
             options,
             rings,
             parking,
-            events,
+            outlets: Outlets { events, feeder: None },
             guards: Vec::new(),
             troubles: BTreeMap::new(),
             next_beat: Instant::now() + BEAT,
@@ -153,6 +160,9 @@ impl Daemon {
         self.read()?;
         self.engine.shutdown(clock::now());
         self.act()?;
+        if let Some(feeder) = self.outlets.feeder.take() {
+            feeder.stop();
+        }
         tracing::info!("detaching");
         self.plane.detach_all()
     }
@@ -194,6 +204,10 @@ impl Daemon {
         if adopted {
             self.adopt(now)?;
         }
+        if let Some(sets) = &self.config.nftables {
+            self.outlets.feeder = Some(Feeder::start(sets)?);
+            self.feed_all(now);
+        }
         let (wanted, waiting) = guards::wanted(&self.config.watch.interfaces, &interfaces);
         for i in wanted {
             self.plane.attach(&i.name, i.index)?;
@@ -232,7 +246,7 @@ impl Daemon {
     }
 
     fn read_some(&mut self) -> anyhow::Result<Found> {
-        let Self { rings, engine, parking, plane, events, .. } = self;
+        let Self { rings, engine, parking, plane, outlets, .. } = self;
         let mut result = Ok(());
         let mut early = Vec::new();
         let found = rings.read(|ring, bytes| {
@@ -245,11 +259,17 @@ impl Daemon {
                 return;
             }
             match Record::parse(bytes) {
-                Ok(record) => engine.handle_record(now, &record),
+                Ok(record) => {
+                    engine.handle_record(now, &record);
+                    // Open again, which is no event.
+                    if let Record::FlowRearmed(r) = &record {
+                        outlets.feed(engine, r.session);
+                    }
+                }
                 Err(e) => tracing::error!("a record of the kernel can't be read: {e}"),
             }
             if result.is_ok() {
-                result = act(engine, plane, parking, events);
+                result = act(engine, plane, parking, outlets);
             }
         });
         result?;
@@ -276,7 +296,7 @@ impl Daemon {
     }
 
     fn act(&mut self) -> anyhow::Result<()> {
-        act(&mut self.engine, &mut self.plane, &mut self.parking, &self.events)
+        act(&mut self.engine, &mut self.plane, &mut self.parking, &mut self.outlets)
     }
 
     /// Once a second: the sign of life, interfaces that come and go, and now and then a sweep.
@@ -390,6 +410,10 @@ impl Daemon {
         let (merged, report) = status::merge(&self.config, new);
         let interfaces = dataplane::interfaces()?;
         let guards = guards::resolve(&merged, &interfaces);
+        let other_sets = merged.nftables != self.config.nftables;
+        if let Some(sets) = merged.nftables.as_ref() {
+            nft::check(sets)?;
+        }
         if let Err(e) = self.plane.apply(&merged.policy, &guards, self.options.fast) {
             self.plane.apply(&self.config.policy, &self.guards, self.options.fast)?;
             return Err(e);
@@ -399,7 +423,37 @@ impl Daemon {
         self.config = merged;
         self.follow_interfaces(&interfaces)?;
         self.act()?;
+        if other_sets {
+            self.feed_others()?;
+        }
         Ok(report)
+    }
+
+    /// Leaves the sets that were fed, and feeds those of the configuration.
+    fn feed_others(&mut self) -> anyhow::Result<()> {
+        if let Some(feeder) = self.outlets.feeder.take() {
+            feeder.stop();
+        }
+        if let Some(sets) = &self.config.nftables {
+            let started = Feeder::start(sets).context("the rest of the configuration is in force, but no set is fed");
+            self.outlets.feeder = Some(started?);
+            self.feed_all(clock::now());
+        }
+        Ok(())
+    }
+
+    /// An element for each pinhole that is there.
+    fn feed_all(&mut self, now: Nanos) {
+        if let Some(feeder) = &mut self.outlets.feeder {
+            for p in self.engine.pinholes(now) {
+                feeder.follow(p.session, Some(&p.pinhole));
+            }
+        }
+    }
+
+    /// What was fed into sets, if any are.
+    pub(super) fn feeder(&self) -> Option<&Feeder> {
+        self.outlets.feeder.as_ref()
     }
 }
 
@@ -412,12 +466,7 @@ fn load(path: &Path) -> anyhow::Result<Config> {
 }
 
 /// Carries out what the engine wants.
-fn act(
-    engine: &mut Engine,
-    plane: &mut Dataplane,
-    parking: &mut Parking,
-    events: &broadcast::Sender<Arc<Event>>,
-) -> anyhow::Result<()> {
+fn act(engine: &mut Engine, plane: &mut Dataplane, parking: &mut Parking, outlets: &mut Outlets) -> anyhow::Result<()> {
     while let Some(action) = engine.poll_action() {
         match action {
             Action::Command(command) => {
@@ -427,11 +476,25 @@ fn act(
                 }
                 engine.handle_outcome(clock::now(), &command, outcome);
             }
-            // An error means that nobody listens.
-            Action::Event(event) => drop(events.send(Arc::new(event))),
+            Action::Event(event) => {
+                if let Some(session) = event.session.as_deref().and_then(event::session_id) {
+                    outlets.feed(engine, session);
+                }
+                // An error means that nobody listens.
+                drop(outlets.events.send(Arc::new(event)));
+            }
         }
     }
     Ok(())
+}
+
+impl Outlets {
+    /// Makes the sets agree with what a session has open at this moment, whatever has led there.
+    fn feed(&mut self, engine: &Engine, session: u64) {
+        if let Some(feeder) = &mut self.feeder {
+            feeder.follow(session, engine.pinhole(clock::now(), session).as_ref());
+        }
+    }
 }
 
 /// Sends on a SYN that was waiting for this pinhole.

@@ -12,6 +12,7 @@ use crate::{
     engine::{Nanos, SessionView, Visible, policy::Mode},
     event,
     metrics::Snapshot,
+    nft::Fed,
 };
 
 /// From this age on the kernel takes the daemon for gone, as the tables say.
@@ -46,6 +47,10 @@ pub(super) fn status(d: &Daemon) -> Status {
         counters: counters.by_name(),
         reasons: counters.reasons(),
         engine: engine_counters(d),
+        nftables: d.feeder().map(|f| {
+            let Fed { elements, added, removed, failed } = f.fed();
+            api::FedSets { table: f.sets().table(), elements, added, removed, failed }
+        }),
         denied,
     }
 }
@@ -90,6 +95,9 @@ pub(super) fn metrics(d: &Daemon) -> Snapshot {
         kernel: s.counters,
         reasons: s.reasons,
         engine: s.engine,
+        nftables: s.nftables.map_or_else(BTreeMap::new, |n| {
+            [("added", n.added), ("removed", n.removed), ("failed", n.failed)].map(|(k, v)| (k.to_owned(), v)).into()
+        }),
     }
 }
 
@@ -127,6 +135,7 @@ pub(super) fn merge(old: &Config, new: Config) -> (Config, ReloadReport) {
         ("[[server]]", a.servers != b.servers),
         ("[pinhole]", (a.pinhole_timeout, a.per_client) != (b.pinhole_timeout, b.per_client)),
         ("[limits]", a.limits != b.limits),
+        ("[nftables]", old.nftables != merged.nftables),
     ] {
         if differs {
             report.changed.push(what.to_string());

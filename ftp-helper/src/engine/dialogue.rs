@@ -107,7 +107,7 @@ struct Entry {
     kind: Kind,
     /// It has opened a pinhole.
     opened: bool,
-    /// The client was logged in before this USER.
+    /// The client was logged in before this USER or REIN.
     was_logged_in: bool,
 }
 
@@ -372,6 +372,8 @@ impl Dialogue {
         match head.kind {
             Kind::Pasv | Kind::Epsv => self.passive(&head, code, text, line, rules, out),
             Kind::Void => {}
+            // Whatever its digits are: to the client it is accepted.
+            Kind::Auth if code < 400 => return out.push(Step::Opaque(Reason::AuthAccepted)),
             _ if passive => out.push(Step::Refuse(Reason::UnsolicitedReply, None)),
             Kind::Port | Kind::Eprt if positive => self.accepted(&head, line, rules, out),
             Kind::Port | Kind::Eprt => {
@@ -385,10 +387,9 @@ impl Dialogue {
                 out.push(Step::RevokeOf(head.seq, Reason::NegativeReply));
             }
             Kind::User | Kind::Pass if matches!(code, 202 | 230 | 232) => self.logged_in = true,
-            // It was no new login after all.
-            Kind::User if code >= 400 => self.logged_in = head.was_logged_in,
+            // It was no new login after all (vsftpd has no REIN, and says so by 502).
+            Kind::User | Kind::Rein if code >= 400 => self.logged_in = head.was_logged_in,
             Kind::EpsvAll => self.epsv_all |= positive,
-            Kind::Auth if code < 400 => return out.push(Step::Opaque(Reason::AuthAccepted)),
             _ => {}
         }
         if whole {
@@ -456,11 +457,10 @@ impl Dialogue {
         }
         let mut now = head;
         match head.kind {
-            Kind::User => {
+            Kind::User | Kind::Rein => {
                 now.was_logged_in = self.logged_in;
                 self.logged_in = false;
             }
-            Kind::Rein => self.logged_in = false,
             // What the server makes of a refused one nobody knows; it supersedes what was announced before all the same.
             Kind::Pasv | Kind::Epsv | Kind::Void => self.armed = None,
             Kind::Port | Kind::Eprt => {

@@ -13,7 +13,7 @@
 mod core;
 mod dialogue;
 mod flow;
-mod grammar;
+pub mod grammar;
 mod kernel;
 mod line;
 mod pinhole;

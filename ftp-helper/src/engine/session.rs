@@ -404,6 +404,10 @@ impl Session {
             let inside = distance(fin, seq).max(0) as usize;
             data = &data[..data.len().min(inside)];
         } else if fin && (0..=WINDOW).contains(&distance(end, next)) {
+            if self.streams[side].goes_beyond(end) {
+                // The stream ends where bytes have come already: one of the two is not the sender's.
+                return self.taint(now, core, Reason::Overlap);
+            }
             self.fin[side] = Some(end);
         }
         let room = self.room(core);

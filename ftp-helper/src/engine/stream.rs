@@ -57,6 +57,11 @@ impl Stream {
         !self.ahead.is_empty()
     }
 
+    /// Whether bytes are kept that lie behind `end`.
+    pub(super) fn goes_beyond(&self, end: u32) -> bool {
+        self.ahead.last().is_some_and(|p| distance(p.seq.wrapping_add(p.data.len() as u32), end) > 0)
+    }
+
     /// What is kept behind gaps, bytes and their upkeep.
     pub(super) fn buffered(&self) -> usize {
         self.ahead.iter().map(|p| p.data.len() + PIECE_COST).sum()

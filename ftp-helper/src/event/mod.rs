@@ -198,6 +198,11 @@ pub fn session_name(id: u64) -> String {
     format!("{id:016x}")
 }
 
+/// The id of a session that was written so.
+pub fn session_id(name: &str) -> Option<u64> {
+    u64::from_str_radix(name, 16).ok()
+}
+
 /// Nanoseconds since 1970-01-01 UTC in RFC 3339 with microseconds.
 pub fn timestamp(wall: u64) -> String {
     humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_nanos(wall)).to_string()

@@ -45,6 +45,7 @@ impl Collector for Page {
             kernel,
             reasons,
             engine,
+            nftables,
         } = &self.0;
         gauge(&mut encoder, "uptime_seconds", "Time since the daemon started", *uptime_seconds)?;
         gauge(
@@ -76,7 +77,11 @@ impl Collector for Page {
             "reason",
             reasons,
         )?;
-        counters(&mut encoder, "engine", "What the daemon's engine counted", "counter", engine)
+        counters(&mut encoder, "engine", "What the daemon's engine counted", "counter", engine)?;
+        if nftables.is_empty() {
+            return Ok(());
+        }
+        counters(&mut encoder, "nftables", "Changes to the fed sets, by what came of them", "change", nftables)
     }
 }
 
@@ -122,6 +127,7 @@ mod tests {
             kernel: [("syn_denied".into(), 7)].into(),
             reasons: [("no_pinhole".into(), 6), ("expired".into(), 1)].into(),
             engine: [("records".into(), 99)].into(),
+            nftables: [("added".into(), 5)].into(),
         };
         let page = encode(snapshot).unwrap();
         for line in [
@@ -138,6 +144,7 @@ mod tests {
             "ftp_helper_reasons_total{reason=\"no_pinhole\"} 6",
             "ftp_helper_reasons_total{reason=\"expired\"} 1",
             "ftp_helper_engine_total{counter=\"records\"} 99",
+            "ftp_helper_nftables_total{change=\"added\"} 5",
             "# EOF",
         ] {
             assert!(page.lines().any(|l| l == line), "{line} in\n{page}");

@@ -34,4 +34,6 @@ pub struct Snapshot {
     pub reasons: BTreeMap<String, u64>,
     /// The engine's counters by name.
     pub engine: BTreeMap<String, u64>,
+    /// Changes to the fed sets of nftables by what came of them; empty where none are fed.
+    pub nftables: BTreeMap<String, u64>,
 }

@@ -12,7 +12,7 @@ mod packet;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::{io::Read, path::Path};
 
 pub use self::error::{CaptureProblem, ReplayError};
 use self::{
@@ -66,10 +66,39 @@ pub fn run<E: From<ReplayError>>(
     path: &Path,
     options: Options,
     mut progress: impl FnMut(u64, u64),
-    mut each: impl FnMut(Event) -> Result<(), E>,
+    each: impl FnMut(Event) -> Result<(), E>,
 ) -> Result<Summary, E> {
     let wrong = |problem| E::from(ReplayError { path: path.to_owned(), problem });
-    let (mut capture, length) = Capture::open(path).map_err(wrong)?;
+    let (capture, length) = Capture::open(path).map_err(wrong)?;
+    let summary = follow(path, capture, options, |read| progress(read, length), each)?;
+    progress(length, length);
+    Ok(summary)
+}
+
+/// Replays a capture that comes from elsewhere than a file; `name` is its name for messages.
+///
+/// # Errors
+/// What is wrong with the capture, or what `each` failed with.
+pub fn read<E: From<ReplayError>>(
+    name: &Path,
+    from: impl Read + 'static,
+    options: Options,
+    each: impl FnMut(Event) -> Result<(), E>,
+) -> Result<Summary, E> {
+    let wrong = |problem| E::from(ReplayError { path: name.to_owned(), problem });
+    let capture = Capture::new(Box::new(from)).map_err(wrong)?;
+    follow(name, capture, options, |_| {}, each)
+}
+
+/// Follows what a capture holds. `progress` is told now and then how many bytes have been read.
+fn follow<E: From<ReplayError>>(
+    name: &Path,
+    mut capture: Capture,
+    options: Options,
+    mut progress: impl FnMut(u64),
+    mut each: impl FnMut(Event) -> Result<(), E>,
+) -> Result<Summary, E> {
+    let wrong = |problem| E::from(ReplayError { path: name.to_owned(), problem });
     let mut follower = Follower::new(options);
     let mut packet = Packet::default();
     while capture.next(&mut packet).map_err(wrong)? {
@@ -80,10 +109,9 @@ pub fn run<E: From<ReplayError>>(
         }
         result.map_err(wrong)?;
         if packet.number.is_multiple_of(PROGRESS_EVERY) {
-            progress(capture.offset(), length);
+            progress(capture.offset());
         }
     }
-    progress(length, length);
     follower.finish();
     for event in follower.events() {
         each(event)?;

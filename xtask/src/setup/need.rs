@@ -14,6 +14,8 @@ use crate::{
 pub(crate) const BPF_LINKER: Version = Version([0, 10, 3]);
 /// The version of cargo-deny that `deny.toml` is written for.
 pub(crate) const CARGO_DENY: Version = Version([0, 20, 2]);
+/// The version of cargo-fuzz that builds with a stable compiler.
+pub(crate) const CARGO_FUZZ: Version = Version([0, 13, 2]);
 /// The oldest kernel that ftp-helper runs on.
 const KERNEL: Version = Version([6, 1, 0]);
 
@@ -57,11 +59,15 @@ pub(crate) enum Purpose {
     Kernel,
     /// The checks of the sources.
     Checks,
+    /// Fuzzing.
+    Fuzz,
+    /// Coverage of the tests.
+    Coverage,
 }
 
 impl Purpose {
     /// Everything.
-    pub(crate) const ALL: [Self; 4] = [Self::Build, Self::Lab, Self::Kernel, Self::Checks];
+    pub(crate) const ALL: [Self; 6] = [Self::Build, Self::Lab, Self::Kernel, Self::Checks, Self::Fuzz, Self::Coverage];
 }
 
 /// How to get something.
@@ -96,6 +102,20 @@ pub(crate) enum Remedy {
 /// A version: major, minor, patch.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct Version(pub(crate) [u32; 3]);
+
+/// firewalld: installed, it would take over the firewall of the host.
+static FIREWALLD: Packages = Packages {
+    name: "firewalld",
+    dir: "firewalld",
+    server: &["firewalld", "python3-firewall"],
+    libraries: &[],
+    files: &[
+        "usr/sbin/firewalld",
+        "usr/bin/firewall-cmd",
+        "usr/lib/firewalld/zones/public.xml",
+        "usr/lib/python3/dist-packages/firewall/client.py",
+    ],
+};
 
 /// Everything that is needed, in the order in which it is told.
 pub(crate) static NEEDS: &[Need] = &[
@@ -132,6 +152,25 @@ pub(crate) static NEEDS: &[Need] = &[
             elsewhere: "pyftpdlib for /usr/bin/python3, version 1.5",
         },
     },
+    program("iptables", "writes a ruleset that `doctor` is tried on", &["iptables"]),
+    program("dbus-daemon", "firewalld talks by it", &["dbus-daemon"]),
+    Need {
+        what: "firewalld's libraries",
+        why: "firewalld is written in Python",
+        purpose: Purpose::Lab,
+        probe: Probe::Fact(has_firewalld_libraries),
+        remedy: Remedy::Apt {
+            packages: &["python3-dbus", "python3-gi", "gir1.2-glib-2.0", "python3-nftables"],
+            elsewhere: "dbus, gi and nftables for /usr/bin/python3",
+        },
+    },
+    Need {
+        what: "firewalld",
+        why: "writes a ruleset that `doctor` is tried on",
+        purpose: Purpose::Lab,
+        probe: Probe::Server(&FIREWALLD),
+        remedy: Remedy::Server(&FIREWALLD),
+    },
     server(&servers::VSFTPD),
     server(&servers::PROFTPD),
     server(&servers::PURE_FTPD),
@@ -155,6 +194,27 @@ pub(crate) static NEEDS: &[Need] = &[
         purpose: Purpose::Checks,
         probe: Probe::Version("cargo-deny", CARGO_DENY),
         remedy: Remedy::Crate { name: "cargo-deny", version: CARGO_DENY, takes: "some four minutes" },
+    },
+    Need {
+        what: "cargo-fuzz",
+        why: "builds the fuzz targets",
+        purpose: Purpose::Fuzz,
+        probe: Probe::Version("cargo-fuzz", CARGO_FUZZ),
+        remedy: Remedy::Crate { name: "cargo-fuzz", version: CARGO_FUZZ, takes: "a minute or two" },
+    },
+    Need {
+        what: "a C++ compiler",
+        why: "compiles libFuzzer",
+        purpose: Purpose::Fuzz,
+        probe: Probe::Program("c++"),
+        remedy: Remedy::Apt { packages: &["g++"], elsewhere: "g++" },
+    },
+    Need {
+        what: "llvm-profdata, llvm-cov",
+        why: "read what a program with coverage writes; of the version of rustc's LLVM",
+        purpose: Purpose::Coverage,
+        probe: Probe::Fact(crate::coverage::has_tools),
+        remedy: Remedy::Apt { packages: &["llvm-22"], elsewhere: "llvm of the version that `rustc -vV` names" },
     },
     Need {
         what: "BPF file system",
@@ -290,8 +350,17 @@ fn has_cargo_command(host: &Host, name: &str) -> bool {
 
 /// Debian's python3 has it, whatever other python3 comes first in `PATH`.
 fn has_pyftpdlib(_: &Host) -> bool {
-    let look = "import importlib.util as u, sys; sys.exit(u.find_spec('pyftpdlib') is None)";
-    output_of(Command::new("/usr/bin/python3").args(["-c", look])).is_some()
+    has_modules("'pyftpdlib'")
+}
+
+fn has_firewalld_libraries(_: &Host) -> bool {
+    has_modules("'dbus', 'gi', 'nftables'")
+}
+
+/// Whether Debian's Python has modules, quoted and separated by commas.
+fn has_modules(names: &str) -> bool {
+    let look = format!("import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in [{names}]))");
+    output_of(Command::new("/usr/bin/python3").args(["-c", &look])).is_some()
 }
 
 /// Whether a table of mounts has the BPF file system where it belongs.

@@ -13,7 +13,7 @@ use clap::Args;
 
 use self::{count::Count, step::Steps};
 use crate::{
-    command, docs,
+    command, docs, fuzz,
     host::{Host, Rights, output_of},
     setup::{Purpose, Setup},
 };
@@ -44,7 +44,7 @@ pub(crate) struct Options {
 pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
     let mut purposes = vec![Purpose::Build, Purpose::Lab, Purpose::Kernel];
     if options.filter.is_none() {
-        purposes.push(Purpose::Checks);
+        purposes.extend([Purpose::Checks, Purpose::Fuzz]);
     }
     Setup::of(host, &purposes).install()?;
     let verbose = options.verbose || env::var_os("CI").is_some();
@@ -59,6 +59,14 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
     count.add(tested("end to end", end_to_end, options, &mut steps)?);
     if options.filter.is_none() {
         steps.check("documented configurations", || configurations(host))?;
+        steps.command("fuzz build", &mut fuzz::build(host, None)?)?;
+        let mut executions = 0;
+        steps.check("fuzz", || {
+            let (count, found) = fuzz::briefly(host)?;
+            executions = count;
+            Ok(found)
+        })?;
+        steps.note(&format!("{executions} executions"));
     }
     println!("\n{}", steps.table());
     for name in &count.failures {
@@ -97,6 +105,10 @@ fn checks(host: &Host, options: &Options, steps: &mut Steps) -> Result<()> {
     steps.command("fmt", &mut cargo(&["fmt", "--all", "--check"]))?;
     steps.check("docs", || docs::check(&host.root))?;
     steps.command("deny", &mut cargo(&["deny", "--all-features", "check", "licenses", "bans", "sources"]))?;
+    // The fuzz targets are a workspace of their own.
+    steps.command("fmt of fuzz", &mut cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))?;
+    let deny = ["deny", "--manifest-path", "fuzz/Cargo.toml", "check", "licenses", "bans", "sources"];
+    steps.command("deny of fuzz", &mut cargo(&deny))?;
     if options.advisories {
         steps.command("advisories", &mut cargo(&["deny", "check", "advisories"]))?;
     }

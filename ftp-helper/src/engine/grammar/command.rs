@@ -13,7 +13,7 @@ use super::{Endpoint, number};
 
 /// A command, as far as it matters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::engine) enum Command {
+pub enum Command {
     /// PASV.
     Pasv,
     /// EPSV, for one connection.
@@ -54,7 +54,7 @@ pub(in crate::engine) enum Command {
 
 impl Command {
     /// Reads a line without its ending.
-    pub(in crate::engine) fn parse(line: &[u8]) -> Self {
+    pub fn parse(line: &[u8]) -> Self {
         let Ok((argument, verb)) = verb(line) else { return Self::Unknown };
         let mut upper = [0; 4];
         let Some(name) = upper.get_mut(..verb.len()) else { return unknown(line, verb) };
@@ -90,7 +90,7 @@ impl Command {
     }
 
     /// Whether a data connection is negotiated by it.
-    pub(in crate::engine) fn negotiates(self) -> bool {
+    pub fn negotiates(self) -> bool {
         matches!(
             self,
             Self::Pasv
@@ -104,7 +104,7 @@ impl Command {
     }
 
     /// Whether it is a command of FTP.
-    pub(in crate::engine) fn is_ftp(self) -> bool {
+    pub fn is_ftp(self) -> bool {
         !matches!(self, Self::Unknown | Self::Foreign | Self::Reply)
     }
 }

@@ -15,7 +15,7 @@ use nom::{
 use super::Endpoint;
 
 /// `h1,h2,h3,h4,p1,p2` (RFC 959 section 4.1.2).
-pub(in crate::engine) fn six(input: &[u8]) -> IResult<&[u8], Endpoint> {
+pub fn six(input: &[u8]) -> IResult<&[u8], Endpoint> {
     let octets = separated_list1(char(','), number(3, 255));
     map_opt(octets, |v: Vec<u16>| {
         let &[a, b, c, d, high, low] = v.as_slice() else { return None };
@@ -26,7 +26,7 @@ pub(in crate::engine) fn six(input: &[u8]) -> IResult<&[u8], Endpoint> {
 }
 
 /// `<d>1<d>address<d>port<d>` and `<d>2<d>...` (RFC 2428 section 2). `Ok(Err(()))` where the family is neither.
-pub(in crate::engine) fn extended_port(input: &[u8]) -> IResult<&[u8], Result<Endpoint, UnknownFamily>> {
+pub fn extended_port(input: &[u8]) -> IResult<&[u8], Result<Endpoint, UnknownFamily>> {
     // A delimiter that may stand inside an address or a number can be read in two ways.
     let (rest, d) = verify(nom::number::complete::u8, |d| is_delimiter(*d) && !is_address(*d)).parse(input)?;
     let (rest, family) = terminated(number(3, 255), char(d as char)).parse(rest)?;
@@ -45,10 +45,10 @@ pub(in crate::engine) fn extended_port(input: &[u8]) -> IResult<&[u8], Result<En
 
 /// The network protocol of an EPRT is neither 1 nor 2.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::engine) struct UnknownFamily;
+pub struct UnknownFamily;
 
 /// `(<d><d><d>port<d>)` (RFC 2428 section 3).
-pub(in crate::engine) fn extended_passive(input: &[u8]) -> IResult<&[u8], u16> {
+pub fn extended_passive(input: &[u8]) -> IResult<&[u8], u16> {
     let (rest, d) = preceded(char('('), verify(nom::number::complete::u8, |d| is_delimiter(*d))).parse(input)?;
     let d = || char(d as char);
     terminated(delimited((d(), d()), number(5, 65535), d()), char(')')).parse(rest)

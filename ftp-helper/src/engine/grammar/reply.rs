@@ -11,7 +11,7 @@ use super::{Endpoint, command::Command, number};
 
 /// One line of a server, outside a multi-line reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::engine) enum ReplyLine<'a> {
+pub enum ReplyLine<'a> {
     /// `xyz text`, or only the code.
     Whole(u16, &'a [u8]),
     /// `xyz-text`: a multi-line reply begins.
@@ -24,7 +24,7 @@ pub(in crate::engine) enum ReplyLine<'a> {
 
 impl<'a> ReplyLine<'a> {
     /// Reads a line without its ending.
-    pub(in crate::engine) fn parse(line: &'a [u8]) -> Self {
+    pub fn parse(line: &'a [u8]) -> Self {
         let Ok((rest, code)) = code(line) else {
             return Self::NoCode(Command::parse(line).is_ftp());
         };
@@ -40,12 +40,12 @@ impl<'a> ReplyLine<'a> {
 }
 
 /// Whether a line ends the multi-line reply that `open` began: the same code and a space.
-pub(in crate::engine) fn ends_multiline(line: &[u8], open: u16) -> bool {
+pub fn ends_multiline(line: &[u8], open: u16) -> bool {
     matches!(code(line), Ok(([b' ', ..], code)) if code == open)
 }
 
 /// Whether a line looks like the announcement of a passive port.
-pub(in crate::engine) fn looks_passive(line: &[u8]) -> bool {
+pub fn looks_passive(line: &[u8]) -> bool {
     line.windows(3).take(8).any(|w| w == b"227" || w == b"229")
 }
 
@@ -54,7 +54,7 @@ pub(in crate::engine) fn looks_passive(line: &[u8]) -> bool {
 ///
 /// # Errors
 /// `BadSyntax` or `AmbiguousReply`.
-pub(in crate::engine) fn passive(text: &[u8]) -> Result<Endpoint, Reason> {
+pub fn passive(text: &[u8]) -> Result<Endpoint, Reason> {
     let begin = text.iter().position(u8::is_ascii_digit).ok_or(Reason::BadSyntax)?;
     let Ok((rest, endpoint)) = number::six(&text[begin..]) else {
         // Another candidate further on is what other clients would read.
@@ -72,7 +72,7 @@ pub(in crate::engine) fn passive(text: &[u8]) -> Result<Endpoint, Reason> {
 ///
 /// # Errors
 /// `BadSyntax` or `AmbiguousReply`.
-pub(in crate::engine) fn extended_passive(text: &[u8]) -> Result<u16, Reason> {
+pub fn extended_passive(text: &[u8]) -> Result<u16, Reason> {
     let begin = text.iter().position(|c| *c == b'(').ok_or(Reason::BadSyntax)?;
     let rest = &text[begin + 1..];
     if rest.contains(&b'(') {

@@ -195,3 +195,28 @@ fn malformed_replies_are_replies() {
     assert_eq!(t.server("0227 (1,2,3,4,200,2)"), [Step::Refuse(Reason::BadSyntax, None)]);
     assert_eq!(t.dialogue.unanswered(), 1);
 }
+
+#[test]
+fn what_the_server_refuses_has_not_happened() {
+    for command in ["REIN", "USER other"] {
+        let mut t = Talk::logged_in(ActiveAt::Command);
+        t.client(command);
+        assert!(!t.dialogue.logged_in(), "{command}");
+        t.server("502 no");
+        t.client("PASV");
+        assert_eq!(ports(&t.server("227 (1,2,3,4,200,2)")), [51202], "{command}");
+    }
+    let mut t = Talk::logged_in(ActiveAt::Command);
+    t.client("REIN");
+    t.server("220 again");
+    assert!(!t.dialogue.logged_in());
+}
+
+#[test]
+fn auth_is_accepted_by_the_first_digit() {
+    for reply in ["234 go on", "334 go on", "227 (1,2,3,4,200,2)", "229 (|||51203|)"] {
+        let mut t = Talk::logged_in(ActiveAt::Command);
+        t.client("AUTH TLS");
+        assert_eq!(t.server(reply), [Step::Opaque(Reason::AuthAccepted)], "{reply}");
+    }
+}

@@ -490,3 +490,22 @@ fn the_snapshot_of_a_greeting() {
     sim.talk(&["C: PASV", "S: 227 (198,51,100,5,195,149)"]);
     assert_eq!(sim.opened(), [PORT]);
 }
+
+#[test]
+fn a_fin_before_bytes_that_have_come_is_a_conflict() {
+    for (at, killed) in [(6, 1), (7, 0)] {
+        let mut sim = Sim::logged_in(policy());
+        let wire = |sim: &Sim, from: usize, to: usize, flags| Wire {
+            side: SERVER,
+            flags: tcp::ACK | flags,
+            seq: sim.next[1].wrapping_add(from as u32),
+            ack: sim.next[0],
+            data: b"hello\r\n"[from..to].to_vec(),
+        };
+        // The last byte first, then what lies before it, which claims to be the end.
+        let (last, first) = (wire(&sim, 6, 7, 0), wire(&sim, 0, at, tcp::FIN));
+        sim.wire(&last);
+        sim.wire(&first);
+        assert_eq!(sim.reasons(Kind::Killed).len(), killed, "{at}");
+    }
+}

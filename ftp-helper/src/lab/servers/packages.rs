@@ -20,9 +20,9 @@ pub(crate) struct Packages {
     /// The packages that hold it.
     pub(crate) server: &'static [&'static str],
     /// Those of its libraries that a plain system lacks.
-    libraries: &'static [&'static str],
+    pub(crate) libraries: &'static [&'static str],
     /// A file of each of the server's packages.
-    files: &'static [&'static str],
+    pub(crate) files: &'static [&'static str],
 }
 
 /// vsftpd.

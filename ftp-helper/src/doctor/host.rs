@@ -1,0 +1,196 @@
+//! The host itself: kernel, rights, and the watched interfaces.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use aya::programs::{SchedClassifier, TcAttachType};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::{
+    finding::{Code, Finding, Severity},
+    links::Network,
+    offload,
+};
+use crate::dataplane::{Link, Platform};
+
+/// Capabilities that the daemon needs (linux/capability.h), each with what may stand in for it.
+const CAPABILITIES: [(&str, u32, u32); 4] =
+    [("CAP_BPF", 39, SYS_ADMIN), ("CAP_NET_ADMIN", 12, 12), ("CAP_PERFMON", 38, SYS_ADMIN), ("CAP_NET_RAW", 13, 13)];
+const SYS_ADMIN: u32 = 21;
+
+/// Kernel, file system and rights.
+pub(super) fn check(findings: &mut Vec<Finding>) {
+    let platform = Platform::here();
+    match platform.check() {
+        Err(e) => findings.push(Finding::new(Severity::Error, Code::KernelUnfit, e.message)),
+        Ok(()) => {
+            let hooks = if platform.has_tcx() { "TCX" } else { "filters on clsact: TCX needs Linux 6.6" };
+            let what = format!("Linux {} with type information; programs attach by {hooks}", platform.release);
+            findings.push(Finding::new(Severity::Info, Code::Kernel, what));
+        }
+    }
+    if statfs("/sys/fs/bpf").map_or(true, |s| s.filesystem_type() != BPF_FS_MAGIC) {
+        let finding = Finding::new(Severity::Error, Code::NoBpffs, "no BPF file system is mounted at /sys/fs/bpf");
+        let mount = "mount -t bpf bpf /sys/fs/bpf".to_owned();
+        findings.push(Finding { commands: vec![mount], ..finding.remedy("mount it; systemd does so at boot") });
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let missing = missing_capabilities(&status);
+    if !missing.is_empty() {
+        let what = format!("missing here: {}", missing.join(", "));
+        let remedy = "run this as root or with these capabilities, as the daemon needs them";
+        findings.push(Finding::new(Severity::Error, Code::NoRights, what).remedy(remedy));
+    }
+}
+
+/// The capabilities that the effective set of a `/proc/PID/status` lacks.
+fn missing_capabilities(status: &str) -> Vec<&'static str> {
+    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    let set = line.and_then(|l| u64::from_str_radix(l.trim(), 16).ok()).unwrap_or(0);
+    let has = |bit: u32| set >> bit & 1 != 0;
+    CAPABILITIES.iter().filter(|(_, bit, or)| !has(*bit) && !has(*or)).map(|(name, ..)| *name).collect()
+}
+
+/// One watched interface.
+pub(super) fn interface(name: &str, network: Option<&Network>, findings: &mut Vec<Finding>) {
+    let mut add = |severity, code, what: String, remedy: &str| {
+        let finding = Finding::new(severity, code, what).at(format!("interface {name}"));
+        findings.push(if remedy.is_empty() { finding } else { finding.remedy(remedy) });
+    };
+    if let Err(e) = Link::of(name) {
+        let remedy = "watch an interface with Ethernet or plain IP packets";
+        add(Severity::Error, Code::LinkUnsupported, format!("{e:#}"), remedy);
+    }
+    if let Some(master) = network.and_then(|n| n.links.get(name)).and_then(|l| l.master.as_ref()) {
+        let kind = network.and_then(|n| n.links.get(master)).map_or("master", |l| l.kind.as_str());
+        add(
+            Severity::Error,
+            Code::InterfaceEnslaved,
+            format!("is a member of the {kind} {master}: only some of its packets, or none, pass the hooks here"),
+            &format!("name {master} in watch.interfaces instead"),
+        );
+    }
+    let pppoe = fs::read_to_string("/proc/self/net/pppoe").unwrap_or_default();
+    if carries_pppoe(&pppoe, name) {
+        add(
+            Severity::Error,
+            Code::BelowPpp,
+            "carries PPPoE: what passes here is no plain IP".to_owned(),
+            "name the PPP link in watch.interfaces instead, such as \"ppp*\"",
+        );
+    }
+    if let Ok(features) = offload::features(name) {
+        let on = |feature: &str| features.get(feature).copied().unwrap_or(false);
+        if on("rx-lro") {
+            let remedy = format!("ethtool -K {name} lro off");
+            let what = "merges packets (LRO) in a way that a gateway can't undo".to_owned();
+            add(Severity::Warning, Code::ReceiveOffload, what, &remedy);
+        }
+        if on("hw-tc-offload") {
+            let remedy = format!("ethtool -K {name} hw-tc-offload off, unless no filter there takes FTP");
+            let what = "may carry out filters in hardware, where no program sees the packets".to_owned();
+            add(Severity::Warning, Code::HardwareOffload, what, &remedy);
+        }
+        let known = ["rx-gro", "rx-gro-hw", "tx-tcp-segmentation", "tx-tcp6-segmentation", "tx-checksum-ip-generic"];
+        let shown: Vec<_> = known.into_iter().filter(|f| on(f)).collect();
+        let shown = if shown.is_empty() { "none".to_owned() } else { shown.join(", ") };
+        add(Severity::Info, Code::Offloads, format!("merging and splitting that is on and does no harm: {shown}"), "");
+    }
+    if Platform::here().has_tcx() {
+        hooks(name, &mut add);
+    }
+}
+
+/// Who is on the hooks.
+fn hooks(name: &str, add: &mut impl FnMut(Severity, Code, String, &str)) {
+    let mut seen = Vec::new();
+    for (direction, word) in [(TcAttachType::Ingress, "in"), (TcAttachType::Egress, "out")] {
+        match SchedClassifier::query_tcx(name, direction) {
+            Ok((_, programs)) => {
+                let names: Vec<_> = programs.iter().map(|p| p.name_as_str().unwrap_or("?").to_owned()).collect();
+                seen.push(format!("{word}: {}", if names.is_empty() { "none".into() } else { names.join(", ") }));
+            }
+            Err(e) => seen.push(format!("{word}: can't be read ({e})")),
+        }
+    }
+    add(Severity::Info, Code::Hooks, format!("programs on TCX, in order; {}", seen.join("; ")), "");
+}
+
+/// Where default routes leave, against what is watched.
+pub(super) fn routes(watched: &[String], network: &Network, findings: &mut Vec<Finding>) {
+    let all: BTreeSet<&String> = network.defaults.iter().flatten().collect();
+    let elsewhere: Vec<&str> = all.iter().filter(|i| !watched.contains(i)).map(|i| i.as_str()).collect();
+    if elsewhere.is_empty() || watched.is_empty() {
+        return;
+    }
+    let some = all.len() > elsewhere.len();
+    let what = format!(
+        "the default route leaves by {}, which is not watched{}",
+        elsewhere.join(", "),
+        if some { ": FTP that goes there is not followed" } else { ": no FTP of the internet is followed" }
+    );
+    let place = format!("watched: {}", watched.join(", "));
+    let remedy = "name every interface that leads outside in watch.interfaces";
+    findings.push(Finding::new(Severity::Error, Code::DefaultRouteElsewhere, what).at(place).remedy(remedy));
+}
+
+/// Whether a listing of PPPoE sessions (`/proc/net/pppoe`) names an interface: id, peer, device.
+fn carries_pppoe(listing: &str, name: &str) -> bool {
+    listing.lines().skip(1).any(|l| l.split_whitespace().nth(2) == Some(name))
+}
+
+/// Whether packets are forwarded, of IPv4 and of IPv6.
+pub(super) fn forwards() -> [bool; 2] {
+    ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"]
+        .map(|path| fs::read_to_string(path).is_ok_and(|s| s.trim() != "0"))
+}
+
+/// Whether the old iptables has tables in this network namespace.
+pub(super) fn legacy_iptables(findings: &mut Vec<Finding>) {
+    for (path, program) in [("ip_tables_names", "iptables-legacy"), ("ip6_tables_names", "ip6tables-legacy")] {
+        let names = fs::read_to_string(Path::new("/proc/self/net").join(path)).unwrap_or_default();
+        let names: Vec<&str> = names.split_whitespace().collect();
+        if names.is_empty() {
+            continue;
+        }
+        let what = format!("{program} has tables here ({}), which are not looked at", names.join(", "));
+        let remedy = format!("look at `{program}-save` by yourself, or move to iptables-nft");
+        findings.push(Finding::new(Severity::Warning, Code::LegacyIptables, what).remedy(remedy));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_are_read() {
+        assert!(missing_capabilities("Name:\tx\nCapEff:\t000001ffffffffff\n").is_empty());
+        assert_eq!(missing_capabilities("CapEff:\t0000000000201000\n"), ["CAP_NET_RAW"], "CAP_SYS_ADMIN is all of BPF");
+        assert_eq!(missing_capabilities("").len(), 4);
+    }
+
+    #[test]
+    fn the_link_below_ppp_is_found() {
+        let listing = "Id       Address              Device\n00000001 00:11:22:33:44:55    eth1\n";
+        assert!(carries_pppoe(listing, "eth1"));
+        assert!(!carries_pppoe(listing, "eth0") && !carries_pppoe("", "eth1") && !carries_pppoe(listing, "Device"));
+    }
+
+    #[test]
+    fn a_default_route_elsewhere_is_found() {
+        let network = |v4: &[&str], v6: &[&str]| Network {
+            defaults: [v4, v6].map(|all| all.iter().map(ToString::to_string).collect()),
+            ..Network::default()
+        };
+        let found = |watched: &[&str], network: &Network| {
+            let watched: Vec<String> = watched.iter().map(ToString::to_string).collect();
+            let mut findings = Vec::new();
+            routes(&watched, network, &mut findings);
+            findings.into_iter().map(|f| f.what).collect::<Vec<_>>()
+        };
+        assert!(found(&["wan0"], &network(&["wan0"], &["wan0"])).is_empty());
+        assert!(found(&["wan0"], &network(&[], &[])).is_empty());
+        assert!(found(&["wan0"], &network(&["ppp0"], &[]))[0].contains("ppp0, which is not watched: no FTP"));
+        assert!(found(&["wan0"], &network(&["wan0", "wan1"], &[]))[0].contains("wan1, which is not watched: FTP that"));
+    }
+}
