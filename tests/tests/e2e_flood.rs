@@ -128,7 +128,7 @@ fn a82_a_flood_of_syns_makes_no_session_and_costs_nothing() {
     let scene = Scene::new();
     let to = v4(scene.responder.address()).unwrap();
     let before = scene.gateway.status().unwrap();
-    let n = if full() { 1_000_000 } else { 100_000_u32 };
+    let n: u32 = if full() { 1_000_000 } else { 100_000 };
     scene.beside("a flood of SYNs", 8, || {
         scene.lab.stranger().run_in(|| {
             let raw = Raw::open()?;
@@ -198,7 +198,7 @@ fn a80_a_flood_of_announcements_leaves_one_pinhole_open() {
                     _ => drop(spinner.ask(&format!("EPRT |1|{}|{port}|", local.ip()), 200)?),
                 }
                 if i % 50 == 0 {
-                    let own = scene.gateway.client()?.pinholes()?.into_iter().filter(|p| p.client == local).count();
+                    let own = scene.gateway.pinholes()?.into_iter().filter(|p| p.client == local).count();
                     most = most.max(own);
                 }
             }
