@@ -15,10 +15,10 @@ const TINY: &str = "[limits]\nring = 4096\n";
 /// No transfer fills the tiny ring buffer with less: ten segments of a record of some 100 bytes each.
 const RECORDED: usize = 10 * 100;
 
-fn start(on_loss: &str) -> (Lab, Gateway, Responder) {
+fn start(on_loss: &str, more: &str) -> (Lab, Gateway, Responder) {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let settings = Settings { top: format!("on_daemon_loss = \"{on_loss}\""), ..Settings::guarded(&lab, "drop") };
-    let gateway = Gateway::start(&lab, &settings.section(TINY), &[]).unwrap();
+    let gateway = Gateway::start(&lab, &settings.section(TINY).section(more), &[]).unwrap();
     let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
     (lab, gateway, responder)
 }
@@ -52,7 +52,7 @@ fn a_stopped_daemon_loses_no_announcement() {
     if !require_root() {
         return;
     }
-    let (lab, gateway, responder) = start("continue");
+    let (lab, gateway, responder) = start("continue", "");
     let mut spinner = login(&lab, &responder);
     transfers(lab.client(), &mut spinner, 8);
     gateway.signal(Signal::SIGSTOP).unwrap();
@@ -95,7 +95,7 @@ fn a_dead_daemon_is_replaced_and_no_transfer_notices() {
     if !require_root() {
         return;
     }
-    let (lab, mut gateway, responder) = start("continue");
+    let (lab, mut gateway, responder) = start("continue", "");
     let mut spinner = login(&lab, &responder);
     transfers(lab.client(), &mut spinner, 8);
     gateway.kill().unwrap();
@@ -167,7 +167,8 @@ fn without_a_daemon_nothing_opens_if_so_configured() {
     if !require_root() {
         return;
     }
-    let (lab, mut gateway, responder) = start("close");
+    // What was open before may be used until its time is over, and be armed again by a reset: that time must be over too.
+    let (lab, mut gateway, responder) = start("close", "[pinhole]\ntimeout = \"500ms\"");
     let mut spinner = login(&lab, &responder);
     transfers(lab.client(), &mut spinner, 8);
     gateway.kill().unwrap();
