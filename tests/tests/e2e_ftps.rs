@@ -7,6 +7,7 @@ use ftp_helper::{
     lab::{
         self, Lab, LabOptions, Topology,
         clients::{ClientKind, Family, Job, Mode},
+        dialogue::Dialogue,
         servers::{Server, ServerKind, ServerOptions},
     },
 };
@@ -94,5 +95,24 @@ fn a90_ftps_goes_through_where_the_server_has_a_range_and_nowhere_else() {
         assert_eq!(e.kind(), std::io::ErrorKind::TimedOut, "{to}: {e}");
     }
     assert!(gateway.status().unwrap().counters["syn_in_range"] >= transfers as u64);
+
+    // A daemon that dies takes the range of a living session not with it, nor does the next one.
+    let to = SocketAddr::new(lab.server().v4().into(), *range.start());
+    let mut dialogue = Dialogue::open(lab.client(), SocketAddr::new(to.ip(), server.port()), LIMIT).unwrap();
+    assert_eq!(dialogue.ask("AUTH TLS").unwrap().code, 234);
+    let opaque =
+        || gateway.sessions().ok()?.iter().any(|s| s.client == dialogue.local() && s.reason.is_some()).then_some(());
+    until("the session is encrypted", opaque).unwrap();
+    let refused = |when: &str| {
+        // Nobody listens there: what comes through is refused by the server.
+        let e = connect(lab.client(), lab.client().v4().into(), to, LIMIT).unwrap_err();
+        assert_eq!(e.kind(), std::io::ErrorKind::ConnectionRefused, "{when}: {e}");
+    };
+    refused("before");
+    gateway.kill().unwrap();
+    refused("without a daemon");
+    gateway.start_again().unwrap();
+    refused("with the next one");
+    drop(dialogue);
     gateway.stop().unwrap();
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use aya_log::EbpfLogger;
 use ftp_helper::{
-    dataplane::{Options, verified_instructions},
+    dataplane::{Options, PINNED, TRANSITORY, verified_instructions},
     lab,
 };
 use ftp_helper_common::key::HOOK_IN;
@@ -41,6 +41,25 @@ fn the_verifiers_work_is_bounded() {
     for ((name, count), (_, ceiling)) in counts.iter().zip(CEILINGS) {
         assert!((1..=ceiling).contains(count), "{name}: {count} instructions verified, {ceiling} allowed");
     }
+}
+
+/// A table that is not pinned is a new one after a restart, while programs that the next daemon has not replaced yet go by
+/// the old: each must be one or the other on purpose.
+#[test]
+fn every_table_outlives_the_daemon_or_need_not() {
+    if !lab::require_root() {
+        return;
+    }
+    let mut kernel = Kernel::load(&options());
+    let own = |name: &str| !name.starts_with('.') && name != "AYA_LOGS" && name != "AYA_LOG_BUF";
+    let mut tables: Vec<String> =
+        kernel.plane().ebpf_mut().maps().map(|(name, _)| name.to_owned()).filter(|n| own(n)).collect();
+    // The harness has taken the ring buffers out.
+    tables.extend(["EVENTS", "PARKED", "TELEMETRY"].map(str::to_owned));
+    tables.sort();
+    let mut known: Vec<&str> = PINNED.into_iter().chain(TRANSITORY).collect();
+    known.sort();
+    assert_eq!(tables, known);
 }
 
 #[test]

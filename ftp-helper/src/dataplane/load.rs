@@ -56,12 +56,13 @@ impl Default for Options {
 
 /// Handshakes, and other tables that make room by themselves.
 const TRANSIENT: u32 = 16384;
-/// Tables that outlive the daemon. The rest is working memory, or told to people only.
-const PINNED: [&str; 17] = [
+/// Tables that outlive the daemon: what the next one takes over, and what the programs go by until it replaces them.
+pub const PINNED: [&str; 19] = [
     "SESSIONS",
     "PINHOLES",
     "FLOWS",
     "CLIENTS",
+    "RANGES",
     "HALF_OPEN",
     "MIDSTREAM",
     "EVENTS",
@@ -69,6 +70,7 @@ const PINNED: [&str; 17] = [
     "HEARTBEAT",
     "PORTS",
     "NO_DATA",
+    "FEW",
     "DENIED",
     "NETS",
     "INITIATORS",
@@ -76,6 +78,9 @@ const PINNED: [&str; 17] = [
     "OUTSIDE",
     "COUNTERS",
 ];
+
+/// The others: working memory, what is told to people only, and what is worth a moment.
+pub const TRANSITORY: [&str; 6] = ["AWAKE", "BLIND_PAIRS", "BLIND_UNTIL", "PARKED", "SCRATCH", "TELEMETRY"];
 
 /// The BPF object that was built into this program.
 pub fn object() -> &'static [u8] {
@@ -176,7 +181,7 @@ fn sizes(options: &Options) -> [(&'static str, u32); 9] {
 }
 
 /// Grows with every change of the tables' contents that their sizes do not show.
-const TABLES: u32 = 3;
+const TABLES: u32 = 4;
 
 /// Stands for everything that the tables' contents depend on.
 fn layout(options: &Options) -> u64 {

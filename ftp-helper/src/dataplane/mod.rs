@@ -18,7 +18,7 @@ mod tables;
 
 pub use attach::{AttachKind, Attached};
 pub use interfaces::{Interface, Link, list as interfaces};
-pub use load::{Options, object};
+pub use load::{Options, PINNED, TRANSITORY, object};
 pub use park::Parking;
 pub use pins::PinDir;
 pub use platform::Platform;
