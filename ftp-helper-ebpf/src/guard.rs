@@ -141,8 +141,9 @@ fn pass_by_pinhole(view: &View, s: *mut Scratch, hook: u8) -> u16 {
 /// answer.
 #[inline(always)]
 fn is_repeated(view: &View, s: *mut Scratch, hook: u8) -> bool {
-    // SAFETY: a live value of the table; the field is set before the entry is.
-    FLOWS.get_ptr(flow::tuple_in(s, hook)).is_some_and(|f| unsafe { (*f).state.isn[0] == view.seq })
+    flow::began_lately(view.destination_port)
+        // SAFETY: a live value of the table; the field is set before the entry is.
+        && FLOWS.get_ptr(flow::tuple_in(s, hook)).is_some_and(|f| unsafe { (*f).state.isn[0] == view.seq })
 }
 
 /// Keeps a SYN that may only have come too early; any other is denied.
