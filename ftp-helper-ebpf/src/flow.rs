@@ -9,7 +9,7 @@ use ftp_helper_common::{
     policy::mode,
     reason::Reason,
     record::{FlowRecord, kind},
-    state::{FlowState, PinholeState, bound, pinhole_flag},
+    state::{FlowState, PinholeState, bound, pending, pinhole_flag},
     tcp,
 };
 
@@ -51,6 +51,7 @@ pub fn flow(ctx: &TcContext, view: &View, hook: u8) -> i32 {
     };
     match advance(view, s, f, hook) {
         0 => PASS,
+        REARM => give_back(s),
         how => end(s, how),
     }
 }
@@ -142,8 +143,7 @@ fn end(s: *mut Scratch, how: u8) -> i32 {
     // SAFETY: `s` is this CPU's working memory.
     unsafe {
         let state = &*addr_of!((*s).flow);
-        let kind = if how == REARM { kind::FLOW_REARMED } else { kind::FLOW_END };
-        let told = describe(s, state, kind);
+        let told = describe(s, state, kind::FLOW_END);
         (*told).reset = (how == tcp::RST) as u8;
         if !record::flow(&*told) && !may_go_untold() {
             count_reason(Reason::RingFull);
@@ -152,22 +152,57 @@ fn end(s: *mut Scratch, how: u8) -> i32 {
         if FLOWS.remove(&*addr_of!((*s).tuple)).is_err() {
             return PASS;
         }
-        if how != REARM {
-            count(Counter::FlowsEnded);
+        count(Counter::FlowsEnded);
+    }
+    PASS
+}
+
+/// The initiator has reset a connection that carried nothing: its pinhole is open again, if its session still has a right
+/// to it. What the record says is then true, whatever comes between.
+#[inline(never)]
+fn give_back(s: *mut Scratch) -> i32 {
+    // SAFETY: `s` is this CPU's working memory.
+    unsafe {
+        let tuple = &*addr_of!((*s).tuple);
+        // Two CPUs may have the same reset in hand: one of them removes the connection.
+        if FLOWS.remove(tuple).is_err() {
             return PASS;
         }
+        let state = &*addr_of!((*s).flow);
+        let told = describe(s, state, kind::FLOW_REARMED);
         let pin = PinholeState {
             session: state.session,
             deadline: state.deadline,
             seq: state.seq,
             mode: state.mode,
             flags: state.flags | pinhole_flag::REARMED,
+            control: state.control,
             ..PinholeState::default()
         };
-        let k = &(*told).key;
-        if pinhole::rearm(pinhole::key_in(s, &k.initiator, &k.responder, k.responder_port, state.hook), &pin) {
-            count(Counter::Rearmed);
+        let ends = &(*told).key;
+        let passive = state.mode == pending::PASV || state.mode == pending::EPSV;
+        let session = addr_of_mut!((*s).key);
+        (*session).client = if passive { ends.initiator } else { ends.responder };
+        (*session).server = if passive { ends.responder } else { ends.initiator };
+        (*session).client_port = state.control[0];
+        (*session).server_port = state.control[1];
+        let key = pinhole::key_in(s, &ends.initiator, &ends.responder, ends.responder_port, state.hook);
+        let back = pinhole::rearm(key, &pin, &*session);
+        if !back {
+            (*told).kind = kind::FLOW_END;
+            (*told).reset = 1;
         }
+        if !record::flow(&*told) && !may_go_untold() {
+            // The initiator resets the next answer.
+            if back {
+                pinhole::remove_of(key, &pin);
+            }
+            (*s).flow_lock = [0; 2];
+            let _ = FLOWS.insert(tuple, &*addr_of!((*s).flow).cast::<FlowSlot>(), NO_EXIST);
+            count_reason(Reason::RingFull);
+            return DROP;
+        }
+        count(if back { Counter::Rearmed } else { Counter::FlowsEnded });
     }
     PASS
 }
@@ -195,6 +230,7 @@ fn answered(view: &View, s: *mut Scratch, hook: u8) -> i32 {
         (*flow).seq = (*p).state.seq;
         (*flow).mode = (*p).state.mode;
         (*flow).flags = (*p).state.flags;
+        (*flow).control = (*p).state.control;
         unlock(at);
         let isn = (held >> 32) as u32;
         if held == 0 || held as u16 != view.destination_port || view.ack != isn.wrapping_add(1) {
