@@ -29,12 +29,7 @@ pub fn run_legal(data: &[u8]) {
 
 /// A dialogue that is legal but for so many mutations.
 fn differential(u: &mut Unstructured<'_>, mutations: usize) -> Result<()> {
-    let setting = Setting::arbitrary(u)?;
-    let mut turns = script::legal(u, &setting)?;
-    for _ in 0..mutations {
-        script::mutate(u, &mut turns)?;
-    }
-    turns.retain(|turn| !turn.bytes.is_empty());
+    let (setting, turns) = dialogue(u, mutations)?;
     let mut wires = script::wires(&turns);
     let plain = feed(&setting, &wires);
     let oracle = oracle::read(&setting.rules(), &script::happenings(&turns));
@@ -50,6 +45,28 @@ fn differential(u: &mut Unstructured<'_>, mutations: usize) -> Result<()> {
     assert_eq!(carried.opened, plain.opened, "I6: {}\n{wires:?}", show(&turns));
     assert_eq!(carried.open(), plain.open(), "I6: {}\n{wires:?}", show(&turns));
     Ok(())
+}
+
+/// A dialogue that is legal but for so many mutations, and between whom it is.
+fn dialogue(u: &mut Unstructured<'_>, mutations: usize) -> Result<(Setting, Vec<Turn>)> {
+    let setting = Setting::arbitrary(u)?;
+    let mut turns = script::legal(u, &setting)?;
+    for _ in 0..mutations {
+        script::mutate(u, &mut turns)?;
+    }
+    turns.retain(|turn| !turn.bytes.is_empty());
+    Ok((setting, turns))
+}
+
+/// What the oracle makes of the dialogue of the bytes, and the dialogue for people.
+///
+/// # Errors
+/// Never for bytes: those that are missing are zeros.
+pub fn verdict(data: &[u8]) -> Result<(Verdict, String)> {
+    let mut u = Unstructured::new(data);
+    let mutations = u.int_in_range(0..=6)?;
+    let (setting, turns) = dialogue(&mut u, mutations)?;
+    Ok((oracle::read(&setting.rules(), &script::happenings(&turns)), show(&turns)))
 }
 
 /// The engine after these segments.
