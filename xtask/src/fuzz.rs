@@ -133,17 +133,25 @@ fn engine(host: &Host) -> String {
 /// # Errors
 /// The directory of the build can't be written.
 pub(crate) fn build(host: &Host, target: Option<&str>) -> Result<Command> {
+    let mut build = command::cargo(host);
+    build.args(["fuzz", "build", "--sanitizer", "none"]).args(target);
     // No target loads a program into the kernel, and none has to be compiled for them.
+    build.env("FTP_HELPER_BPF_OBJECT", no_object(host)?);
+    Ok(build)
+}
+
+/// An empty file that stands for the object for the kernel.
+///
+/// # Errors
+/// The directory of the build can't be written.
+pub(crate) fn no_object(host: &Host) -> Result<PathBuf> {
     let no_object = host.root.join("target/xtask/no-bpf-object");
     let dir = no_object.parent().unwrap_or(&host.root);
     fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
     if !no_object.is_file() {
         fs::write(&no_object, "").with_context(|| format!("can't write {}", no_object.display()))?;
     }
-    let mut build = command::cargo(host);
-    build.args(["fuzz", "build", "--sanitizer", "none"]).args(target);
-    build.env("FTP_HELPER_BPF_OBJECT", no_object);
-    Ok(build)
+    Ok(no_object)
 }
 
 /// Runs targets, as many at a time as there are processors, two at most: they share memory and patience.
