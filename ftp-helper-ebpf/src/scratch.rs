@@ -11,7 +11,7 @@ use ftp_helper_common::{
     canon::{self, SEGMENT_MAX, Text},
     key::{FlowKey, PinholeKey, SessionKey, TupleKey},
     record::{CHUNK, FlowRecord, SegmentRecord, SynRecord},
-    state::{FlowState, SessionState},
+    state::{FlowState, PinholeState, SessionState},
 };
 
 use crate::maps::SCRATCH;
@@ -40,6 +40,11 @@ pub struct Scratch {
     pub pin: PinholeKey,
     /// The pinhole that the segment in hand has opened.
     pub opened: PinholeKey,
+    /// The one that was open before.
+    pub old: PinholeKey,
+    /// A pinhole in the making, as it lies in the table.
+    pub hole: PinholeState,
+    pub hole_lock: [u32; 2],
     pub tuple: TupleKey,
     pub net: [u32; 7],
     /// A data connection, as it lies in the table.

@@ -345,7 +345,9 @@ fn open(s: *mut Scratch, policy: &KernelPolicy, made: u64) -> u32 {
         let active = mode == pending::PORT || mode == pending::EPRT;
         let source_20 = active && policy.flags & policy_flag::SOURCE_20 != 0;
         let key = canon::pinhole_key(&*addr_of!((*s).key), (*s).state.client_hook, mode, made.port());
-        let state = PinholeState {
+        // The stack of this way is used up.
+        let hole = addr_of_mut!((*s).hole);
+        *hole = PinholeState {
             session: (*s).state.id,
             deadline: now().wrapping_add(policy.timeout),
             seq: (*s).segment.seq,
@@ -359,7 +361,7 @@ fn open(s: *mut Scratch, policy: &KernelPolicy, made: u64) -> u32 {
         }
         // Kept beside the snapshot: `commit` makes it the session's.
         (*s).opened = key;
-        pinhole::open(&key, &state, policy)
+        pinhole::open(&key, &*hole, policy)
     }
 }
 
@@ -426,8 +428,10 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
     let made = Made(made);
     // SAFETY: `s` is this CPU's working memory; `slot` is a live value of the table, changed under its lock only.
     unsafe {
-        let opened = (*s).opened;
-        let old = (*s).state.pinhole;
+        // In the working memory, since the stack of this way is used up.
+        let opened = &*addr_of!((*s).opened);
+        copy(addr_of!((*s).state.pinhole), addr_of_mut!((*s).old));
+        let old = &*addr_of!((*s).old);
         let (id, version) = ((*s).state.id, (*s).state.version);
         let judgement = Judgement { made, hash: (*s).hash };
         // The snapshot becomes what is committed.
@@ -445,7 +449,7 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
         }
         (*next).flags |= unseen;
         if made.has(bit::OPEN) {
-            (*next).pinhole = opened;
+            copy(opened, addr_of_mut!((*next).pinhole));
             (*next).pinhole_seq = (*s).segment.seq;
         } else if made.has(bit::REVOKE) {
             zero(addr_of_mut!((*next).pinhole));
@@ -466,6 +470,7 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
             };
         let mut lost = false;
         let mut twice = false;
+        let mut theirs = false;
         let at = addr_of_mut!((*slot).lock);
         lock(at);
         if (*slot).state.id == id {
@@ -478,17 +483,18 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
                 lost = true;
                 let e = addr_of_mut!((*slot).state);
                 // Another CPU had the same segment in hand: what both have opened stays.
-                twice = (*e).pinhole_seq == (*s).segment.seq && (*e).pinhole == opened;
+                twice = (*e).pinhole_seq == (*s).segment.seq && (*e).pinhole == *opened;
                 (*e).version = (*e).version.wrapping_add(1);
                 (*e).epoch = (*e).epoch.wrapping_add(1);
-                // An end is an end, and what is taken back is taken back, whatever else has happened: no second segment
-                // says so.
+                // An end is an end, and what is taken back or superseded is given up, whatever else has happened: no
+                // second segment says so.
                 (*e).flags |= flag::BLIND | unseen | ends;
                 if ends != 0 {
                     ranged = (*e).flags & flag::RANGE != 0;
                     (*e).flags &= !flag::RANGE;
                 }
-                if made.has(bit::REVOKE) {
+                if made.has(bit::REVOKE) || (made.has(bit::OPEN) && !twice) {
+                    theirs = true;
                     copy(addr_of!((*e).pinhole), addr_of_mut!((*s).pin));
                     zero(addr_of_mut!((*e).pinhole));
                 }
@@ -510,16 +516,16 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
             count_reason(Reason::Race);
             count(Counter::Blinded);
             if made.has(bit::OPEN) && !twice {
-                take_back(s, &opened);
+                take_back(s, opened);
             }
-            if made.has(bit::REVOKE) {
+            if theirs {
                 pinhole::revoke(&*addr_of!((*s).pin), id);
             }
         }
         // What was opened before is replaced, or revoked.
         let gone = made.has(bit::REVOKE) || (made.has(bit::OPEN) && !lost && old != opened);
         if gone {
-            pinhole::revoke(&old, id);
+            pinhole::revoke(old, id);
         }
     }
 }

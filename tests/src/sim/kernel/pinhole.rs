@@ -50,10 +50,7 @@ impl Kernel {
     /// Puts a pinhole back that a reset has freed, if its session still has a right to it.
     pub(super) fn rearm_pinhole(&mut self, key: &PinholeKey, state: &PinholeState, session: &SessionKey) -> bool {
         let holds = self.sessions.get(session).is_some_and(|s| {
-            s.id == state.session
-                && s.flags & flag::BARRED == 0
-                && s.pinhole.port != 0
-                && s.pinhole_seq == state.seq
+            s.id == state.session && s.flags & flag::BARRED == 0 && s.pinhole.port != 0 && s.pinhole_seq == state.seq
         });
         if !holds {
             return false;
