@@ -117,7 +117,8 @@ impl Kernel {
         if s.flags & flag::BARRED != 0 {
             return Outcome::Barred;
         }
-        if s.flags & flag::BLIND == 0 && s.pinhole_seq != c.seq && s.pinhole_seq != c.replaces {
+        let younger = s.flags & flag::BLIND == 0 && s.pinhole_seq != c.seq && s.pinhole_seq != c.replaces;
+        if younger && s.pinhole.port != 0 && self.pinholes.contains_key(&s.pinhole) {
             return Outcome::MovedOn;
         }
         if s.pinhole != c.pinhole {
