@@ -15,6 +15,7 @@ mod platform;
 mod programs;
 mod snapshot;
 mod tables;
+mod testbed;
 
 pub use attach::{AttachKind, Attached};
 pub use interfaces::{Interface, Link, list as interfaces};
@@ -25,6 +26,7 @@ pub use platform::Platform;
 pub use programs::verified_instructions;
 pub use snapshot::Counters;
 pub use tables::{Direction, FastPath, Guard};
+pub use testbed::{FRAME_MAX, FRAME_MIN, LinkLayer, Metadata, Testbed, Verdict};
 
 use std::os::fd::{AsFd, BorrowedFd};
 

@@ -16,7 +16,7 @@ use ftp_helper_common::{
 use super::Dataplane;
 
 /// `BPF_F_LOCK`: the value is copied under its spin lock.
-const LOCKED: u64 = 4;
+pub(super) const LOCKED: u64 = 4;
 
 /// The counters of all CPUs, added up.
 #[derive(Clone, Debug, Default)]
