@@ -384,16 +384,7 @@ impl Daemon {
                 self.engine.forget_flow(now, &flow);
             }
         }
-        for (client, state) in self.plane.clients()? {
-            if state.pinholes == 0 {
-                self.order(op::FORGET_CLIENT, |c| c.flow.initiator = client)?;
-            }
-        }
-        for (hosts, state) in self.plane.ranges()? {
-            if state.sessions == 0 {
-                self.order(op::FORGET_RANGE, |c| c.pinhole = hosts)?;
-            }
-        }
+        self.plane.forget_idle()?;
         self.act()
     }
 

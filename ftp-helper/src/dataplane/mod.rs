@@ -36,7 +36,10 @@ use aya::{
     maps::{Array, MapData, RingBuf},
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
-use ftp_helper_common::command::{Command, Outcome};
+use ftp_helper_common::{
+    command::{Command, Outcome, op},
+    key::FlowKey,
+};
 
 /// The programs and tables in the kernel.
 pub struct Dataplane {
@@ -75,6 +78,26 @@ impl Dataplane {
             unsafe { std::slice::from_raw_parts(std::ptr::from_ref(command).cast::<u8>(), size_of::<Command>()) };
         let code = self.run("ftp_command", bytes)?.0;
         Outcome::from_code(code).ok_or_else(|| anyhow!("the kernel answered a command with {code}"))
+    }
+
+    /// Has the kernel forget what nobody counts on any more: clients without pinholes, and pairs of hosts without encrypted
+    /// sessions.
+    ///
+    /// # Errors
+    /// When a table can't be read, or a run fails.
+    pub fn forget_idle(&self) -> anyhow::Result<()> {
+        for (client, state) in self.clients()? {
+            if state.pinholes == 0 {
+                let flow = FlowKey { initiator: client, ..FlowKey::default() };
+                self.command(&Command { op: op::FORGET_CLIENT, flow, ..Command::default() })?;
+            }
+        }
+        for (pinhole, state) in self.ranges()? {
+            if state.sessions == 0 {
+                self.command(&Command { op: op::FORGET_RANGE, pinhole, ..Command::default() })?;
+            }
+        }
+        Ok(())
     }
 
     /// Runs a program on a frame (`BPF_PROG_TEST_RUN`); its return value.

@@ -66,6 +66,16 @@ impl Dataplane {
         Ok(Counters { values })
     }
 
+    /// One counter, of all CPUs.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn counter(&self, c: Counter) -> anyhow::Result<u64> {
+        let map = self.ebpf.map("COUNTERS").ok_or_else(|| anyhow!("no table COUNTERS in the object"))?;
+        let values = PerCpuArray::<_, u64>::try_from(map)?.get(&(c as u32), 0).context("can't read a counter")?;
+        Ok(values.iter().sum())
+    }
+
     /// Every session.
     ///
     /// # Errors

@@ -73,11 +73,7 @@ impl Testbed {
     /// When the host can't run them, the caller may not, or the kernel refuses.
     pub fn load(options: &Options) -> anyhow::Result<Self> {
         let mut plane = Dataplane::load(&Options { instance: None, ..options.clone() })?;
-        let rings = [
-            plane.take_ring(Ring::Events)?,
-            plane.take_ring(Ring::Telemetry)?,
-            plane.take_ring(Ring::Parked)?,
-        ];
+        let rings = [plane.take_ring(Ring::Events)?, plane.take_ring(Ring::Telemetry)?, plane.take_ring(Ring::Parked)?];
         let mut bed = Self { plane, rings, beat: 0 };
         bed.stay_alive()?;
         Ok(bed)

@@ -332,7 +332,7 @@ const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
 
 /// How long the clock goes on behind the last packet, nanoseconds: long enough for the engine to be sure that an ended
 /// connection has ended.
-const AFTERWARDS: u64 = 5_000_000_000;
+pub(super) const AFTERWARDS: u64 = 5_000_000_000;
 
 /// Sequence space that may lie between the handshake and the first segment that is seen of a connection.
 const WINDOW: i32 = 1 << 20;

@@ -322,7 +322,7 @@ fn a_transfer_from_end_to_end() {
     for (name, file) in [("pcap", pcap(&segments)), ("pcapng", pcapng(&segments))] {
         let (events, result) = replay_with(&file, Options::default());
         let packets = segments.len() as u64;
-        let expected = Summary { packets, sessions: 1, opened: 1, used: 1, still_open: 0, fragments: 0 };
+        let expected = Summary { packets, sessions: 1, opened: 1, used: 1, still_open: 0, fragments: 0, kernel: None };
         assert_eq!(result.unwrap(), expected, "{name}");
         use Kind::{DataEnd, Opened, SessionEnd, SessionStart, Used};
         assert_eq!(kinds(&events), [SessionStart, Opened, Used, DataEnd, SessionEnd], "{name}");
