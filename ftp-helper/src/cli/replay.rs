@@ -80,12 +80,17 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     progress.clear();
     // What was found before a problem is worth printing.
     out.flush()?;
-    let replay::Summary { packets, sessions, opened, used, still_open, fragments, kernel } = result?;
+    let replay::Summary { packets, sessions, opened, used, still_open, fragments, short, kernel } = result?;
     complain(&format!(
         "{packets} packets, {sessions} control connections, {opened} pinholes opened, {used} used, {still_open} still open at the end"
     ));
     if fragments > 0 && kernel.is_none() {
         complain(&format!("{fragments} IP fragments were left out; they are not put together"));
+    }
+    if short > 0 {
+        complain(&format!(
+            "{short} packets of control connections are shorter than their IP header says; no host takes them"
+        ));
     }
     if let Some(passed) = kernel {
         told_by_kernel(&passed, fragments);

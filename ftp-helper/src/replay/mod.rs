@@ -24,7 +24,7 @@ pub use self::error::{CaptureProblem, ReplayError};
 use self::{
     capture::{Capture, Packet},
     follow::Follower,
-    packet::Content,
+    packet::{Content, Segment},
     through::{Through, Trouble},
 };
 use crate::{
@@ -67,6 +67,9 @@ pub struct Summary {
     pub still_open: u64,
     /// IP fragments, which are not put together.
     pub fragments: u64,
+    /// Packets of control connections that are shorter than their IP header says, though all of them was captured: no host
+    /// takes them.
+    pub short: u64,
     /// What the programs made of it, where it went through the kernel.
     pub kernel: Option<Passed>,
 }
@@ -204,6 +207,7 @@ fn take(follower: &mut Follower, packet: &Packet) -> Result<(), CaptureProblem> 
     let content = packet::read(packet.link, &packet.data);
     check(packet, &content, |from, to| follower.is_control(from, to))?;
     match content {
+        Content::Tcp(segment) if is_short(packet, &segment) => follower.short(&segment),
         Content::Tcp(segment) => follower.segment(&segment),
         Content::Fragment => follower.fragment(),
         Content::CutHeader { .. } | Content::Other | Content::UnknownLink => {}
@@ -213,16 +217,19 @@ fn take(follower: &mut Follower, packet: &Packet) -> Result<(), CaptureProblem> 
 
 /// Whether a packet can be followed: of a control connection everything was captured, and its link type is known.
 fn check(packet: &Packet, content: &Content<'_>, is_control: impl Fn(u16, u16) -> bool) -> Result<(), CaptureProblem> {
-    let &Packet { number, offset, link, .. } = packet;
+    let &Packet { number, offset, link, uncaptured, .. } = packet;
     let missing = match content {
-        Content::Tcp(s) if is_control(s.from.1, s.to.1) => {
-            s.len.saturating_sub(u32::try_from(s.payload.len()).unwrap_or(u32::MAX))
-        }
+        Content::Tcp(s) if is_control(s.from.1, s.to.1) => s.missing(),
         Content::CutHeader { ports: Some((from, to)), missing } if is_control(*from, *to) => *missing,
         Content::UnknownLink => return Err(CaptureProblem::LinkType { packet: number, offset, link }),
         _ => 0,
     };
-    if missing > 0 { Err(CaptureProblem::Cut { packet: number, offset, missing }) } else { Ok(()) }
+    if missing > 0 && uncaptured > 0 { Err(CaptureProblem::Cut { packet: number, offset, missing }) } else { Ok(()) }
+}
+
+/// Whether a segment's IP header says more than its sender has sent.
+fn is_short(packet: &Packet, segment: &Segment<'_>) -> bool {
+    segment.missing() > 0 && packet.uncaptured == 0
 }
 
 /// Packets between two reports of progress.

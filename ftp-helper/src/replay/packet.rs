@@ -24,6 +24,13 @@ pub(super) struct Segment<'a> {
     pub(super) len: u32,
 }
 
+impl Segment<'_> {
+    /// Payload bytes that are not there, though the IP header says so.
+    pub(super) fn missing(&self) -> u32 {
+        self.len.saturating_sub(u32::try_from(self.payload.len()).unwrap_or(u32::MAX))
+    }
+}
+
 /// What a packet is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Content<'a> {

@@ -135,7 +135,7 @@ impl Through {
 
     /// Takes the next packet.
     pub(super) fn packet(&mut self, packet: &Packet) -> Result<(), Trouble> {
-        let Packet { number, offset, time, link, data } = packet;
+        let Packet { number, offset, time, link, data, .. } = packet;
         self.advance(*time)?;
         let content = packet::read(*link, data);
         super::check(packet, &content, |from, to| self.is_control(from, to)).map_err(Trouble::Capture)?;
@@ -144,7 +144,10 @@ impl Through {
                 self.passed.headerless += 1;
                 return Ok(());
             }
-            Content::Tcp(s) if s.len as usize > s.payload.len() => self.passed.cut += 1,
+            Content::Tcp(s) if super::is_short(packet, s) => {
+                self.summary.short += u64::from(self.is_control(s.from.1, s.to.1));
+            }
+            Content::Tcp(s) if s.missing() > 0 => self.passed.cut += 1,
             Content::Fragment => self.summary.fragments += 1,
             _ => {}
         }
@@ -171,7 +174,7 @@ impl Through {
             self.age(s)?;
         }
         self.bed.stay_alive()?;
-        let whole = segment.as_ref().is_some_and(|s| s.len as usize == s.payload.len());
+        let whole = segment.as_ref().is_some_and(|s| s.missing() == 0);
         let result = if frame.len() <= FRAME_MAX {
             self.run(hook, &frame, segment.as_ref())
         } else if let Some(pieces) = whole.then(|| frame::cut(&frame, FRAME_MAX)).flatten() {
