@@ -112,11 +112,9 @@ impl Follower {
         }
     }
 
-    /// Takes a segment whose IP header says more than there is: its receiver throws it away.
-    pub(super) fn short(&mut self, segment: &Segment<'_>) {
-        if self.is_control(segment.from.1, segment.to.1) {
-            self.summary.short += 1;
-        }
+    /// Takes a segment of a control connection whose IP header says more than there is: its receiver throws it away.
+    pub(super) fn short(&mut self) {
+        self.summary.short += 1;
     }
 
     /// Takes a fragment, which can't be followed.

@@ -24,7 +24,7 @@ pub use self::error::{CaptureProblem, ReplayError};
 use self::{
     capture::{Capture, Packet},
     follow::Follower,
-    packet::{Content, Segment},
+    packet::Content,
     through::{Through, Trouble},
 };
 use crate::{
@@ -207,7 +207,7 @@ fn take(follower: &mut Follower, packet: &Packet) -> Result<(), CaptureProblem> 
     let content = packet::read(packet.link, &packet.data);
     check(packet, &content, |from, to| follower.is_control(from, to))?;
     match content {
-        Content::Tcp(segment) if is_short(packet, &segment) => follower.short(&segment),
+        Content::Tcp(s) if s.missing() > 0 && follower.is_control(s.from.1, s.to.1) => follower.short(),
         Content::Tcp(segment) => follower.segment(&segment),
         Content::Fragment => follower.fragment(),
         Content::CutHeader { .. } | Content::Other | Content::UnknownLink => {}
@@ -225,11 +225,6 @@ fn check(packet: &Packet, content: &Content<'_>, is_control: impl Fn(u16, u16) -
         _ => 0,
     };
     if missing > 0 && uncaptured > 0 { Err(CaptureProblem::Cut { packet: number, offset, missing }) } else { Ok(()) }
-}
-
-/// Whether a segment's IP header says more than its sender has sent.
-fn is_short(packet: &Packet, segment: &Segment<'_>) -> bool {
-    segment.missing() > 0 && packet.uncaptured == 0
 }
 
 /// Packets between two reports of progress.

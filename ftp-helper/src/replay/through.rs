@@ -144,9 +144,7 @@ impl Through {
                 self.passed.headerless += 1;
                 return Ok(());
             }
-            Content::Tcp(s) if super::is_short(packet, s) => {
-                self.summary.short += u64::from(self.is_control(s.from.1, s.to.1));
-            }
+            Content::Tcp(s) if s.missing() > 0 && self.is_control(s.from.1, s.to.1) => self.summary.short += 1,
             Content::Tcp(s) if s.missing() > 0 => self.passed.cut += 1,
             Content::Fragment => self.summary.fragments += 1,
             _ => {}
