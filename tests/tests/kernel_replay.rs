@@ -1,7 +1,7 @@
 //! Captures through the programs in the kernel: what `replay --through-kernel` tells is what `replay` tells, and beside it
 //! what the programs make of connections without a pinhole.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, os::unix::process::CommandExt as _, path::PathBuf, process::Command};
 
 use ftp_helper::{
     dataplane::Guard,
@@ -19,7 +19,9 @@ use ftp_helper_tests::{
     capture::{self, LINKS, Link, Replayed},
     catalogue::{self, Begin, Came, Places, Seen, Step, Stimulus},
     dialogue::{Data, Dialogue, six},
+    gateway,
     packet::{Checksum, Packet, QINQ, VLAN},
+    program,
     testrun::{at, other, policy},
 };
 
@@ -504,6 +506,77 @@ fn what_is_left_out_is_counted() {
     let (kernel, _, passed) = same(&File::of(&file), &options(Outside::Client), &replay::guards());
     assert_eq!(kernel.summary.fragments, 1);
     assert_eq!(passed, Passed { dropped: 2, unplaced: 2, cut: 1, headerless: 1, ..Passed::default() });
+}
+
+/// The program itself: every format, a configuration with guards of its own, the exit codes; and nothing is left behind.
+#[test]
+fn the_program_tells_it_and_leaves_nothing() {
+    if !require_root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let mut tape = Tape::default();
+    Session::new(Way::Pasv, false, HOOK_IN).record(&mut tape, |all| all);
+    let whole = capture::pcap(Link::Cooked, &tape.frames);
+    let good = file("good.pcap", &whole);
+    let config = file(
+        "drop.toml",
+        b"mode = \"drop\"\n[watch]\ninterfaces = [\"wan7\"]\n[[guard]]\nnetworks = [\"203.0.113.0/24\", \"@wan7\"]\n",
+    );
+    let program = gateway::program().unwrap();
+    // In a network namespace of its own, whose number tells what it would have pinned.
+    let run = |args: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["-n", "sh", "-c", "stat -Lc %i /proc/self/ns/net >&2; exec \"$0\" \"$@\""]);
+        command.arg(&program).arg("replay").args(args);
+        let mut said = program::said(command).unwrap();
+        let (namespace, err) = said.err.split_once('\n').unwrap();
+        let pins = std::fs::read_dir("/sys/fs/bpf/ftp-helper").into_iter().flatten();
+        let left: Vec<_> = pins.filter_map(|p| p.ok()?.file_name().into_string().ok()).collect();
+        assert!(!left.iter().any(|name| name.starts_with(namespace)), "{left:?}");
+        said.err = err.to_owned();
+        said
+    };
+    let kinds = |said: &program::Said| -> Vec<String> {
+        said.jsonl().unwrap().iter().map(|e| e["event"].as_str().unwrap().to_owned()).collect()
+    };
+    let (good, config) = (good.to_str().unwrap(), config.to_str().unwrap());
+    let said = run(&[good, "--through-kernel", "-o", "jsonl"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let expected = ["session_start", "opened", "confirmed", "denied", "used", "data_end", "session_end"];
+    assert_eq!(kinds(&said), expected);
+    assert!(said.err.contains("1 control connections, 1 pinholes opened, 1 used, 0 still open"), "{}", said.err);
+    // The default policy observes.
+    assert!(!said.err.contains("dropped"), "{}", said.err);
+    let said = run(&[good, "--through-kernel", "-c", config, "-o", "json"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert_eq!(kinds(&said), expected);
+    assert!(said.err.contains("1 packets were dropped by the programs"), "{}", said.err);
+    assert!(said.err.contains("guard 1: this host has no interface wan7"), "{}", said.err);
+    let said = run(&[good, "--through-kernel"]);
+    assert!(said.out.contains(" opened        0000000000000001 ") && said.out.contains(" by kernel"), "{}", said.out);
+
+    // What is wrong with a capture is told behind what came before, as without the kernel.
+    let cut = file("cut.pcap", &whole[..whole.len() - 7]);
+    let said = run(&[cut.to_str().unwrap(), "--through-kernel"]);
+    assert_eq!(said.code, 1);
+    assert!(said.out.contains("session_start") && said.err.contains("cut.pcap: truncated"), "{said:?}");
+    let said = run(&[config, "--through-kernel"]);
+    assert_eq!((said.code, said.out.as_str()), (1, ""));
+    assert!(said.err.contains("neither a pcap nor a pcapng file"), "{}", said.err);
+
+    // Without the rights: as `run`.
+    let mut command = Command::new(&program);
+    command.args(["replay", good, "--through-kernel"]).uid(65534).gid(65534);
+    let said = program::said(command).unwrap();
+    assert_eq!((said.code, said.out.as_str()), (5, ""), "{said:?}");
+    assert!(said.err.contains("no permission for BPF programs") && said.err.contains("CAP_BPF"), "{}", said.err);
 }
 
 /// A stimulus on a tape, by its client's port.

@@ -84,6 +84,7 @@ impl Daemon {
             ring_bytes: config.ring_bytes,
             attach: options.attach,
             instance: Some(config.api.socket.display().to_string()),
+            programs: &[],
             log_level: options.kernel_log,
             bench: false,
         })?;

@@ -108,6 +108,7 @@ impl Through {
             control_ports: control_ports.clone(),
             sessions: policy.limits.sessions,
             ring_bytes: RING,
+            programs: &["ftp_ingress", "ftp_egress"],
             ..dataplane::Options::default()
         })?;
         // Nothing comes too early: what a packet announces has been read before the next one is looked at.
