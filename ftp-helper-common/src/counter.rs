@@ -57,7 +57,7 @@ counters! {
     SynPassed = 11 "syn_passed",
     /// SYNs into guarded ranges that had none and were dropped for good.
     SynDenied = 12 "syn_denied",
-    /// SYNs that `observe` passed although they had no pinhole.
+    /// SYNs that `observe` passed, or `mark` without the mark, although they had no pinhole.
     SynWouldDeny = 13 "syn_would_deny",
     /// SYNs that were kept for a session that the daemon is still reading; those that it gives up are denied then.
     SynParked = 14 "syn_parked",

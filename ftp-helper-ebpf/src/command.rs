@@ -69,9 +69,9 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
         if flags & flag::BARRED != 0 {
             return Outcome::Barred as u32;
         }
-        // A daemon that is behind must not replace what the kernel, which sees, has opened for a later announcement.
-        let younger = flags & flag::BLIND == 0 && old_seq != c.seq && old_seq != c.replaces;
-        if younger && old.port != 0 && PINHOLES.get_ptr(&old).is_some() {
+        // A daemon that is behind must not replace what the kernel, which sees, has opened for a later announcement, nor
+        // open once more what that one has superseded.
+        if flags & flag::BLIND == 0 && old_seq != c.seq && old_seq != c.replaces {
             return Outcome::MovedOn as u32;
         }
         // Whatever becomes of the new one: the client has given up the old one, and its share of the quota is free.
@@ -84,6 +84,7 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
             seq: c.seq,
             mode: c.mode,
             flags: c.pinhole_flags | pinhole_flag::CONFIRMED,
+            control: [c.key.client_port, c.key.server_port],
             ..PinholeState::default()
         };
         let outcome = pinhole::open(&c.pinhole, &state, policy);
@@ -237,12 +238,14 @@ fn resync(c: &Command, slot: *mut SessionSlot) -> u32 {
             outcome = Outcome::MovedOn as u32;
         } else {
             let kept = (*st).flags & !(flag::BLIND | flag::LOGGED_IN | flag::EPSV_ALL | flag::ARMED | flag::UNRECORDED);
-            (*st).flags = kept | c.flags & (flag::LOGGED_IN | flag::EPSV_ALL);
+            (*st).flags = kept | c.flags & (flag::LOGGED_IN | flag::EPSV_ALL | flag::ARMED);
             (*st).version = (*st).version.wrapping_add(1);
             (*st).unanswered = 0;
             (*st).pending = pending::NONE;
             (*st).multiline = 0;
-            (*st).active_kind = 0;
+            let armed = c.flags & flag::ARMED != 0;
+            (*st).active_kind = if armed { c.mode } else { 0 };
+            (*st).active_port = c.pinhole.port;
             (*st).blind_reason = 0;
         }
         unlock(at);

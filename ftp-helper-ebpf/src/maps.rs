@@ -44,6 +44,9 @@ pub struct FlowSlot {
     pub pad: u32,
 }
 
+/// Entries of `STARTED`, a power of two.
+pub const STARTED_PORTS: u32 = 1024;
+
 /// Data of an LPM key, see [`NetKey`].
 pub type Net = aya_ebpf::btf_maps::lpm_trie::Key<NetKey>;
 
@@ -55,6 +58,10 @@ pub static PINHOLES: HashMap<PinholeKey, PinholeSlot, 1024> = HashMap::new();
 pub static FLOWS: HashMap<TupleKey, FlowSlot, 1024> = HashMap::new();
 #[btf_map]
 pub static CLIENTS: HashMap<Addr, ClientState, 1024> = HashMap::new();
+/// When (`CLOCK_MONOTONIC`, nanoseconds) a data connection last began whose responder's port has these lowest bits: where
+/// none has lately, no SYN can be one that comes again.
+#[map]
+pub static STARTED: Array<u64> = Array::with_max_entries(STARTED_PORTS, 0);
 /// Hosts with encrypted sessions whose server has a range for them; the key's port is 0.
 #[btf_map]
 pub static RANGES: HashMap<PinholeKey, RangeState, 1024> = HashMap::new();

@@ -351,6 +351,7 @@ fn open(s: *mut Scratch, policy: &KernelPolicy, made: u64) -> u32 {
             seq: (*s).segment.seq,
             mode,
             flags: if source_20 { pinhole_flag::SOURCE_20 } else { 0 },
+            control: [(*s).key.client_port, (*s).key.server_port],
             ..PinholeState::default()
         };
         if active {
@@ -457,6 +458,12 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
         if closing {
             (*next).flags &= !flag::RANGE;
         }
+        let ends = (if made.has(bit::RESET) { flag::RESET } else { 0 })
+            | match (made.has(bit::FIN), client) {
+                (true, true) => flag::FIN_CLIENT,
+                (true, false) => flag::FIN_SERVER,
+                _ => 0,
+            };
         let mut lost = false;
         let mut twice = false;
         let at = addr_of_mut!((*slot).lock);
@@ -474,7 +481,17 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
                 twice = (*e).pinhole_seq == (*s).segment.seq && (*e).pinhole == opened;
                 (*e).version = (*e).version.wrapping_add(1);
                 (*e).epoch = (*e).epoch.wrapping_add(1);
-                (*e).flags |= flag::BLIND | unseen;
+                // An end is an end, and what is taken back is taken back, whatever else has happened: no second segment
+                // says so.
+                (*e).flags |= flag::BLIND | unseen | ends;
+                if ends != 0 {
+                    ranged = (*e).flags & flag::RANGE != 0;
+                    (*e).flags &= !flag::RANGE;
+                }
+                if made.has(bit::REVOKE) {
+                    copy(addr_of!((*e).pinhole), addr_of_mut!((*s).pin));
+                    zero(addr_of_mut!((*e).pinhole));
+                }
                 (*e).blind_reason = Reason::Race as u16;
                 if client {
                     if tcp::distance(end, (*e).next[0]) > 0 {
@@ -494,6 +511,9 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
             count(Counter::Blinded);
             if made.has(bit::OPEN) && !twice {
                 take_back(s, &opened);
+            }
+            if made.has(bit::REVOKE) {
+                pinhole::revoke(&*addr_of!((*s).pin), id);
             }
         }
         // What was opened before is replaced, or revoked.

@@ -47,6 +47,8 @@ pub struct Kernel {
     pub ingress_ifindex: u32,
     /// The mark that packets bear.
     pub mark: u32,
+    /// The mark that the last packet went on with.
+    pub marked: u32,
 }
 
 /// Sizes of the shared set: small, so that loading and looking through the tables is quick.
@@ -98,6 +100,7 @@ impl Kernel {
             bare: false,
             ingress_ifindex: 0,
             mark: 0,
+            marked: 0,
         };
         kernel.reset();
         kernel
@@ -177,7 +180,8 @@ impl Kernel {
     pub fn send_bytes(&mut self, hook: u8, bytes: &[u8]) -> Verdict {
         let link = if self.bare { LinkLayer::None } else { LinkLayer::Ethernet };
         let metadata = Metadata { mark: self.mark, ingress_ifindex: self.ingress_ifindex };
-        let verdict = self.bed.run(hook, link, bytes, metadata).expect("a test run");
+        let (verdict, mark) = self.bed.run(hook, link, bytes, metadata).expect("a test run");
+        self.marked = mark;
         if self.draining {
             self.drain();
         }

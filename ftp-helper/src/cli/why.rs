@@ -42,7 +42,7 @@ pub(super) fn run(args: WhyArgs) -> anyhow::Result<ExitCode> {
     out.flush()?;
     Ok(match why.verdict {
         Verdict::Allowed => ExitCode::SUCCESS,
-        Verdict::Denied => Code::Denied.into(),
+        Verdict::Denied | Verdict::Unmarked => Code::Denied.into(),
     })
 }
 
@@ -79,6 +79,9 @@ fn describe(why: &Why) -> String {
     }
     if *verdict == Verdict::Allowed && guards.iter().any(|g| g.reason.is_some()) {
         let _ = write!(s, "\nmode {} lets it through; drop would deny it", text::printable(mode));
+    }
+    if *verdict == Verdict::Unmarked {
+        s.push_str("\nmode mark lets it through without the mark: the ruleset decides");
     }
     s
 }
@@ -155,6 +158,10 @@ mod tests {
         why.verdict = Verdict::Allowed;
         why.mode = "observe".into();
         assert!(describe(&why).ends_with("mode observe lets it through; drop would deny it"));
+        (why.verdict, why.mode) = (Verdict::Unmarked, "mark".into());
+        assert!(describe(&why).starts_with("unmarked: 192.0.2.10"));
+        assert!(describe(&why).ends_with("\nmode mark lets it through without the mark: the ruleset decides"));
+        why.verdict = Verdict::Allowed;
         why.guards = vec![guarded(None, Some(row))];
         why.near.clear();
         assert!(describe(&why).ends_with(&format!("guard 1 (in) covers it: {ROW}")));

@@ -14,8 +14,11 @@ pub struct Explanation {
     /// The file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
-    /// `observe` or `drop`.
+    /// `observe`, `drop` or `mark`.
     pub mode: &'static str,
+    /// The mark that mode `mark` sets: value and mask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mark: Option<String>,
     /// `continue` or `close`.
     pub on_daemon_loss: &'static str,
     /// Outside interfaces, names and patterns.
@@ -117,7 +120,9 @@ impl Config {
             mode: match policy.mode {
                 Mode::Observe => "observe",
                 Mode::Drop => "drop",
+                Mode::Mark => "mark",
             },
+            mark: (policy.mode == Mode::Mark).then(|| policy.mark.to_string()),
             on_daemon_loss: match policy.on_daemon_loss {
                 OnDaemonLoss::Continue => "continue",
                 OnDaemonLoss::Close => "close",
@@ -200,6 +205,12 @@ impl fmt::Display for Explanation {
         writeln!(f, "Control ports: {}", list(&self.control_ports, "none"))?;
         match self.mode {
             "observe" => writeln!(f, "Mode observe: nothing is dropped; what would be is counted and told.")?,
+            "mark" => writeln!(
+                f,
+                "Mode mark: a new connection with a pinhole has the mark {}; into a guard without one it passes without it, \
+                 and the ruleset decides.",
+                self.mark.as_deref().unwrap_or_default()
+            )?,
             _ => writeln!(f, "Mode drop: a new connection into a guard without a pinhole is dropped.")?,
         }
         match self.on_daemon_loss {

@@ -31,7 +31,7 @@ use crate::{
     api::ReloadReport,
     config::{self, Config},
     dataplane::{self, Dataplane, Guard, Interface, Options, Parking, Ring},
-    engine::{Action, Engine, Nanos, Record},
+    engine::{Action, Engine, Nanos, Record, policy::Mode},
     event::{self, Event},
     nft::{self, Feeder},
 };
@@ -283,9 +283,20 @@ impl Daemon {
         Ok(found)
     }
 
-    /// Has the kernel count and tell as denied what was parked in vain.
+    /// What was parked in vain goes on without the mark in mode `mark`, and the kernel counts and tells it then; otherwise
+    /// it is counted and told as denied.
     fn give_up(&mut self, now: Nanos) -> anyhow::Result<()> {
-        for syn in self.parking.given_up(now) {
+        for in_vain in self.parking.given_up(now) {
+            let syn = in_vain.syn;
+            if self.config.policy.mode == Mode::Mark {
+                match self.parking.let_go(&in_vain) {
+                    Ok(()) => continue,
+                    Err(e) => tracing::warn!(
+                        "a SYN to port {} that was kept in vain could not be sent on: {e}",
+                        syn.key.responder_port
+                    ),
+                }
+            }
             self.order(op::DENY, |c| {
                 c.flow = syn.key;
                 c.mode = syn.hook;

@@ -123,6 +123,7 @@ pub(super) fn merge(old: &Config, new: Config) -> (Config, ReloadReport) {
     let (a, b) = (&old.policy, &merged.policy);
     for (what, differs) in [
         ("mode", a.mode != b.mode),
+        ("[mark]", a.mark != b.mark),
         ("on_daemon_loss", a.on_daemon_loss != b.on_daemon_loss),
         ("watch.interfaces", old.watch.interfaces != merged.watch.interfaces),
         ("[[guard]]", old.guards != merged.guards),
@@ -218,6 +219,7 @@ pub(super) fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Observe => "observe",
         Mode::Drop => "drop",
+        Mode::Mark => "mark",
     }
 }
 

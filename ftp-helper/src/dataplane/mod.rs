@@ -119,12 +119,7 @@ impl Dataplane {
         context: &[u8],
         times: u32,
     ) -> anyhow::Result<(u32, std::time::Duration)> {
-        let program: &SchedClassifier = self
-            .ebpf
-            .program(program)
-            .ok_or_else(|| anyhow!("no program {program} in the object"))?
-            .try_into()
-            .context("not a classifier")?;
+        let program = self.classifier(program)?;
         let options = TestRunOptions {
             data_in: Some(frame),
             ctx_in: (!context.is_empty()).then_some(context),
@@ -133,6 +128,11 @@ impl Dataplane {
         };
         let result = program.test_run(options).context("can't run a program in the kernel")?;
         Ok((result.return_value, result.duration))
+    }
+
+    fn classifier(&self, name: &str) -> anyhow::Result<&SchedClassifier> {
+        let program = self.ebpf.program(name).ok_or_else(|| anyhow!("no program {name} in the object"))?;
+        program.try_into().context("not a classifier")
     }
 
     /// Tells the kernel side that the daemon lives; `now` is `CLOCK_MONOTONIC` in nanoseconds.

@@ -7,7 +7,10 @@
 //! [`Testbed::age_flow`] what is older there than here.
 
 use anyhow::{Context as _, anyhow, bail};
-use aya::maps::HashMap;
+use aya::{
+    maps::HashMap,
+    programs::{TestRun as _, TestRunOptions},
+};
 use ftp_helper_common::{
     key::{HOOK_IN, SessionKey, TupleKey},
     state::{FlowState, Locked, SessionState},
@@ -22,6 +25,8 @@ pub const FRAME_MAX: usize = 3072;
 /// The shortest: an Ethernet header.
 pub const FRAME_MIN: usize = 14;
 
+/// The size of `struct __sk_buff` (linux/bpf.h).
+const SKB: usize = 192;
 /// How long a sign of life lasts, nanoseconds, and how long it is trusted.
 const HOUR: u64 = 3_600_000_000_000;
 /// `BPF_EXIST`: only an entry that is there is written.
@@ -89,27 +94,38 @@ impl Testbed {
         &mut self.plane
     }
 
-    /// Runs the program of a hook (`HOOK_IN` or `HOOK_OUT`) on a frame.
+    /// Runs the program of a hook (`HOOK_IN` or `HOOK_OUT`) on a frame; its verdict, and the mark that the frame has then.
     ///
     /// # Errors
     /// When the frame is too short or too long, or the kernel refuses the run.
-    pub fn run(&self, hook: u8, link: LinkLayer, frame: &[u8], metadata: Metadata) -> anyhow::Result<Verdict> {
+    pub fn run(&self, hook: u8, link: LinkLayer, frame: &[u8], metadata: Metadata) -> anyhow::Result<(Verdict, u32)> {
         if !(FRAME_MIN..=FRAME_MAX).contains(&frame.len()) {
             bail!("a frame of {} bytes can't be run; {FRAME_MIN} to {FRAME_MAX} can", frame.len());
         }
-        let program = match (hook, link) {
+        let name = match (hook, link) {
             (HOOK_IN, LinkLayer::Ethernet) => "ftp_ingress",
             (_, LinkLayer::Ethernet) => "ftp_egress",
             (HOOK_IN, LinkLayer::None) => "ftp_ingress_l3",
             (_, LinkLayer::None) => "ftp_egress_l3",
         };
-        let (code, _) = self.plane.run_repeatedly(program, frame, &metadata.context(), 1)?;
-        match code {
-            0xffff_ffff => Ok(Verdict::Pass),
-            2 => Ok(Verdict::Drop),
-            7 => Ok(Verdict::Redirect),
-            other => Err(anyhow!("the program {program} returned {other}, which is no verdict of its")),
-        }
+        let context = metadata.context();
+        let mut after = [0; SKB];
+        let program = self.plane.classifier(name)?;
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: (!context.is_empty()).then_some(&context),
+            ctx_out: Some(&mut after),
+            ..TestRunOptions::new()
+        };
+        let result = program.test_run(options).context("can't run a program in the kernel")?;
+        let verdict = match result.return_value {
+            0xffff_ffff => Verdict::Pass,
+            2 => Verdict::Drop,
+            7 => Verdict::Redirect,
+            other => bail!("the program {name} returned {other}, which is no verdict of its"),
+        };
+        let [.., a, b, c, d] = *after.first_chunk::<12>().context("a context is longer")?;
+        Ok((verdict, u32::from_ne_bytes([a, b, c, d])))
     }
 
     /// Hands over and frees every record that the programs have written: those that the engine must see in their order, then

@@ -284,7 +284,7 @@ impl Through {
         let is_syn =
             segment.is_some_and(|s| s.flags & (tcp::SYN | tcp::ACK) == tcp::SYN && !self.is_control(s.from.1, s.to.1));
         loop {
-            let verdict = self.bed.run(hook, LinkLayer::Ethernet, frame, Metadata::default())?;
+            let (verdict, _) = self.bed.run(hook, LinkLayer::Ethernet, frame, Metadata::default())?;
             if is_syn {
                 let untold = self.bed.plane().counter(Counter::TelemetryLost)?;
                 if std::mem::replace(&mut self.untold, untold) != untold {
