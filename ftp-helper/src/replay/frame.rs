@@ -100,3 +100,103 @@ impl Places {
         Some(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+
+    use super::{
+        super::packet::{self, Content},
+        *,
+    };
+
+    const DATA: usize = 5000;
+
+    /// Tagged and not, of both families; FIN and PSH set.
+    fn frames() -> Vec<Vec<u8>> {
+        let data: Vec<u8> = (0..DATA).map(|n| n as u8).collect();
+        let mut all = Vec::new();
+        for tagged in [false, true] {
+            for v6 in [false, true] {
+                let ethernet = PacketBuilder::ethernet2([1; 6], [2; 6]);
+                let ip = match (tagged, v6) {
+                    (false, false) => ethernet.ipv4([192, 0, 2, 1], [192, 0, 2, 2], 64),
+                    (false, true) => ethernet.ipv6([1; 16], [2; 16], 64),
+                    (true, false) => {
+                        ethernet.single_vlan(7.try_into().unwrap()).ipv4([192, 0, 2, 1], [192, 0, 2, 2], 64)
+                    }
+                    (true, true) => ethernet.single_vlan(7.try_into().unwrap()).ipv6([1; 16], [2; 16], 64),
+                };
+                let mut frame = Vec::new();
+                ip.tcp(21, 40000, u32::MAX - 10, 512).ack(7).fin().psh().write(&mut frame, &data).unwrap();
+                all.push(frame);
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn the_pieces_are_whole_segments_of_the_same_bytes() {
+        for frame in frames() {
+            let whole = frame.len() - DATA;
+            for max in [whole + 1000, whole + 1448, whole + DATA] {
+                let pieces = cut(&frame, max).unwrap();
+                assert_eq!(pieces.len(), DATA.div_ceil(max - whole));
+                let mut bytes = Vec::new();
+                for (i, piece) in pieces.iter().enumerate() {
+                    let parsed = SlicedPacket::from_ethernet(piece).unwrap();
+                    let Some(TransportSlice::Tcp(t)) = parsed.transport else { panic!("{parsed:?}") };
+                    let offset = u32::try_from(bytes.len()).unwrap();
+                    assert_eq!(t.sequence_number(), (u32::MAX - 10).wrapping_add(offset));
+                    let last = i + 1 == pieces.len();
+                    assert_eq!((t.fin(), t.psh(), t.ack(), t.acknowledgment_number()), (last, last, true, 7));
+                    let right = match parsed.net.unwrap() {
+                        etherparse::NetSlice::Ipv4(ip) => {
+                            let header = ip.header().to_header();
+                            assert_eq!(header.header_checksum, header.calc_header_checksum());
+                            t.calc_checksum_ipv4(ip.header().source(), ip.header().destination())
+                        }
+                        etherparse::NetSlice::Ipv6(ip) => {
+                            t.calc_checksum_ipv6(ip.header().source(), ip.header().destination())
+                        }
+                        other => panic!("{other:?}"),
+                    };
+                    assert_eq!(Ok(t.checksum()), right);
+                    bytes.extend_from_slice(t.payload());
+                }
+                assert_eq!(bytes.len(), DATA);
+                assert!(frame.ends_with(&bytes));
+            }
+            assert_eq!(cut(&frame, whole), None, "no room for any byte");
+            for n in 0..whole {
+                // Nothing to cut, and no panic.
+                let _ = cut(&frame[..n], whole + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn every_link_type_becomes_ethernet() {
+        for frame in frames() {
+            let (kind, rest) = (&frame[12..14], &frame[14..]);
+            let cooked = [&[0; 14], kind, rest].concat();
+            let cooked2 = [kind, &[0; 18], rest].concat();
+            let expected = packet::read(link::ETHERNET, &frame);
+            assert!(matches!(expected, Content::Tcp(_)));
+            let mut captured =
+                vec![(link::ETHERNET, frame.clone()), (link::LINUX_SLL, cooked), (link::LINUX_SLL2, cooked2)];
+            if kind != [0x81, 0x00] {
+                captured.extend([link::RAW, link::IPV4, 12].map(|link| (link, rest.to_vec())));
+            }
+            for (link, data) in captured {
+                let made = ethernet(link, &data).unwrap();
+                assert_eq!(packet::read(link::ETHERNET, &made), expected, "link type {link}");
+                for n in 0..data.len().min(40) {
+                    let _ = ethernet(link, &data[..n]);
+                }
+            }
+        }
+        assert_eq!(ethernet(105, &[0x45; 60]), None);
+        assert_eq!(ethernet(link::RAW, &[0x15; 60]), None);
+    }
+}
