@@ -408,7 +408,7 @@ fn time_is_the_captures() {
     assert_eq!(idle, None);
     // Two of the first; the last SYN of each of the others.
     assert_eq!(denied.len(), 4, "{denied:#?}");
-    let busy = kernel.events.iter().filter(|e| e.event == Kind::DataEnd).next_back().unwrap();
+    let busy = kernel.events.iter().rfind(|e| e.event == Kind::DataEnd).unwrap();
     assert_eq!(busy.connection.as_ref().unwrap().duration_ms, Some(3 * 3600 * 1000));
 }
 
