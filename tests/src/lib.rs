@@ -1,5 +1,6 @@
 //! What the end-to-end tests share.
 
+pub mod capture;
 pub mod catalogue;
 pub mod connect;
 pub mod dialogue;
