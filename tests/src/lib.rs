@@ -3,6 +3,7 @@
 pub mod catalogue;
 pub mod connect;
 pub mod dialogue;
+pub mod firewall;
 pub mod flood;
 pub mod fuzz;
 pub mod gateway;

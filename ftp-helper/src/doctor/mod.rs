@@ -6,6 +6,7 @@ mod finding;
 mod host;
 mod integrate;
 mod links;
+mod mark;
 mod offload;
 mod rules;
 mod traffic;
