@@ -326,4 +326,3 @@ impl Firewalld {
         assert!(done.success(), "firewall-cmd {}: {}", args.join(" "), done.output);
     }
 }
-

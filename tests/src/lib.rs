@@ -14,3 +14,4 @@ pub mod responder;
 pub mod sim;
 pub mod spinner;
 pub mod testrun;
+pub mod wire;

@@ -204,6 +204,7 @@ fn what_a_host_lacks_and_an_interface_can_not_do() {
     ip("link add br0 type bridge");
     ip("link add other0 type veth peer name other1");
     ip("link set other0 master br0");
+    ip("addr add 198.51.100.1/24 dev br0");
     let enslaved = Settings { interfaces: "[\"wan0\", \"other0\", \"ppp*\"]".into(), ..settings.clone() };
     let (code, findings) = ground.doctor(&ground.file(&enslaved));
     let found = of(&findings, "interface_enslaved");

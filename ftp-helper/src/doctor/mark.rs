@@ -14,7 +14,7 @@ use crate::{
     engine::policy::Mark,
     nft::{
         ruleset::{Chain, Manager, Ruleset},
-        verdict::decide,
+        verdict::{Syn, decide},
     },
 };
 
@@ -55,9 +55,10 @@ pub(super) fn close(ruleset: &Ruleset, ground: &Ground, mark: Mark) -> String {
 /// be told to accept, since it knows no rule by mark.
 fn is_open(ruleset: &Ruleset, ground: &Ground, interface: &str, g: &Guarded, hook: &str) -> bool {
     let syn = ground.syn(interface, matches!(g.net, IpNet::V4(_)), Some(g.net), g.ports.clone());
+    // Peers that the ruleset trusts, and a single service that it lets through, are the administrator's affair.
+    let syn = Syn { stranger: true, ..syn };
     let drops = rules::drops(ruleset, ground, interface, g, hook);
     let told = drops.iter().any(|d| ruleset.manager(d.base) == Manager::Firewalld);
-    // A single service that the ruleset lets through is the administrator's affair.
     told || ground.is_wide(&decide(ruleset, hook, &syn).1)
 }
 

@@ -605,7 +605,7 @@ fn is_v4(net: &IpNet) -> bool {
     matches!(net, IpNet::V4(_))
 }
 
-fn is_link_local(address: &IpAddr) -> bool {
+pub(super) fn is_link_local(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => a.is_link_local(),
         IpAddr::V6(a) => a.is_unicast_link_local(),

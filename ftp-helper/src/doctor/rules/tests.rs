@@ -100,9 +100,7 @@ fn what_would_drop_a_pinhole_is_found() {
 
 #[test]
 fn in_mark_a_rule_that_looks_at_the_mark_is_missed() {
-    let mark = |op: &str| {
-        json!({"match": {"op": op, "left": {"&": [{"meta": {"key": "mark"}}, 0xf0]}, "right": 0x30}})
-    };
+    let mark = |op: &str| json!({"match": {"op": op, "left": {"&": [{"meta": {"key": "mark"}}, 0xf0]}, "right": 0x30}});
     let ground = ground("mode = \"mark\"\nmark.value = \"0x30/0xf0\"");
     // Nothing gets through: neither with the mark nor without.
     let all = found(&ruleset("drop", &[]), &ground);
