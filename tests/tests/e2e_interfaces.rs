@@ -104,7 +104,7 @@ fn several_uplinks_with_asymmetric_paths_are_one_zone() {
     ground.passes(&gateway);
     ground.is_guarded(&gateway, &ground.client());
     let (sent, received) = (packets("tx") - sent, packets("rx") - received);
-    assert!(sent > 300 && received < sent / 3, "{sent} packets left by the second uplink, {received} came in by it");
+    assert!(sent > 100 && received < sent / 4, "{sent} packets left by the second uplink, {received} came in by it");
     gateway.stop().unwrap();
 }
 
@@ -121,10 +121,14 @@ fn an_interface_that_comes_and_goes_is_followed() {
         ground.second_uplink("wan1");
         let number = until("it is attached", || ground.attached(&gateway, "wan1")).unwrap();
         numbers.push(number);
-        // Both ways by it.
+        // Both ways by it. Who had its address before had another hardware address.
         run(
             ground.lab.client(),
-            &["ip route replace 192.0.2.0/24 via 203.0.113.2", "ip route replace 2001:db8:b::/64 via 2001:db8:a::2"],
+            &[
+                "ip neigh flush dev eth0",
+                "ip route replace 192.0.2.0/24 via 203.0.113.2",
+                "ip route replace 2001:db8:b::/64 via 2001:db8:a::2",
+            ],
         );
         run(
             ground.lab.gateway(),

@@ -212,7 +212,7 @@ impl Lab {
     }
 
     /// Plugs one more interface of a host into the outside network, where its addresses have this number. It goes when
-    /// the host's end is deleted.
+    /// the host's end is deleted. From then on each interface of the host answers for its own addresses only.
     ///
     /// # Errors
     /// When the host has an interface of this name, or the kernel refuses.
@@ -223,6 +223,7 @@ impl Lab {
         push(&mut batch, format_args!("link add {peer} type veth peer name {interface} netns {ns}"));
         push(&mut batch, format_args!("link set {peer} master {bridge} up"));
         self.wire.ip_batch(&batch)?;
+        host.namespace().sysctl(&[("net/ipv4/conf/all/arp_ignore", "1"), ("net/ipv4/conf/all/arp_announce", "2")])?;
         let mut batch = String::new();
         push(&mut batch, format_args!("link set {interface} up"));
         push(&mut batch, format_args!("addr add {}/24 dev {interface}", side.v4(number)));
