@@ -77,6 +77,10 @@ counters! {
     PassedUnrecorded = 21 "passed_unrecorded",
     /// SYNs into guarded ranges that an encrypted session's range let through.
     SynInRange = 22 "syn_in_range",
+    /// Announcements that were rewritten for the other side of an address translation.
+    Rewritten = 23 "rewritten",
+    /// Data connections whose addresses are translated.
+    Translated = 24 "translated",
 }
 
 /// The counter of a reason.

@@ -39,6 +39,10 @@ pub struct KernelPolicy {
     pub mark_value: u32,
     /// The bits of the mark that are ours.
     pub mark_mask: u32,
+    /// Lowest and highest public port for the data connections of inside clients in active mode; zeros without `[nat]`.
+    pub nat_ports: [u16; 2],
+    /// Zero.
+    pub pad: u32,
 }
 
 /// [`KernelPolicy::mode`].
@@ -161,7 +165,7 @@ pub struct ServerEntry {
 
 super::pod!(KernelPolicy, PortChunk, PortSet, NetKey, FewNet, FewNets, ServerEntry);
 
-const _: () = assert!(size_of::<KernelPolicy>() == 72 && size_of::<ServerEntry>() == 8 && size_of::<NetKey>() == 24);
+const _: () = assert!(size_of::<KernelPolicy>() == 80 && size_of::<ServerEntry>() == 8 && size_of::<NetKey>() == 24);
 const _: () = assert!(size_of::<FewNets>() == FEW_MAX * 40);
 
 impl PortSet {

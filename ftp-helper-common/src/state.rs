@@ -142,8 +142,12 @@ pub struct PinholeState {
     pub flags: u8,
     /// `pending::PASV`, `EPSV`, `PORT` or `EPRT`.
     pub mode: u8,
+    /// The control connection's ports, of client and server: with the pinhole's hosts they are the session's key.
+    pub control: [u16; 2],
+    /// The responder's port behind an address translation, host byte order; 0 where nothing is translated.
+    pub inside_port: u16,
     /// Zero.
-    pub pad: u16,
+    pub pad: [u16; 2],
 }
 
 /// What a SYN binds a pinhole to: its sequence number in the upper half, its source port in the lowest 16 bits, and a
@@ -209,6 +213,10 @@ pub struct FlowState {
     pub hook: u8,
     /// Flags of the pinhole it came from.
     pub flags: u8,
+    /// The control connection's ports, of client and server.
+    pub control: [u16; 2],
+    /// Zero.
+    pub pad: u32,
 }
 
 /// A value as it lies in a table with a spin lock behind it.
@@ -274,7 +282,7 @@ super::pod!(
 );
 
 const _: () = assert!(size_of::<SessionState>() == 32 + 4 * 12 + 36 + 8 + 4);
-const _: () = assert!(size_of::<PinholeState>() == 32 && size_of::<FlowState>() == 64 && size_of::<HalfOpen>() == 16);
+const _: () = assert!(size_of::<PinholeState>() == 40 && size_of::<FlowState>() == 72 && size_of::<HalfOpen>() == 16);
 
 /// What the kernel spends on a session and its pinhole: keys rounded to eight bytes, values with their locks, and the
 /// 48 bytes and the bucket (16 bytes) of a preallocated hash table's element (kernel/bpf/hashtab.c).

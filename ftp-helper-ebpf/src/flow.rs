@@ -9,12 +9,13 @@ use ftp_helper_common::{
     policy::mode,
     reason::Reason,
     record::{FlowRecord, kind},
-    state::{FlowState, PinholeState, bound, pinhole_flag},
+    state::{FlowState, PinholeState, bound, pending, pinhole_flag},
     tcp,
 };
 
 use crate::{
-    maps::{FLOWS, FlowSlot, PINHOLES},
+    maps::{FLOWS, FlowSlot, PINHOLES, STARTED, STARTED_PORTS},
+    nat,
     packet::View,
     pinhole,
     programs::{DROP, PASS},
@@ -26,6 +27,9 @@ use crate::{
 const NO_EXIST: u64 = 1;
 /// How far a FIN or RST may lie from what was seen: more than any window.
 const WINDOW_MAX: i32 = 1 << 30;
+/// For how long a SYN may come again although it was answered, nanoseconds. Linux gives up after 127 s
+/// (`tcp_syn_retries` = 6), others sooner.
+const REPEATED_FOR: u64 = 130_000_000_000;
 /// Beside the TCP flags: the pinhole is to be armed again.
 const REARM: u8 = 0x80;
 
@@ -48,6 +52,7 @@ pub fn flow(ctx: &TcContext, view: &View, hook: u8) -> i32 {
     };
     match advance(view, s, f, hook) {
         0 => PASS,
+        REARM => give_back(s),
         how => end(s, how),
     }
 }
@@ -72,6 +77,16 @@ pub fn tuple_in<'a>(s: *mut Scratch, hook: u8) -> &'a TupleKey {
         }
         &*k
     }
+}
+
+/// Whether a data connection whose responder has this port may have begun so lately that its SYN can still come again.
+#[inline(always)]
+pub fn began_lately(responder_port: u16) -> bool {
+    // SAFETY: one word, which is only ever replaced whole.
+    STARTED.get_ptr(responder_port as u32 & (STARTED_PORTS - 1)).is_none_or(|at| {
+        let began = unsafe { at.read_volatile() };
+        began != 0 && now().wrapping_sub(began) < REPEATED_FOR
+    })
 }
 
 /// Accounts for a packet; 0, or how it ends the connection. The connection's state is then in the working memory.
@@ -129,8 +144,7 @@ fn end(s: *mut Scratch, how: u8) -> i32 {
     // SAFETY: `s` is this CPU's working memory.
     unsafe {
         let state = &*addr_of!((*s).flow);
-        let kind = if how == REARM { kind::FLOW_REARMED } else { kind::FLOW_END };
-        let told = describe(s, state, kind);
+        let told = describe(s, state, kind::FLOW_END);
         (*told).reset = (how == tcp::RST) as u8;
         if !record::flow(&*told) && !may_go_untold() {
             count_reason(Reason::RingFull);
@@ -139,22 +153,61 @@ fn end(s: *mut Scratch, how: u8) -> i32 {
         if FLOWS.remove(&*addr_of!((*s).tuple)).is_err() {
             return PASS;
         }
-        if how != REARM {
-            count(Counter::FlowsEnded);
+        count(Counter::FlowsEnded);
+    }
+    if nat::is_on() {
+        nat::end(s);
+    }
+    PASS
+}
+
+/// The initiator has reset a connection that carried nothing: its pinhole is open again, if its session still has a right
+/// to it. What the record says is then true, whatever comes between.
+#[inline(never)]
+fn give_back(s: *mut Scratch) -> i32 {
+    // SAFETY: `s` is this CPU's working memory.
+    unsafe {
+        let tuple = &*addr_of!((*s).tuple);
+        // Two CPUs may have the same reset in hand: one of them removes the connection.
+        if FLOWS.remove(tuple).is_err() {
             return PASS;
         }
+        let state = &*addr_of!((*s).flow);
+        let told = describe(s, state, kind::FLOW_REARMED);
         let pin = PinholeState {
             session: state.session,
             deadline: state.deadline,
             seq: state.seq,
             mode: state.mode,
             flags: state.flags | pinhole_flag::REARMED,
+            control: state.control,
+            inside_port: if nat::is_on() { nat::inside_port_of(s) } else { 0 },
             ..PinholeState::default()
         };
-        let k = &(*told).key;
-        if pinhole::rearm(pinhole::key_in(s, &k.initiator, &k.responder, k.responder_port, state.hook), &pin) {
-            count(Counter::Rearmed);
+        let ends = &(*told).key;
+        let passive = state.mode == pending::PASV || state.mode == pending::EPSV;
+        let session = addr_of_mut!((*s).key);
+        (*session).client = if passive { ends.initiator } else { ends.responder };
+        (*session).server = if passive { ends.responder } else { ends.initiator };
+        (*session).client_port = state.control[0];
+        (*session).server_port = state.control[1];
+        let key = pinhole::key_in(s, &ends.initiator, &ends.responder, ends.responder_port, state.hook);
+        let back = pinhole::rearm(key, &pin, &*session);
+        if !back {
+            (*told).kind = kind::FLOW_END;
+            (*told).reset = 1;
         }
+        if !record::flow(&*told) && !may_go_untold() {
+            // The initiator resets the next answer.
+            if back {
+                pinhole::remove_of(key, &pin);
+            }
+            (*s).flow_lock = [0; 2];
+            let _ = FLOWS.insert(tuple, &*addr_of!((*s).flow).cast::<FlowSlot>(), NO_EXIST);
+            count_reason(Reason::RingFull);
+            return DROP;
+        }
+        count(if back { Counter::Rearmed } else { Counter::FlowsEnded });
     }
     PASS
 }
@@ -182,6 +235,7 @@ fn answered(view: &View, s: *mut Scratch, hook: u8) -> i32 {
         (*flow).seq = (*p).state.seq;
         (*flow).mode = (*p).state.mode;
         (*flow).flags = (*p).state.flags;
+        (*flow).control = (*p).state.control;
         unlock(at);
         let isn = (held >> 32) as u32;
         if held == 0 || held as u16 != view.destination_port || view.ack != isn.wrapping_add(1) {
@@ -220,6 +274,12 @@ fn begin(s: *mut Scratch, hook: u8, time: u64) -> u32 {
         if FLOWS.insert(tuple, &*flow.cast_const().cast::<FlowSlot>(), NO_EXIST).is_err() {
             count_reason(Reason::FlowsFull);
             return if is_observing() { UNKNOWN } else { REFUSED };
+        }
+        if let Some(at) = STARTED.get_ptr_mut((*s).ends.initiator_port as u32 & (STARTED_PORTS - 1)) {
+            at.write_volatile(time);
+        }
+        if nat::is_on() {
+            nat::live(s);
         }
         let told = describe(s, &*flow, kind::FLOW_START);
         if !record::flow(&*told) && !may_go_untold() {

@@ -7,13 +7,13 @@ use ftp_helper_common::{
     addr::Addr,
     command::Outcome,
     counter::Counter,
-    key::PinholeKey,
+    key::{PinholeKey, SessionKey},
     policy::KernelPolicy,
-    state::{ClientState, PinholeState, pending},
+    state::{ClientState, PinholeState, flag, pending},
 };
 
 use crate::{
-    maps::{CLIENTS, PINHOLES, PinholeSlot},
+    maps::{CLIENTS, PINHOLES, PinholeSlot, SESSIONS, SessionSlot},
     scratch::Scratch,
     util::{compare_exchange, count, fetch_add, lock, now, unlock},
 };
@@ -151,9 +151,13 @@ fn release(client: &Addr) {
     unsafe { fetch_add(c.cast(), u64::MAX) };
 }
 
-/// Puts a pinhole back that a reset has freed; the quota is not asked again.
+/// Puts a pinhole back that a reset has freed, if its session still has a right to it; the quota is not asked again.
 #[inline(always)]
-pub fn rearm(key: &PinholeKey, state: &PinholeState) -> bool {
+pub fn rearm(key: &PinholeKey, state: &PinholeState, session: &SessionKey) -> bool {
+    let Some(owner) = SESSIONS.get_ptr_mut(session) else { return false };
+    if !holds(owner, state) {
+        return false;
+    }
     let client = client_of(key, state.mode);
     if take(&client, u32::MAX) != Outcome::Done as u32 {
         return false;
@@ -163,5 +167,38 @@ pub fn rearm(key: &PinholeKey, state: &PinholeState) -> bool {
         release(&client);
         return false;
     }
+    // Whoever has taken it back in the meantime has not found it.
+    if !holds(owner, state) {
+        remove_of(key, state);
+        return false;
+    }
     true
+}
+
+/// Whether the session lives, may open, and names the announcement's pinhole as its own: used up or not, nothing has
+/// replaced it or taken it back.
+#[inline(always)]
+fn holds(slot: *mut SessionSlot, state: &PinholeState) -> bool {
+    // SAFETY: `slot` is a live value of the table; the lock serialises with the writers.
+    unsafe {
+        let at = addr_of_mut!((*slot).lock);
+        lock(at);
+        let st = addr_of_mut!((*slot).state);
+        let holds = (*st).id == state.session
+            && (*st).flags & flag::BARRED == 0
+            && (*st).pinhole.port != 0
+            && (*st).pinhole_seq == state.seq;
+        unlock(at);
+        holds
+    }
+}
+
+/// Takes back a pinhole if it is still that of this announcement: a newer one may have the same key.
+#[inline(always)]
+pub fn remove_of(key: &PinholeKey, state: &PinholeState) {
+    let Some(p) = PINHOLES.get_ptr_mut(key) else { return };
+    // SAFETY: `p` is a live value of the table; one word.
+    if unsafe { (*p).state.seq } == state.seq {
+        remove(key, state.session);
+    }
 }

@@ -98,6 +98,7 @@ pub fn answered(view: &View, s: *mut Scratch, policy: &KernelPolicy, hook: u8) -
         (*flow).seq = 0;
         (*flow).mode = pending::RANGE;
         (*flow).flags = 0;
+        (*flow).control = [0; 2];
         (*flow).isn = isn;
     }
     true

@@ -12,7 +12,7 @@ use ftp_helper_common::{
     canon::{self, Judgement, Made, SEGMENT_MAX, bit},
     command::Outcome,
     counter::Counter,
-    key::{CLIENT, HOOK_OUT, PairKey, PinholeKey, SessionKey},
+    key::{CLIENT, HOOK_IN, HOOK_OUT, PairKey, PinholeKey, SessionKey},
     policy::{KernelPolicy, mode, policy_flag},
     reason::Reason,
     record::kind,
@@ -22,7 +22,8 @@ use ftp_helper_common::{
 
 use crate::{
     checksum,
-    maps::{BENCH, BLIND_PAIRS, BLIND_UNTIL, HALF_OPEN, MIDSTREAM, SESSIONS, SessionSlot},
+    maps::{ALIASES, BENCH, BLIND_PAIRS, BLIND_UNTIL, HALF_OPEN, MIDSTREAM, SESSIONS, SessionSlot},
+    nat,
     packet::View,
     pinhole,
     programs::{DROP, PASS},
@@ -74,6 +75,29 @@ pub fn watch(ctx: &TcContext, view: &View, side: u8, hook: u8) -> i32 {
         }
         &*k
     };
+    if !nat::is_on() {
+        return follow(ctx, view, side, hook, s, policy, key);
+    }
+    // As it is outside.
+    let mut seen = *view;
+    nat::control::begin(s, &mut seen, hook);
+    match follow(ctx, &seen, side, hook, s, policy, key) {
+        PASS => nat::control::send_on(ctx, view, &seen, s, hook),
+        verdict => verdict,
+    }
+}
+
+/// A packet of a control connection, as it is outside.
+#[inline(always)]
+fn follow(
+    ctx: &TcContext,
+    view: &View,
+    side: u8,
+    hook: u8,
+    s: *mut Scratch,
+    policy: &KernelPolicy,
+    key: &SessionKey,
+) -> i32 {
     if view.flags & tcp::SYN != 0 {
         return handshake(ctx, view, side, hook, key);
     }
@@ -163,6 +187,9 @@ fn begin(ctx: &TcContext, view: &View, hook: u8, s: *mut Scratch, policy: &Kerne
         }
         pinhole::revoke(&pin, id);
         let _ = SESSIONS.remove(key);
+        if nat::is_on() {
+            let _ = ALIASES.remove(key);
+        }
     }
     // SAFETY: as above; the helpers take no arguments.
     unsafe {
@@ -282,6 +309,9 @@ fn followed(
             Reason::BadChecksum
         } else {
             count(Counter::Control);
+            if nat::is_on() && hook == HOOK_OUT && n != 0 {
+                return translated(ctx, view, side, s, policy, slot, n);
+            }
             let made = consider(s, policy);
             record::set_made(s, Made(made));
             return finish(ctx, view, s, slot, n | if unread { UNREAD } else { 0 });
@@ -293,6 +323,37 @@ fn followed(
     }
     count(Counter::ControlDropped);
     DROP
+}
+
+/// A segment of a host that may be translated: it is judged as it goes on.
+#[inline(always)]
+fn translated(
+    ctx: &TcContext,
+    view: &View,
+    side: u8,
+    s: *mut Scratch,
+    policy: &KernelPolicy,
+    slot: *mut SessionSlot,
+    n: u32,
+) -> i32 {
+    let n = nat::control::rewrite(s, view, policy, side, n);
+    if n == nat::control::UNKNOWN {
+        count_reason(Reason::InsideUnknown);
+        count(Counter::ControlDropped);
+        return DROP;
+    }
+    let mut seen = *view;
+    // SAFETY: `s` is this CPU's working memory.
+    unsafe {
+        if (*s).new_len != 0 {
+            seen.len = n;
+            (*s).segment.len = n;
+            (*s).record.segment_len = n;
+        }
+    }
+    let made = consider(s, policy);
+    record::set_made(s, Made(made));
+    finish(ctx, &seen, s, slot, n)
 }
 
 /// Judges the segment in the working memory, and opens what it announces.
@@ -351,6 +412,12 @@ fn open(s: *mut Scratch, policy: &KernelPolicy, made: u64) -> u32 {
             seq: (*s).segment.seq,
             mode,
             flags: if source_20 { pinhole_flag::SOURCE_20 } else { 0 },
+            control: [(*s).key.client_port, (*s).key.server_port],
+            inside_port: if nat::is_on() && key.hook == HOOK_IN {
+                nat::inside_port(&*addr_of!((*s).key), (*s).state.id, made.port() as u32) as u16
+            } else {
+                0
+            },
             ..PinholeState::default()
         };
         if active {
@@ -457,6 +524,12 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
         if closing {
             (*next).flags &= !flag::RANGE;
         }
+        let ends = (if made.has(bit::RESET) { flag::RESET } else { 0 })
+            | match (made.has(bit::FIN), client) {
+                (true, true) => flag::FIN_CLIENT,
+                (true, false) => flag::FIN_SERVER,
+                _ => 0,
+            };
         let mut lost = false;
         let mut twice = false;
         let at = addr_of_mut!((*slot).lock);
@@ -474,7 +547,17 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
                 twice = (*e).pinhole_seq == (*s).segment.seq && (*e).pinhole == opened;
                 (*e).version = (*e).version.wrapping_add(1);
                 (*e).epoch = (*e).epoch.wrapping_add(1);
-                (*e).flags |= flag::BLIND | unseen;
+                // An end is an end, and what is taken back is taken back, whatever else has happened: no second segment
+                // says so.
+                (*e).flags |= flag::BLIND | unseen | ends;
+                if ends != 0 {
+                    ranged = (*e).flags & flag::RANGE != 0;
+                    (*e).flags &= !flag::RANGE;
+                }
+                if made.has(bit::REVOKE) {
+                    copy(addr_of!((*e).pinhole), addr_of_mut!((*s).pin));
+                    zero(addr_of_mut!((*e).pinhole));
+                }
                 (*e).blind_reason = Reason::Race as u16;
                 if client {
                     if tcp::distance(end, (*e).next[0]) > 0 {
@@ -494,6 +577,9 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
             count(Counter::Blinded);
             if made.has(bit::OPEN) && !twice {
                 take_back(s, &opened);
+            }
+            if made.has(bit::REVOKE) {
+                pinhole::revoke(&*addr_of!((*s).pin), id);
             }
         }
         // What was opened before is replaced, or revoked.

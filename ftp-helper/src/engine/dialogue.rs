@@ -204,6 +204,11 @@ impl Dialogue {
         self.greeting_end.is_some()
     }
 
+    /// The endpoint that waits for a transfer command: `pending::PORT` or `EPRT`, and its port.
+    pub(super) fn armed(&self) -> Option<(u8, u16)> {
+        self.armed.map(|(kind, e)| (if kind == Kind::Port { pending::PORT } else { pending::EPRT }, e.port))
+    }
+
     /// Whether an AUTH is unanswered.
     pub(super) fn auth_pending(&self) -> bool {
         self.fifo.iter().any(|e| e.kind == Kind::Auth)

@@ -25,6 +25,8 @@ use crate::event::{self, By, Event, Kind, PinholeState};
 const USED_WAIT: Nanos = 200_000_000;
 /// How long the kernel may be at work on one segment before it is asked again, nanoseconds.
 const SETTLE_WAIT: Nanos = 1_000_000;
+/// How often the kernel is asked once more to see again, while it is behind.
+const RESYNCS: u8 = 6;
 /// Openings of the fast path whose bytes the engine has not read yet, at most.
 const FAST: usize = 8;
 
@@ -40,6 +42,10 @@ pub(super) struct KernelSide {
     superseded: Vec<(Pinhole, Reason)>,
     /// The announcement whose pinhole was used last.
     used: Option<u32>,
+    /// The same until something else is announced, or it is taken back: a reset may still give its pinhole back.
+    returnable: Option<u32>,
+    /// A pinhole that is used up by the kernel's word, until the record of that comes.
+    spent: Option<Pinhole>,
     /// The last announcement that was read, as the kernel names it.
     last: u32,
     /// The last opening of the fast path that was read.
@@ -50,6 +56,9 @@ pub(super) struct KernelSide {
     blind: bool,
     /// It was asked to see again, and has not answered.
     asked: bool,
+    /// It had not come to where the engine is: when it is asked once more, and how often it was.
+    again: Option<Nanos>,
+    asked_again: u8,
 }
 
 /// An opening of the fast path.
@@ -77,13 +86,21 @@ impl KernelSide {
     }
 
     /// The session is taken over where both streams stand here: the state that it was taken from knows of every opening
-    /// before, though records of them may still come.
-    pub(super) fn join(&mut self, next: [u32; 2]) {
+    /// before, though records of them may still come. `announcement` is the one that opened last.
+    pub(super) fn join(&mut self, next: [u32; 2], announcement: u32) {
         self.joined = Some(next);
+        self.last = announcement;
+    }
+
+    /// When it is asked once more to see again.
+    pub(super) fn due(&self) -> Nanos {
+        self.again.unwrap_or(Nanos::MAX)
     }
 
     /// What a record says.
     pub(super) fn note(&mut self, record: &SegmentRecord) {
+        self.asked &= self.again.take().is_none();
+        self.asked_again = 0;
         let went_blind = record.made.has(bit::BLIND);
         let epoch = record.epoch.wrapping_add(u32::from(went_blind));
         // Records of two CPUs may change places; the view never goes back.
@@ -177,12 +194,14 @@ impl Session {
         if let Some(old) = self.drop_pinhole(core) {
             self.tell_revoked(now, core, old, Reason::Replaced);
         }
+        self.kernel.returnable = None;
         if agreed.is_some() {
             hole.stage = Stage::Provisional;
             core.stats.taken_by_fast_path += 1;
             self.kernel.last = hole.seq;
             self.tell_opened(now, core, &hole, By::Kernel);
             if self.kernel.used == Some(hole.seq) {
+                self.kernel.returnable = Some(hole.seq);
                 return;
             }
             self.ask_confirm(core, &hole);
@@ -197,8 +216,9 @@ impl Session {
         self.pinhole = Some(hole);
     }
 
-    /// Takes back what is unconsumed.
+    /// Takes back what is unconsumed, and what a reset could make so.
     pub(super) fn revoke(&mut self, now: Nanos, core: &mut Core, reason: Reason) {
+        self.kernel.returnable = None;
         let Some(hole) = self.drop_pinhole(core) else { return };
         self.ask_revoke(core, &hole.key, hole.seq);
         self.tell_revoked(now, core, hole, reason);
@@ -208,14 +228,20 @@ impl Session {
     pub(super) fn used(&mut self, now: Nanos, core: &mut Core, seq: u32) -> Option<Pinhole> {
         self.last = now;
         self.kernel.used = Some(seq);
-        if self.pinhole.is_some_and(|p| p.seq == seq) { self.drop_pinhole(core) } else { None }
+        if seq == self.kernel.last {
+            self.kernel.returnable = Some(seq);
+        }
+        let spent = self.kernel.spent.take().filter(|p| p.seq == seq);
+        if self.pinhole.is_some_and(|p| p.seq == seq) { self.drop_pinhole(core) } else { spent }
     }
 
-    /// A reset has given the pinhole back.
+    /// A reset has given the pinhole back in the kernel, which does not know of all that a session to which it is blind has
+    /// come to: then it is taken back.
     pub(super) fn rearm(&mut self, now: Nanos, core: &mut Core, hole: Pinhole) {
         let barred = self.standing != Standing::Good || self.is_closing();
-        if hole.deadline <= now || self.pinhole.is_some() || barred {
-            return;
+        let returns = self.kernel.returnable.take() == Some(hole.seq);
+        if hole.deadline <= now || self.pinhole.is_some() || barred || !returns {
+            return self.ask_revoke(core, &hole.key, hole.seq);
         }
         self.kernel.used = None;
         core.unconsumed.add(self.key.client, &hole.key, self.id);
@@ -240,7 +266,7 @@ impl Session {
             stage: Stage::Adopted,
         };
         self.pinhole = Some(hole);
-        self.kernel.last = hole.seq;
+        self.kernel.returnable = Some(hole.seq);
         // Nobody has vouched for it if the daemon before was gone when it opened.
         self.ask_confirm(core, &hole);
     }
@@ -267,6 +293,11 @@ impl Session {
                 if outcome == Outcome::Done {
                     core.stats.resyncs_applied += 1;
                     self.kernel.blind = false;
+                } else if outcome == Outcome::MovedOn && self.kernel.asked_again < RESYNCS {
+                    // The segment that the engine has read may not be committed yet, and no other may come for long.
+                    self.kernel.asked = true;
+                    self.kernel.again = Some(now.saturating_add(SETTLE_WAIT << self.kernel.asked_again));
+                    self.kernel.asked_again += 1;
                 } else if outcome == Outcome::Barred {
                     // It won't see again; asking once more changes nothing.
                     self.kernel.asked = true;
@@ -320,6 +351,15 @@ impl Session {
         self.ask_standing(core, flag::OPAQUE | range);
     }
 
+    /// Asks once more to see again, if it is time.
+    pub(super) fn sight_timeout(&mut self, now: Nanos, core: &mut Core) {
+        if self.kernel.due() <= now {
+            self.kernel.again = None;
+            self.kernel.asked = false;
+            self.settle_with_kernel(now, core);
+        }
+    }
+
     /// After a segment: what the kernel opened and the engine did not is closed; a blind kernel is brought back.
     pub(super) fn settle_with_kernel(&mut self, now: Nanos, core: &mut Core) {
         let next = self.next();
@@ -341,7 +381,12 @@ impl Session {
             if self.dialogue.epsv_all() {
                 flags |= flag::EPSV_ALL;
             }
-            core.command(Command { epoch: self.kernel.epoch, next, flags, ..self.about(op::RESYNC, 0) });
+            let mut command = Command { epoch: self.kernel.epoch, next, ..self.about(op::RESYNC, 0) };
+            if let Some((kind, port)) = self.dialogue.armed() {
+                flags |= flag::ARMED;
+                (command.mode, command.pinhole.port) = (kind, port);
+            }
+            core.command(Command { flags, ..command });
         }
     }
 
@@ -401,9 +446,13 @@ impl Session {
         let asked = |p: &&mut Pinhole| p.seq == seq && matches!(p.stage, Stage::Provisional | Stage::Adopted);
         let Some(hole) = self.pinhole.as_mut().filter(asked) else { return };
         match outcome {
-            // The kernel's entry goes on naming a pinhole that was used. Who used it was told to a daemon before, or to
-            // nobody.
-            Outcome::Used | Outcome::NoPinhole if hole.stage == Stage::Adopted => drop(self.drop_pinhole(core)),
+            // Used up before it could be vouched for: the kernel's entry goes on naming it. The record of that is on its
+            // way, or found no room in `observe`, or was told to a daemon before.
+            Outcome::Used => {
+                let spent = self.drop_pinhole(core);
+                self.kernel.spent = spent;
+            }
+            Outcome::NoPinhole if hole.stage == Stage::Adopted => drop(self.drop_pinhole(core)),
             Outcome::Done => {
                 hole.stage = Stage::Confirmed;
                 let shown = hole.show(now);
@@ -411,8 +460,6 @@ impl Session {
                 core.session_event(now, self, Kind::Confirmed, None, Some(shown));
             }
             Outcome::Busy => hole.stage = Stage::Unsettled(now.saturating_add(SETTLE_WAIT)),
-            // Used up before it could be vouched for; the record of that is on its way.
-            Outcome::Used => hole.stage = Stage::Confirmed,
             // Taken back by the kernel, or used by a session that has moved on; a record may be on its way.
             Outcome::NoPinhole => {
                 hole.stage = Stage::Missing { since: now, until: now.saturating_add(USED_WAIT) };
@@ -424,6 +471,7 @@ impl Session {
     /// The kernel opened what the engine would not have.
     fn diverged(&mut self, now: Nanos, core: &mut Core, fast: &Fast) {
         core.stats.divergences += 1;
+        self.kernel.last = fast.seq;
         let kind = if fast.kind == 0 { pending::PORT } else { fast.kind };
         let key = pinhole_key(&self.key, self.client_hook, kind, fast.port);
         self.ask_revoke(core, &key, fast.seq);

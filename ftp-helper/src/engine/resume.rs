@@ -80,7 +80,7 @@ impl Session {
         });
         session.note_flags(state.flags);
         session.kernel.see(state.epoch, blind);
-        session.kernel.join(state.next);
+        session.kernel.join(state.next, state.pinhole_seq);
         if state.pinhole.port != 0 {
             session.adopt_pinhole(now, core, state);
         }

@@ -156,7 +156,7 @@ impl Session {
 
     /// When something is due.
     pub(super) fn deadline(&self, now: Nanos, policy: &Policy) -> Nanos {
-        let mut due = self.pinhole.map_or(Nanos::MAX, |p| p.due());
+        let mut due = self.pinhole.map_or(Nanos::MAX, |p| p.due()).min(self.kernel.due());
         if let Some(w) = self.waiting.iter().map(|w| w.until).min() {
             due = due.min(w);
         }
@@ -169,6 +169,7 @@ impl Session {
     /// Does what is due.
     pub(super) fn timeout(&mut self, now: Nanos, core: &mut Core) {
         self.pinhole_timeout(now, core);
+        self.sight_timeout(now, core);
         let before = self.waiting.len();
         let kept = self.kept();
         self.waiting.retain(|w| w.until > now);

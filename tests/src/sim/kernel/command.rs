@@ -84,8 +84,7 @@ impl Kernel {
         if s.flags & flag::BARRED != 0 {
             return Outcome::Barred;
         }
-        let younger = s.flags & flag::BLIND == 0 && s.pinhole_seq != c.seq && s.pinhole_seq != c.replaces;
-        if younger && s.pinhole.port != 0 && self.pinholes.contains_key(&s.pinhole) {
+        if s.flags & flag::BLIND == 0 && s.pinhole_seq != c.seq && s.pinhole_seq != c.replaces {
             return Outcome::MovedOn;
         }
         if s.pinhole != c.pinhole {
@@ -97,6 +96,7 @@ impl Kernel {
             seq: c.seq,
             mode: c.mode,
             flags: c.pinhole_flags | pinhole_flag::CONFIRMED,
+            control: [c.key.client_port, c.key.server_port],
             ..PinholeState::default()
         };
         let outcome = self.open_pinhole(now, &c.pinhole, &state);
@@ -120,11 +120,12 @@ impl Kernel {
         }
         self.change(c, |s| {
             let kept = s.flags & !(flag::BLIND | flag::LOGGED_IN | flag::EPSV_ALL | flag::ARMED | flag::UNRECORDED);
-            s.flags = kept | c.flags & (flag::LOGGED_IN | flag::EPSV_ALL);
+            s.flags = kept | c.flags & (flag::LOGGED_IN | flag::EPSV_ALL | flag::ARMED);
             s.unanswered = 0;
             s.pending = pending::NONE;
             s.multiline = 0;
-            s.active_kind = 0;
+            s.active_kind = if c.flags & flag::ARMED != 0 { c.mode } else { 0 };
+            s.active_port = c.pinhole.port;
             s.blind_reason = 0;
         });
         Outcome::Done

@@ -1,9 +1,10 @@
 //! Data connections.
 
+use ftp_helper::engine::Record;
 use ftp_helper_common::{
-    key::{HOOK_IN, PinholeKey, TupleKey},
+    key::{HOOK_IN, PinholeKey, SessionKey, TupleKey},
     record::{FlowRecord, kind},
-    state::{FlowState, PinholeState, bound, pinhole_flag},
+    state::{FlowState, PinholeState, bound, pending, pinhole_flag},
     tcp,
 };
 
@@ -16,6 +17,7 @@ const WINDOW_MAX: i32 = 1 << 30;
 enum How {
     Fin,
     Reset,
+    /// It carried nothing: the pinhole may be open again.
     Rearm,
 }
 
@@ -33,6 +35,10 @@ impl Kernel {
         };
         match advance(now, hook, p, flow) {
             None => Verdict::Pass,
+            Some(How::Rearm) => {
+                let flow = *flow;
+                self.give_back(now, &key, &flow)
+            }
             Some(how) => {
                 let flow = *flow;
                 self.end(now, &key, &flow, how)
@@ -42,34 +48,52 @@ impl Kernel {
 
     fn end(&mut self, now: u64, key: &TupleKey, flow: &FlowState, how: How) -> Verdict {
         let told = describe(now, key, flow);
-        let rec = if how == How::Rearm {
-            Rec::FlowRearmed(FlowRecord { kind: kind::FLOW_REARMED, ..told })
-        } else {
-            Rec::FlowEnd(FlowRecord { kind: kind::FLOW_END, reset: u8::from(how == How::Reset), ..told })
-        };
-        if !self.record(rec) && !self.may_go_untold(now) {
+        let reset = u8::from(how == How::Reset);
+        if !self.tell_flow(now, Rec::FlowEnd(FlowRecord { kind: kind::FLOW_END, reset, ..told })) {
             return Verdict::Drop;
         }
         self.flows.remove(key);
-        if how == How::Rearm {
-            let state = PinholeState {
-                session: flow.session,
-                deadline: flow.deadline,
-                seq: flow.seq,
-                mode: flow.mode,
-                flags: flow.flags | pinhole_flag::REARMED,
-                ..PinholeState::default()
-            };
-            let ends = key.to_flow(flow.hook);
-            let pin = PinholeKey {
-                initiator: ends.initiator,
-                responder: ends.responder,
-                port: ends.responder_port,
-                hook: flow.hook,
-                pad: 0,
-            };
-            self.rearm_pinhole(&pin, &state);
+        Verdict::Pass
+    }
+
+    fn give_back(&mut self, now: u64, key: &TupleKey, flow: &FlowState) -> Verdict {
+        let told = describe(now, key, flow);
+        let state = PinholeState {
+            session: flow.session,
+            deadline: flow.deadline,
+            seq: flow.seq,
+            mode: flow.mode,
+            flags: flow.flags | pinhole_flag::REARMED,
+            control: flow.control,
+            ..PinholeState::default()
+        };
+        let ends = key.to_flow(flow.hook);
+        let pin = PinholeKey {
+            initiator: ends.initiator,
+            responder: ends.responder,
+            port: ends.responder_port,
+            hook: flow.hook,
+            pad: 0,
+        };
+        let passive = flow.mode == pending::PASV || flow.mode == pending::EPSV;
+        let (client, server) = if passive { (pin.initiator, pin.responder) } else { (pin.responder, pin.initiator) };
+        let [client_port, server_port] = flow.control;
+        let back = self.rearm_pinhole(&pin, &state, &SessionKey { client, server, client_port, server_port });
+        let rec = if back {
+            Rec::FlowRearmed(FlowRecord { kind: kind::FLOW_REARMED, ..told })
+        } else {
+            Rec::FlowEnd(FlowRecord { kind: kind::FLOW_END, reset: 1, ..told })
+        };
+        if !self.tell_flow(now, rec) {
+            if back {
+                self.remove_pinhole(&pin, flow.session);
+            }
+            return Verdict::Drop;
         }
+        if back {
+            self.happened.push(Happened::Rearmed(pin, state));
+        }
+        self.flows.remove(key);
         Verdict::Pass
     }
 
@@ -81,6 +105,7 @@ impl Kernel {
         }
         let flow = FlowState {
             session: hole.session,
+            control: hole.control,
             start: now,
             last: now,
             isn: [hole.isn(), p.seq],
@@ -98,7 +123,7 @@ impl Kernel {
         }
         self.flows.insert(key, flow);
         let told = FlowRecord { kind: kind::FLOW_START, ..describe(now, &key, &flow) };
-        if !self.record(Rec::FlowStart(told)) && !self.may_go_untold(now) {
+        if !self.tell_flow(now, Rec::FlowStart(told)) {
             self.flows.remove(&key);
             return Verdict::Drop;
         }
@@ -116,8 +141,16 @@ impl Kernel {
         }
     }
 
-    fn may_go_untold(&self, now: u64) -> bool {
-        self.observes() || self.is_stale(now)
+    /// Tells of a data connection; whether the packet may pass.
+    fn tell_flow(&mut self, now: u64, rec: Rec) -> bool {
+        if self.record(rec.clone()) {
+            return true;
+        }
+        let passes = self.observes() || self.is_stale(now);
+        if passes && let Record::FlowStart(r) | Record::FlowRearmed(r) | Record::FlowEnd(r) = rec.view() {
+            self.happened.push(Happened::Untold(r.session));
+        }
+        passes
     }
 }
 

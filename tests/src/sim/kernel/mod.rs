@@ -104,6 +104,8 @@ pub enum Happened {
     Used(PinholeKey, PinholeState),
     /// A segment passed that the daemon will never see.
     Unrecorded(u64),
+    /// A data connection of a session went on although nobody was told.
+    Untold(u64),
     /// A session was judged by two at once.
     Raced(u64),
     /// There was no room for a record.

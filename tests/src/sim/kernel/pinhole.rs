@@ -3,8 +3,8 @@
 use ftp_helper_common::{
     addr::Addr,
     command::Outcome,
-    key::PinholeKey,
-    state::{ClientState, PinholeState, pending},
+    key::{PinholeKey, SessionKey},
+    state::{ClientState, PinholeState, flag, pending},
 };
 
 use super::{Happened, Kernel};
@@ -47,16 +47,24 @@ impl Kernel {
         true
     }
 
-    pub(super) fn rearm_pinhole(&mut self, key: &PinholeKey, state: &PinholeState) {
+    /// Puts a pinhole back that a reset has freed, if its session still has a right to it.
+    pub(super) fn rearm_pinhole(&mut self, key: &PinholeKey, state: &PinholeState, session: &SessionKey) -> bool {
+        let holds = self.sessions.get(session).is_some_and(|s| {
+            s.id == state.session && s.flags & flag::BARRED == 0 && s.pinhole.port != 0 && s.pinhole_seq == state.seq
+        });
+        if !holds {
+            return false;
+        }
         let client = client_of(key, state.mode);
         if self.take_quota(client, u32::MAX) != Outcome::Done {
-            return;
+            return false;
         }
         if self.pinholes.contains_key(key) || self.pinholes.len() >= self.sizes.pinholes {
-            return self.release_quota(client);
+            self.release_quota(client);
+            return false;
         }
         self.pinholes.insert(*key, *state);
-        self.happened.push(Happened::Rearmed(*key, *state));
+        true
     }
 
     fn take_quota(&mut self, client: Addr, limit: u32) -> Outcome {

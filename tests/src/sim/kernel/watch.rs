@@ -66,7 +66,8 @@ impl Kernel {
         } else if made.has(bit::REVOKE) {
             next.pinhole = PinholeKey::NONE;
         }
-        let (mut lost, mut twice) = (false, false);
+        let ends = next.flags & flag::CLOSING & !snapshot.flags;
+        let (mut lost, mut twice, mut theirs) = (false, false, PinholeKey::NONE);
         if let Some(e) = self.sessions.get_mut(key).filter(|e| e.id == id) {
             if e.version == snapshot.version {
                 *e = next;
@@ -75,7 +76,10 @@ impl Kernel {
                 twice = e.pinhole_seq == segment.seq && e.pinhole == *opened;
                 e.version = e.version.wrapping_add(1);
                 e.epoch = e.epoch.wrapping_add(1);
-                e.flags |= flag::BLIND | unseen;
+                e.flags |= flag::BLIND | unseen | ends;
+                if made.has(bit::REVOKE) {
+                    theirs = std::mem::replace(&mut e.pinhole, PinholeKey::NONE);
+                }
                 e.blind_reason = Reason::Race as u16;
                 let end = segment.seq.wrapping_add(segment.len);
                 let mark = &mut e.next[usize::from(segment.side)];
@@ -89,6 +93,7 @@ impl Kernel {
             if made.has(bit::OPEN) && !twice {
                 self.remove_pinhole(opened, id);
             }
+            self.remove_pinhole(&theirs, id);
         }
         let gone = made.has(bit::REVOKE) || (made.has(bit::OPEN) && !lost && old != *opened);
         if gone && old.port != 0 {
@@ -260,6 +265,7 @@ impl Kernel {
             seq: segment.seq,
             mode,
             flags: if source_20 { pinhole_flag::SOURCE_20 } else { 0 },
+            control: [key.client_port, key.server_port],
             ..PinholeState::default()
         };
         let why = if self.is_closed(now) {

@@ -51,6 +51,11 @@ impl World {
                     self.sessions[i].unrecorded = true;
                 }
             }
+            Happened::Untold(id) => {
+                if let Some(&i) = self.by_id.get(id) {
+                    self.sessions[i].untold = true;
+                }
+            }
             Happened::Raced(id) => {
                 self.summary.races += 1;
                 if let Some(&i) = self.by_id.get(id) {
@@ -208,7 +213,8 @@ impl World {
         }
         for v in views.iter().filter(|v| v.pinhole.state == Shown::Confirmed && v.pinhole.expires_in_ms > 0) {
             let about = self.by_id.get(&v.session).copied();
-            if about.is_some_and(|i| self.sessions[i].unrecorded) {
+            // Used up, and nobody could be told.
+            if about.is_some_and(|i| self.sessions[i].unrecorded || self.sessions[i].untold) {
                 continue;
             }
             if !self.kernel.pinholes.iter().any(|(k, p)| p.session == v.session && k.port == v.pinhole.port) {

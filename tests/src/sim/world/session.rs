@@ -55,6 +55,8 @@ pub(super) struct Session {
     pub(super) disturbed: bool,
     /// Whether segments passed that the daemon has not seen.
     pub(super) unrecorded: bool,
+    /// Whether a data connection of it went on although nobody was told.
+    pub(super) untold: bool,
     /// Whether two CPUs have judged it at once lately.
     pub(super) raced: bool,
     /// Its ids in the kernel.
@@ -130,6 +132,7 @@ impl Session {
             disturbed: false,
             unrecorded: false,
             raced: false,
+            untold: false,
             ids: Vec::new(),
             told: Vec::new(),
             uses,
