@@ -97,7 +97,7 @@ pub struct Translation {
     pub pad: [u16; 3],
 }
 
-super::pod!(Alias, Translation);
+super::pod!(Alias, Translation, crate::state::Locked<Alias>);
 
 const _: () = assert!(size_of::<Alias>() == 48 && size_of::<Translation>() == 32);
 

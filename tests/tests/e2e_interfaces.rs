@@ -336,13 +336,16 @@ fn other_programs_on_the_same_hooks_go_on_working() {
     for attach in ["auto", "clsact"] {
         let ground = Ground::new();
         // The same programs with tables of their own and an observing policy stand for others: they count what they see.
-        let mut others: Vec<Kernel> = (0..3).map(|_| Kernel::load(&testrun::options())).collect();
+        let mut others: Vec<Kernel> = (0..4).map(|_| Kernel::load(&testrun::options())).collect();
         let counted = |k: &mut Kernel| k.plane().counters().unwrap().get(Counter::Control);
         for k in &mut others {
             k.policy(|p| p.mode = Mode::Observe);
         }
+        let filter = |priority| {
+            move || TcAttachOptions::Netlink(NlOptions { priority, handle: TcHandle::new(0, 1), classid: None })
+        };
         let mut links = Vec::new();
-        let mut add = |k: &mut Kernel, options: fn() -> TcAttachOptions| {
+        let mut add = |k: &mut Kernel, options: &(dyn Fn() -> TcAttachOptions + Sync)| {
             for (name, direction) in [("ftp_ingress", TcAttachType::Ingress), ("ftp_egress", TcAttachType::Egress)] {
                 let program = k.plane().ebpf_mut().program_mut(name).unwrap();
                 let program: &mut SchedClassifier = program.try_into().unwrap();
@@ -351,16 +354,19 @@ fn other_programs_on_the_same_hooks_go_on_working() {
                 links.push(id);
             }
         };
-        let [first, second, third] = others.as_mut_slice() else { unreachable!() };
+        let [first, second, third, fourth] = others.as_mut_slice() else { unreachable!() };
         run(ground.lab.gateway(), &["tc qdisc add dev wan0 clsact"]);
-        add(first, || TcAttachOptions::TcxOrder(LinkOrder::first()));
-        add(second, || TcAttachOptions::Netlink(NlOptions { priority: 5, handle: TcHandle::new(0, 1), classid: None }));
+        add(first, &|| TcAttachOptions::TcxOrder(LinkOrder::first()));
+        // A filter before ours where ours is one, too, and one behind it.
+        let (before, behind) = (filter(5), filter(0x3000));
+        add(second, &before);
+        add(fourth, &behind);
         let mut gateway = Gateway::start(&ground.lab, &ground.settings("[\"wan0\"]"), &["--attach", attach]).unwrap();
-        add(third, || TcAttachOptions::TcxOrder(LinkOrder::last()));
-        let before = [counted(first), counted(second), counted(third)];
+        add(third, &|| TcAttachOptions::TcxOrder(LinkOrder::last()));
+        let before = [counted(first), counted(second), counted(third), counted(fourth)];
         let status = ground.passes(&gateway);
         let ours = counter(&status, "control_segments");
-        let after = [counted(first), counted(second), counted(third)];
+        let after = [counted(first), counted(second), counted(third), counted(fourth)];
         for (i, (before, after)) in before.iter().zip(after).enumerate() {
             // One that comes behind ours does not see what ours has dropped; there was nothing to drop.
             assert!(
@@ -371,9 +377,9 @@ fn other_programs_on_the_same_hooks_go_on_working() {
         }
         ground.is_guarded(&gateway, &ground.client());
         gateway.stop().unwrap();
-        let before = [counted(first), counted(second), counted(third)];
+        let before = [counted(first), counted(second), counted(third), counted(fourth)];
         transfers(&ground.lab, ground.lab.client(), &ground.server);
-        let after = [counted(first), counted(second), counted(third)];
+        let after = [counted(first), counted(second), counted(third), counted(fourth)];
         assert!(before.iter().zip(after).all(|(b, a)| a > *b), "{attach}: {before:?} and then {after:?}");
     }
 }

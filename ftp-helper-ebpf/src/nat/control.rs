@@ -264,7 +264,8 @@ fn choose(s: *mut Scratch, policy: &KernelPolicy, kind: u8, inside: u32) -> u32 
             }
             // SAFETY: the helper takes no arguments.
             let chance = unsafe { bpf_get_prandom_u32() };
-            candidate = low as u32 + chance % (high as u32 - low as u32 + 1);
+            let ports = (high - low) as u64 + 1;
+            candidate = low as u32 + ((chance as u64 * ports) >> 32) as u32;
         }
         if is_free(s, policy, kind, candidate, passive && k == 0) {
             return candidate;

@@ -87,10 +87,11 @@ fn describe(why: &Why) -> String {
 }
 
 fn pinhole(row: &PinholeRow) -> String {
-    let PinholeRow { session, client: _, server: _, pinhole: p } = row;
+    let PinholeRow { session, client: _, server: _, inside, pinhole: p } = row;
     let to = SocketAddr::new(p.responder, p.port);
+    let inside = inside.map_or_else(String::new, |i| format!(" (inside {i})"));
     format!(
-        "{} {} -> {to} {}, {} left, of session {}",
+        "{} {} -> {to}{inside} {}, {} left, of session {}",
         text::name(&p.mode),
         p.initiator,
         text::name(&p.state),
@@ -120,6 +121,7 @@ mod tests {
             session: "00000000000000a1".into(),
             client: "192.0.2.10:40000".parse().unwrap(),
             server: "198.51.100.5:21".parse().unwrap(),
+            inside: None,
             pinhole: Pinhole {
                 mode: NegotiatedBy::Epsv,
                 initiator: "192.0.2.10".parse().unwrap(),

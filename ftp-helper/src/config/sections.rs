@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     engine::policy::{
-        ActiveOpen, Limits, LineEndings, Mark, Mode, Modes, OnDaemonLoss, Opaque, Policy, Server, SourcePort,
+        ActiveOpen, Limits, LineEndings, Mark, Mode, Modes, Nat, OnDaemonLoss, Opaque, Policy, Server, SourcePort,
     },
     nft::{Family, Sets},
 };
@@ -56,9 +56,7 @@ pub(super) fn read<'a>(cx: &'a Context<'a>, table: &'a DeTable<'a>, name: &Path)
     pinhole(root.section("pinhole"), &mut policy);
     let ring_bytes = limits(root.section("limits"), &mut policy.limits, &mut notes);
     policy.mark = mark(root.section("mark"));
-    if let Some(item) = root.get("nat") {
-        item.not_available::<()>("[nat], the rewriting of addresses,", "remove the section");
-    }
+    policy.nat = root.get("nat").is_some().then(|| nat(root.section("nat"), &policy.control_ports));
     let nftables = root.get("nftables").is_some().then(|| nftables(root.section("nftables"))).flatten();
     let api = api(root.section("api"));
     root.finish();
@@ -313,6 +311,32 @@ fn mark(section: Section<'_>) -> Mark {
     }
     section.finish();
     mark
+}
+
+fn nat(section: Section<'_>, control_ports: &BTreeSet<u16>) -> Nat {
+    let mut nat = Nat::default();
+    let item = section.get("active_ports");
+    if let Some(item) = &item {
+        nat.active_ports = values::port_range(item).unwrap_or(nat.active_ports);
+        let (low, high) = (*nat.active_ports.start(), *nat.active_ports.end());
+        if low < 1024 {
+            let remedy = match high {
+                1024.. => format!("write \"1024-{high}\""),
+                _ => "choose a range above them".into(),
+            };
+            item.refuse::<()>(format!("begins at {low}: ports below 1024 are never a data port"), remedy);
+        }
+    }
+    if let Some(port) = control_ports.iter().find(|p| nat.active_ports.contains(p)) {
+        const REMEDY: &str = "choose a range without control ports";
+        let problem = format!("contains the control port {port}, which is never a data port");
+        match item {
+            Some(item) => drop(item.refuse::<()>(problem, REMEDY)),
+            None => section.missing("active_ports", problem, REMEDY),
+        }
+    }
+    section.finish();
+    nat
 }
 
 fn nftables(section: Section<'_>) -> Option<Sets> {

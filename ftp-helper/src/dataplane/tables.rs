@@ -75,6 +75,7 @@ impl Dataplane {
             active_open: policy.active_open as u8,
             mark_value: policy.mark.value,
             mark_mask: policy.mark.mask,
+            nat_ports: policy.nat.as_ref().map_or([0; 2], |n| [*n.active_ports.start(), *n.active_ports.end()]),
             ..KernelPolicy::default()
         };
         for (flag, set) in [

@@ -234,7 +234,7 @@ fn wide(ruleset: &Ruleset, ground: &Ground, interface: &str, v4: bool, findings:
                 let syn = ground.syn(interface, v4, Some(g.net), g.ports.clone());
                 let (decisions, open) = decide(ruleset, hook, &syn);
                 let by_rule = accepting(ruleset, ground, &decisions, &open, findings, |_, ports| ports);
-                let rest = open.without(&by_rule);
+                let rest = open.without(&by_rule).and(&open_to_strangers(ruleset, hook, &syn));
                 if ground.is_wide(&rest) {
                     let what = format!(
                         "nothing in the ruleset refuses new connections to {}, ports {}, at hook {hook}",
@@ -267,7 +267,7 @@ fn wide(ruleset: &Ruleset, ground: &Ground, interface: &str, v4: bool, findings:
             }
             if host_guarded { ports.without(&ground.guarded_ports(&local)) } else { ports }
         });
-        let rest = open.without(&by_rule);
+        let rest = open.without(&by_rule).and(&open_to_strangers(ruleset, hook, &syn));
         if ground.is_wide(&rest) {
             let (severity, who) = if ground.guards.is_empty() {
                 (Severity::Warning, "new connections")
@@ -278,6 +278,12 @@ fn wide(ruleset: &Ruleset, ground: &Ground, interface: &str, v4: bool, findings:
             add_policy(ruleset, hook, v4, severity, what, findings);
         }
     }
+}
+
+/// The ports that are open to somebody of whom no rule knows anything: what a rule lets trusted peers do is not what nobody
+/// refuses.
+fn open_to_strangers(ruleset: &Ruleset, hook: &str, syn: &Syn<'_>) -> Ports {
+    decide(ruleset, hook, &Syn { stranger: true, ..syn.clone() }).1
 }
 
 /// Adds a finding for each rule that accepts many open ports; all ports that rules accept.

@@ -36,6 +36,8 @@ pub struct Policy {
     pub per_client: u32,
     /// Limits of the session table.
     pub limits: Limits,
+    /// Address translation, if data connections are to be translated.
+    pub nat: Option<Nat>,
 }
 
 /// What happens to what is not allowed.
@@ -116,6 +118,19 @@ pub enum LineEndings {
     Lenient,
 }
 
+/// How the data connections of translated hosts are translated.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Nat {
+    /// Public ports for the data connections of inside clients in active mode; none below 1024.
+    pub active_ports: RangeInclusive<u16>,
+}
+
+impl Default for Nat {
+    fn default() -> Self {
+        Self { active_ports: 61000..=61999 }
+    }
+}
+
 /// What is known about one server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Server {
@@ -172,6 +187,7 @@ impl Default for Policy {
             pinhole_timeout: Duration::from_secs(10),
             per_client: 64,
             limits: Limits::default(),
+            nat: None,
         }
     }
 }

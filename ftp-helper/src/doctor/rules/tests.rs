@@ -114,6 +114,9 @@ fn in_mark_a_rule_that_looks_at_the_mark_is_missed() {
     let not = json!([field("ip", "daddr", json!("192.0.2.100")), mark("!="), {"drop": null}]);
     let severe = found(&ruleset("accept", &[not]), &ground);
     assert!(severe.iter().all(|f| f.0 == Severity::Info), "{severe:?}");
+    // Peers that the ruleset trusts are the administrator's affair.
+    let trusted = json!([field("ip", "saddr", json!("198.51.100.7")), accept()]);
+    assert_eq!(found(&ruleset("drop", &[trusted, json!([mark("=="), accept()])]), &ground), []);
     // Another mark than ours.
     let other = json!({"match": {"op": "==", "left": {"&": [{"meta": {"key": "mark"}}, 0xf0]}, "right": 0x10}});
     let all = found(&ruleset("drop", &[json!([other, accept()])]), &ground);
