@@ -6,6 +6,7 @@ pub mod dialogue;
 pub mod flood;
 pub mod fuzz;
 pub mod gateway;
+pub mod nat;
 pub mod oracle;
 pub mod packet;
 pub mod program;
