@@ -54,6 +54,13 @@ impl Alias {
         seq.wrapping_add(moved)
     }
 
+    /// Where the inside host counts a byte of an announcement that is new, and that the outside counts at `seq`: behind all
+    /// that was rewritten before.
+    #[inline(always)]
+    pub const fn uncounted(&self, seq: u32) -> u32 {
+        seq.wrapping_sub(self.after)
+    }
+
     /// Where the inside host counts what the outside acknowledges at `ack`.
     #[inline(always)]
     pub const fn inward(&self, ack: u32) -> u32 {

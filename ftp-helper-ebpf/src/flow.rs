@@ -15,6 +15,7 @@ use ftp_helper_common::{
 
 use crate::{
     maps::{FLOWS, FlowSlot, PINHOLES, STARTED, STARTED_PORTS},
+    nat,
     packet::View,
     pinhole,
     programs::{DROP, PASS},
@@ -154,6 +155,9 @@ fn end(s: *mut Scratch, how: u8) -> i32 {
         }
         count(Counter::FlowsEnded);
     }
+    if nat::is_on() {
+        nat::end(s);
+    }
     PASS
 }
 
@@ -177,6 +181,7 @@ fn give_back(s: *mut Scratch) -> i32 {
             mode: state.mode,
             flags: state.flags | pinhole_flag::REARMED,
             control: state.control,
+            inside_port: if nat::is_on() { nat::inside_port_of(s) } else { 0 },
             ..PinholeState::default()
         };
         let ends = &(*told).key;
@@ -272,6 +277,9 @@ fn begin(s: *mut Scratch, hook: u8, time: u64) -> u32 {
         }
         if let Some(at) = STARTED.get_ptr_mut((*s).ends.initiator_port as u32 & (STARTED_PORTS - 1)) {
             at.write_volatile(time);
+        }
+        if nat::is_on() {
+            nat::live(s);
         }
         let told = describe(s, &*flow, kind::FLOW_START);
         if !record::flow(&*told) && !may_go_untold() {

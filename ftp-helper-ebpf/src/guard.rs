@@ -23,7 +23,7 @@ use ftp_helper_common::{
 use crate::{
     flow,
     maps::{BLIND_PAIRS, DENIED, FEW, FLOWS, INITIATORS, NETS, PARKED, PINHOLES, PORTS, UNPARK_MARK},
-    mark,
+    mark, nat,
     packet::View,
     pinhole,
     programs::{DROP, PASS},
@@ -133,6 +133,10 @@ fn pass_by_pinhole(view: &View, s: *mut Scratch, hook: u8) -> u16 {
         }
         let wanted = bound(view.seq, view.source_port);
         let was = (*p).state.bound;
+        // Before anybody counts on it; a SYN that comes again has its translation.
+        if nat::is_on() && hook == HOOK_IN && was == 0 && nat::learn(s, &*addr_of!((*p).state)) == 0 {
+            return Reason::FlowsFull as u16;
+        }
         if was == wanted {
             return 0;
         }

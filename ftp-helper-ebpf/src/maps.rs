@@ -56,6 +56,14 @@ pub struct AliasSlot {
 /// Entries of `STARTED`, a power of two.
 pub const STARTED_PORTS: u32 = 1024;
 
+/// The inside end of a session with its lock.
+#[repr(C)]
+pub struct AliasSlot {
+    pub state: Alias,
+    pub lock: bpf_spin_lock,
+    pub pad: u32,
+}
+
 /// Data of an LPM key, see [`NetKey`].
 pub type Net = aya_ebpf::btf_maps::lpm_trie::Key<NetKey>;
 
@@ -74,6 +82,15 @@ pub static STARTED: Array<u64> = Array::with_max_entries(STARTED_PORTS, 0);
 /// Hosts with encrypted sessions whose server has a range for them; the key's port is 0.
 #[btf_map]
 pub static RANGES: HashMap<PinholeKey, RangeState, 1024> = HashMap::new();
+/// Who the inside end of a session is; one that is missing is not known yet. Empty without `NAT`, as the next two.
+#[btf_map]
+pub static ALIASES: HashMap<SessionKey, AliasSlot, 1> = HashMap::new();
+/// Arriving packets of translated data connections: where they go.
+#[btf_map]
+pub static INWARD: HashMap<TupleKey, Translation, 1> = HashMap::new();
+/// Leaving packets of them, by the inside end as it is inside: where they seem to come from.
+#[btf_map]
+pub static OUTWARD: HashMap<TupleKey, Translation, 1> = HashMap::new();
 /// Handshakes: any flood lives and dies here.
 #[btf_map]
 pub static HALF_OPEN: LruHashMap<SessionKey, HalfOpen, 1024> = LruHashMap::new();
@@ -149,6 +166,9 @@ pub static CONTROL_PORTS: Global<[u16; MAX_CONTROL_PORTS]> = Global::new([21, 0,
 /// Marks a parked SYN that the daemon sends on. Drawn by chance at each start; 0 = parking is off.
 #[unsafe(no_mangle)]
 pub static UNPARK_MARK: Global<u32> = Global::new(0);
+/// Whether addresses are translated. Without it the verifier drops all that has to do with it.
+#[unsafe(no_mangle)]
+pub static NAT: Global<u32> = Global::new(0);
 /// For `cargo xtask bench`: what was committed is undone, so that one packet can be measured many times.
 #[unsafe(no_mangle)]
 pub static BENCH: Global<u32> = Global::new(0);

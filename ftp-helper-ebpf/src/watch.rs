@@ -12,7 +12,7 @@ use ftp_helper_common::{
     canon::{self, Judgement, Made, SEGMENT_MAX, bit},
     command::Outcome,
     counter::Counter,
-    key::{CLIENT, HOOK_OUT, PairKey, PinholeKey, SessionKey},
+    key::{CLIENT, HOOK_IN, HOOK_OUT, PairKey, PinholeKey, SessionKey},
     policy::{KernelPolicy, mode, policy_flag},
     reason::Reason,
     record::kind,
@@ -22,7 +22,8 @@ use ftp_helper_common::{
 
 use crate::{
     checksum,
-    maps::{BENCH, BLIND_PAIRS, BLIND_UNTIL, HALF_OPEN, MIDSTREAM, SESSIONS, SessionSlot},
+    maps::{ALIASES, BENCH, BLIND_PAIRS, BLIND_UNTIL, HALF_OPEN, MIDSTREAM, SESSIONS, SessionSlot},
+    nat,
     packet::View,
     pinhole,
     programs::{DROP, PASS},
@@ -74,6 +75,29 @@ pub fn watch(ctx: &TcContext, view: &View, side: u8, hook: u8) -> i32 {
         }
         &*k
     };
+    if !nat::is_on() {
+        return follow(ctx, view, side, hook, s, policy, key);
+    }
+    // As it is outside.
+    let mut seen = *view;
+    nat::control::begin(s, &mut seen, hook);
+    match follow(ctx, &seen, side, hook, s, policy, key) {
+        PASS => nat::control::send_on(ctx, view, &seen, s, hook),
+        verdict => verdict,
+    }
+}
+
+/// A packet of a control connection, as it is outside.
+#[inline(always)]
+fn follow(
+    ctx: &TcContext,
+    view: &View,
+    side: u8,
+    hook: u8,
+    s: *mut Scratch,
+    policy: &KernelPolicy,
+    key: &SessionKey,
+) -> i32 {
     if view.flags & tcp::SYN != 0 {
         return handshake(ctx, view, side, hook, key);
     }
@@ -163,6 +187,9 @@ fn begin(ctx: &TcContext, view: &View, hook: u8, s: *mut Scratch, policy: &Kerne
         }
         pinhole::revoke(&pin, id);
         let _ = SESSIONS.remove(key);
+        if nat::is_on() {
+            let _ = ALIASES.remove(key);
+        }
     }
     // SAFETY: as above; the helpers take no arguments.
     unsafe {
@@ -282,6 +309,9 @@ fn followed(
             Reason::BadChecksum
         } else {
             count(Counter::Control);
+            if nat::is_on() && hook == HOOK_OUT && n != 0 {
+                return translated(ctx, view, side, s, policy, slot, n);
+            }
             let made = consider(s, policy);
             record::set_made(s, Made(made));
             return finish(ctx, view, s, slot, n | if unread { UNREAD } else { 0 });
@@ -293,6 +323,37 @@ fn followed(
     }
     count(Counter::ControlDropped);
     DROP
+}
+
+/// A segment of a host that may be translated: it is judged as it goes on.
+#[inline(always)]
+fn translated(
+    ctx: &TcContext,
+    view: &View,
+    side: u8,
+    s: *mut Scratch,
+    policy: &KernelPolicy,
+    slot: *mut SessionSlot,
+    n: u32,
+) -> i32 {
+    let n = nat::control::rewrite(s, view, policy, side, n);
+    if n == nat::control::UNKNOWN {
+        count_reason(Reason::InsideUnknown);
+        count(Counter::ControlDropped);
+        return DROP;
+    }
+    let mut seen = *view;
+    // SAFETY: `s` is this CPU's working memory.
+    unsafe {
+        if (*s).new_len != 0 {
+            seen.len = n;
+            (*s).segment.len = n;
+            (*s).record.segment_len = n;
+        }
+    }
+    let made = consider(s, policy);
+    record::set_made(s, Made(made));
+    finish(ctx, &seen, s, slot, n)
 }
 
 /// Judges the segment in the working memory, and opens what it announces.
@@ -352,6 +413,11 @@ fn open(s: *mut Scratch, policy: &KernelPolicy, made: u64) -> u32 {
             mode,
             flags: if source_20 { pinhole_flag::SOURCE_20 } else { 0 },
             control: [(*s).key.client_port, (*s).key.server_port],
+            inside_port: if nat::is_on() && key.hook == HOOK_IN {
+                nat::inside_port(&*addr_of!((*s).key), (*s).state.id, made.port() as u32) as u16
+            } else {
+                0
+            },
             ..PinholeState::default()
         };
         if active {
