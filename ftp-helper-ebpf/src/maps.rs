@@ -45,14 +45,6 @@ pub struct FlowSlot {
     pub pad: u32,
 }
 
-/// An alias with its lock.
-#[repr(C)]
-pub struct AliasSlot {
-    pub state: Alias,
-    pub lock: bpf_spin_lock,
-    pub pad: u32,
-}
-
 /// Entries of `STARTED`, a power of two.
 pub const STARTED_PORTS: u32 = 1024;
 
@@ -103,16 +95,6 @@ pub static BLIND_UNTIL: Array<u64> = Array::with_max_entries(1, 0);
 /// Hosts whose denied SYNs are kept for a moment.
 #[btf_map]
 pub static BLIND_PAIRS: LruHashMap<PairKey, BlindPair, 1024> = LruHashMap::new();
-
-/// The inside ends of control connections.
-#[btf_map]
-pub static ALIASES: HashMap<SessionKey, AliasSlot, 1024> = HashMap::new();
-/// What arrives for a translated data connection.
-#[btf_map]
-pub static INWARD: HashMap<TupleKey, Translation, 1024> = HashMap::new();
-/// What leaves of one.
-#[btf_map]
-pub static OUTWARD: HashMap<TupleKey, Translation, 1024> = HashMap::new();
 
 /// What the engine must see.
 #[map]
@@ -172,6 +154,3 @@ pub static NAT: Global<u32> = Global::new(0);
 /// For `cargo xtask bench`: what was committed is undone, so that one packet can be measured many times.
 #[unsafe(no_mangle)]
 pub static BENCH: Global<u32> = Global::new(0);
-/// 1 where addresses are translated.
-#[unsafe(no_mangle)]
-pub static NAT: Global<u32> = Global::new(0);

@@ -7,6 +7,7 @@ pub mod firewall;
 pub mod flood;
 pub mod fuzz;
 pub mod gateway;
+pub mod nat;
 pub mod oracle;
 pub mod packet;
 pub mod program;
