@@ -1,11 +1,14 @@
 //! What the end-to-end tests share.
 
+pub mod capture;
 pub mod catalogue;
 pub mod connect;
 pub mod dialogue;
+pub mod firewall;
 pub mod flood;
 pub mod fuzz;
 pub mod gateway;
+pub mod nat;
 pub mod oracle;
 pub mod packet;
 pub mod program;
@@ -13,3 +16,4 @@ pub mod responder;
 pub mod sim;
 pub mod spinner;
 pub mod testrun;
+pub mod wire;

@@ -102,6 +102,8 @@ codes! {
     PolicyAccepts = "policy_accepts",
     /// The ruleset would drop a connection for which there is a pinhole.
     PinholeDropped = "pinhole_dropped",
+    /// Mode `mark`, and no rule looks at the mark.
+    MarkUnread = "mark_unread",
     /// The kernel's own FTP helper follows control connections, and opens ports by its own reading.
     KernelHelper = "kernel_helper",
     /// Another program reads or answers control connections before the server does.
