@@ -130,10 +130,15 @@ fn build(host: &Host, dir: &Path, short: bool) -> Result<Vec<PathBuf>> {
     Ok(programs)
 }
 
-/// The programs that cargo's messages name, one JSON object a line.
+/// The test programs that cargo's messages name, one JSON object a line; other programs of their packages are built as well.
 fn executables(messages: &str) -> Vec<PathBuf> {
-    let key = "\"executable\":\"";
-    messages.lines().filter_map(|line| Some(line.split_once(key)?.1.split_once('"')?.0.into())).collect()
+    let between = |line: &str, from: &str, to: &str| Some(line.split_once(from)?.1.split_once(to)?.0.to_owned());
+    let program = |line: &str| {
+        let profile = between(line, "\"profile\":{", "}")?;
+        let path = between(line, "\"executable\":\"", "\"")?;
+        profile.contains("\"test\":true").then(|| path.into())
+    };
+    messages.lines().filter_map(program).collect()
 }
 
 /// The package of a test program, in whose directory cargo would run it.
@@ -247,7 +252,11 @@ mod tests {
 
     #[test]
     fn the_programs_are_found_in_cargos_messages() {
-        let messages = "{\"reason\":\"x\",\"executable\":null}\n{\"executable\":\"/t/a-1\",\"fresh\":true}\n";
+        let messages = "\
+{\"reason\":\"x\",\"target\":{\"test\":true},\"profile\":{\"test\":true},\"executable\":null}
+{\"target\":{\"test\":true},\"profile\":{\"opt_level\":\"1\",\"test\":true},\"executable\":\"/t/a-1\",\"fresh\":true}
+{\"target\":{\"test\":true},\"profile\":{\"opt_level\":\"1\",\"test\":false},\"executable\":\"/t/bench-path\"}
+";
         assert_eq!(executables(messages), [PathBuf::from("/t/a-1")]);
     }
 }

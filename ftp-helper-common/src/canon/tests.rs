@@ -109,6 +109,32 @@ fn the_first_command_comes_behind_the_greeting() {
 }
 
 #[test]
+fn what_is_cut_or_too_long_blinds() {
+    let mut p = Pair::new(HOOK_IN);
+    p.login();
+    let segment = Segment { side: CLIENT, flags: tcp::ACK, fragment: true, seq: p.next[0], ack: p.next[1], len: 6 };
+    let rules = HostRules { denied: &[], range: (0, 65535) };
+    let (judgement, opened) = p.machine.feed(&segment, b"PASV\r\n", &p.policy, rules);
+    assert_eq!((judgement.made.reason(), opened), (Reason::Fragment as u16, None));
+    let mut p = Pair::new(HOOK_IN);
+    p.login();
+    p.client("STAT\r\n");
+    let long = format!("211-{}\r\n", "x".repeat(SEGMENT_MAX as usize));
+    assert_eq!(p.segment(SERVER, &long).0.reason(), Reason::TooLong as u16);
+    assert!(p.blind());
+}
+
+#[test]
+fn a_policy_that_changes_before_the_reply_is_asked_again() {
+    let mut p = Pair::new(HOOK_IN);
+    p.policy.active_open = active_open::REPLY;
+    p.login();
+    p.client("PORT 192,0,2,10,195,149\r\n");
+    p.policy.modes = 0;
+    assert_eq!(p.segment(SERVER, "200 ok\r\n").0.reason(), Reason::LeftToDaemon as u16);
+}
+
+#[test]
 fn active_transfers_open_as_the_policy_says() {
     for (hook, open, flags, at) in [
         (HOOK_IN, active_open::AUTO, 0, "command"),

@@ -163,3 +163,15 @@ fn p9_p10_every_cut_of_every_announcement() {
         }
     }
 }
+
+#[test]
+fn what_waits_for_what_it_acknowledges_is_bounded() {
+    let mut sim = Sim::logged_in(policy());
+    let [client, server] = sim.next;
+    // The client's bytes that these acknowledge never come.
+    for n in 0..66 {
+        let seq = server.wrapping_add(1000 * n);
+        sim.wire(&Wire { side: SERVER, flags: tcp::ACK, seq, ack: client.wrapping_add(10), data: vec![b'x'; 1000] });
+    }
+    assert_eq!(sim.reasons(Kind::Tainted), ["reassembly_overflow"]);
+}

@@ -45,6 +45,16 @@ fn flow(sim: &mut Sim, session: u64) -> FlowRecord {
 }
 
 #[test]
+fn a93_tls_without_auth_is_opaque_before_and_behind_the_greeting() {
+    for greeting in [&[][..], &["S: 220 ready"]] {
+        let mut sim = Sim::new(policy());
+        sim.talk(greeting);
+        sim.say(CLIENT, b"\x16\x03\x01");
+        assert_eq!(sim.reasons(Kind::Opaque), ["implicit_tls"], "{greeting:?}");
+    }
+}
+
+#[test]
 fn a90_a_range_only_where_the_administrator_wants_it() {
     assert_eq!(encrypted(policy()).1, [flag::OPAQUE]);
     assert_eq!(encrypted(ranged(Opaque::Deny)).1, [flag::OPAQUE]);
