@@ -13,4 +13,5 @@ pub mod program;
 pub mod responder;
 pub mod sim;
 pub mod spinner;
+pub mod tap;
 pub mod testrun;

@@ -1,6 +1,6 @@
 //! What the ruleset leaves open, what it would break, and who else follows FTP by it.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 
@@ -8,7 +8,7 @@ use super::finding::{Code, Finding, RuleAt, Severity};
 use crate::{
     config::{Config, Direction, Network},
     dataplane::Interface,
-    engine::policy::Mode,
+    engine::policy::{Mark, Mode},
     nft::{
         Ports, Sets,
         ruleset::{Chain, Manager, Rule, Ruleset},
@@ -32,6 +32,8 @@ pub(super) struct Ground {
     pub(super) passive: Vec<(IpNet, Ports)>,
     /// Whether the kernel side drops what has no pinhole.
     pub(super) enforced: bool,
+    /// The mark of translated data connections, and the public ports for those of inside clients, where there are any.
+    pub(super) nat: Option<(Mark, RangeInclusive<u16>)>,
     /// The sets that are fed.
     pub(super) sets: Option<Sets>,
     /// The addresses of this host.
@@ -64,6 +66,7 @@ impl Ground {
             guards: Vec::new(),
             passive: Vec::new(),
             enforced: false,
+            nat: None,
             sets: None,
             local,
             forwards,
@@ -71,6 +74,7 @@ impl Ground {
         let Some(config) = config else { return ground };
         ground.control_ports.clone_from(&config.watch.control_ports);
         ground.enforced = config.policy.mode == Mode::Drop;
+        ground.nat = config.policy.nat.as_ref().map(|n| (config.policy.mark, n.active_ports.clone()));
         ground.sets.clone_from(&config.nftables);
         for server in &config.policy.servers {
             let Some(range) = &server.passive_ports else { continue };
@@ -121,6 +125,14 @@ impl Ground {
         if !only_own && self.forwards[usize::from(!is_v4(net))] {
             hooks.push("forward");
         }
+        hooks
+    }
+
+    /// The hooks by which the connections of pinholes for a network pass a ruleset as they came. With translation this host's
+    /// own addresses are those of published servers, whose connections go on to inside.
+    pub(super) fn hooks_of_pinholes(&self, net: &IpNet) -> Vec<&'static str> {
+        let mut hooks = self.hooks(net);
+        hooks.retain(|h| *h != "input" || self.nat.is_none());
         hooks
     }
 
@@ -177,6 +189,9 @@ pub(super) fn check(ruleset: &Ruleset, ground: &Ground) -> Vec<Finding> {
             dropped(ruleset, ground, interface, guarded, &mut findings);
         }
     }
+    for interface in &ground.interfaces {
+        marked(ruleset, ground, interface, &mut findings);
+    }
     helpers(ruleset, &mut findings);
     readers(ruleset, ground, &mut findings);
     flowtables(ruleset, ground, &mut findings);
@@ -212,6 +227,7 @@ fn wide(ruleset: &Ruleset, ground: &Ground, interface: &str, v4: bool, findings:
                     ports: g.ports.clone(),
                     sets: ground.sets.as_ref(),
                     has_pinhole: false,
+                    mark: None,
                     stranger: false,
                 };
                 let (decisions, open) = decide(ruleset, hook, &syn);
@@ -239,6 +255,7 @@ fn wide(ruleset: &Ruleset, ground: &Ground, interface: &str, v4: bool, findings:
             ports: ground.data(),
             sets: ground.sets.as_ref(),
             has_pinhole: false,
+            mark: None,
             stranger: false,
         };
         let (decisions, open) = decide(ruleset, hook, &syn);
@@ -340,7 +357,7 @@ fn add_policy(ruleset: &Ruleset, hook: &str, v4: bool, severity: Severity, what:
 /// Rules and policies that would drop a connection that has a pinhole.
 fn dropped(ruleset: &Ruleset, ground: &Ground, interface: &str, guarded: &Guarded, findings: &mut Vec<Finding>) {
     let ports = ground.announced(guarded);
-    for hook in ground.hooks(&guarded.net) {
+    for hook in ground.hooks_of_pinholes(&guarded.net) {
         for d in drops(ruleset, ground, interface, guarded, hook) {
             let severity = if ground.enforced || ground.sets.is_some() { Severity::Error } else { Severity::Warning };
             let what = format!(
@@ -375,10 +392,51 @@ pub(super) fn drops<'a>(
         ports: ground.announced(guarded),
         sets: ground.sets.as_ref(),
         has_pinhole: true,
+        mark: None,
         stranger: true,
     };
     let (mut decisions, _) = decide(ruleset, hook, &syn);
     decisions.retain(|d| !d.accepts && !d.certain.is_empty());
+    decisions
+}
+
+/// What drops a data connection that is translated.
+fn marked(ruleset: &Ruleset, ground: &Ground, interface: &str, findings: &mut Vec<Finding>) {
+    let Some((mark, _)) = &ground.nat else { return };
+    for v4 in [true, false] {
+        for d in unmarked(ruleset, ground, interface, v4) {
+            let what = format!(
+                "would drop data connections that are translated: they come in by {interface}, are new to the ruleset, and \
+                 have the mark {mark}"
+            );
+            let finding = Finding::new(Severity::Error, Code::MarkUnaccepted, what);
+            let finding = match d.rule {
+                Some(rule) => finding.about(d.chain, rule),
+                None => finding.at(format!("{} (its policy)", d.chain.place_of_policy())),
+            };
+            let word = manager_word(ruleset, d.chain);
+            let remedy = format!("accept them by their mark: `ftp-helper integrate {word} --print` writes the rule");
+            add(findings, finding.remedy(remedy));
+        }
+    }
+}
+
+/// What drops a translated data connection on its way inside, unless its initiator is one that the ruleset knows.
+pub(super) fn unmarked<'a>(ruleset: &'a Ruleset, ground: &Ground, interface: &str, v4: bool) -> Vec<Decision<'a>> {
+    let Some((mark, _)) = ground.nat.as_ref().filter(|_| ground.forwards[usize::from(!v4)]) else { return Vec::new() };
+    let syn = Syn {
+        arrives_on: interface,
+        v4,
+        to: None,
+        ports: ground.data(),
+        sets: None,
+        has_pinhole: false,
+        mark: Some(*mark),
+        stranger: true,
+    };
+    let (mut decisions, open) = decide(ruleset, "forward", &syn);
+    // A rule that accepts some of the ports is one that somebody has thought about.
+    decisions.retain(|d| !d.accepts && !d.certain.is_empty() && open.is_empty());
     decisions
 }
 
@@ -448,7 +506,16 @@ fn may_take_control(ruleset: &Ruleset, chain: &Chain, rule: &Rule, ground: &Grou
     let small = Ruleset { chains: vec![chain], sets: ruleset.sets.clone(), ..Ruleset::default() };
     ground.interfaces.iter().any(|interface| {
         let ports = ground.control();
-        let syn = Syn { arrives_on: interface, v4, to: None, ports, sets: None, has_pinhole: false, stranger: false };
+        let syn = Syn {
+            arrives_on: interface,
+            v4,
+            to: None,
+            ports,
+            sets: None,
+            has_pinhole: false,
+            mark: None,
+            stranger: false,
+        };
         !decide(&small, "none", &syn).1.is_empty()
     })
 }

@@ -85,6 +85,7 @@ pub(super) fn expression(ruleset: &Ruleset, chain: &Chain, left: &Value, right: 
     }
     if let Some(masked) = left["&"].as_array() {
         return match masked.as_slice() {
+            [field, mask] if field["meta"]["key"] == "mark" => mark(mask.as_u64(), &values, syn),
             [field, mask] if field["payload"]["field"] == "flags" => Matches::of(flags(mask) & SYN == flags(right)),
             _ => Matches::perhaps(),
         };
@@ -99,6 +100,8 @@ pub(super) fn expression(ruleset: &Ruleset, chain: &Chain, left: &Value, right: 
             }
             ("ip", _) if !syn.v4() => Matches::Never,
             ("ip6", _) if syn.v4() => Matches::Never,
+            // For which of the hosts inside the rule is, is the administrator's affair.
+            ("ip" | "ip6", "daddr") if syn.to.is_none() && syn.mark.is_some() => Matches::Always,
             ("ip" | "ip6", "daddr") => address(&values, syn.to),
             ("tcp", "flags") => {
                 let all: u32 = values.iter().map(|v| flags(v)).fold(0, |a, b| a | b);
@@ -115,6 +118,7 @@ pub(super) fn expression(ruleset: &Ruleset, chain: &Chain, left: &Value, right: 
             // What arrives by an outside interface leaves by another.
             "oifname" | "oif" if words().all(|w| is_interface(w, syn.arrives_on)) => Matches::Never,
             "oifname" | "oif" => Matches::Inside,
+            "mark" => mark(Some(u32::MAX.into()), &values, syn),
             "l4proto" => Matches::of(has_tcp(&values)),
             "nfproto" => Matches::of(words().any(|w| w == if syn.v4() { "ipv4" } else { "ipv6" })),
             "protocol" => Matches::of(words().any(|w| w == if syn.v4() { "ip" } else { "ip6" })),
@@ -216,6 +220,19 @@ pub(super) fn ports(values: &[&Value]) -> Option<Ports> {
         };
     }
     Some(ports)
+}
+
+/// Whether the SYN's mark under a mask is one of the values, as far as it is known.
+fn mark(mask: Option<u64>, values: &[&Value], syn: &Syn<'_>) -> Matches {
+    let (Some(known), Some(mask)) = (syn.mark, mask.and_then(|m| u32::try_from(m).ok())) else {
+        return Matches::perhaps();
+    };
+    let numbers: Option<Vec<u32>> = values.iter().map(|v| v.as_u64().and_then(|n| u32::try_from(n).ok())).collect();
+    match numbers {
+        // Bits that others set are as they are after a start: zero.
+        Some(numbers) => Matches::of(numbers.contains(&(known.value & mask))),
+        None => Matches::perhaps(),
+    }
 }
 
 /// Whether the SYN's destination, if known, is among addresses, prefixes and ranges.

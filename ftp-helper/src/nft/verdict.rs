@@ -13,6 +13,7 @@ use super::{
     ports::Ports,
     ruleset::{Chain, Rule, Ruleset},
 };
+use crate::engine::policy::Mark;
 
 /// A first SYN from outside, as far as it is known.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct Syn<'a> {
     pub sets: Option<&'a Sets>,
     /// Whether there is a pinhole for it.
     pub has_pinhole: bool,
+    /// Its mark and the bits of it that are known, for a connection that is translated: it goes on to some host inside.
+    pub mark: Option<Mark>,
     /// Whether it comes from somebody of whom no rule knows anything: what asks for more than is known does not match.
     pub stranger: bool,
 }
@@ -313,6 +316,7 @@ mod tests {
             ports: Ports::from(1024..=65535),
             sets,
             has_pinhole,
+            mark: None,
             stranger: false,
         }
     }
