@@ -134,7 +134,7 @@ fn pass_by_pinhole(view: &View, s: *mut Scratch, hook: u8) -> u16 {
         let wanted = bound(view.seq, view.source_port);
         let was = (*p).state.bound;
         // Before anybody counts on it; a SYN that comes again has its translation.
-        if nat::is_on() && hook == HOOK_IN && was == 0 && nat::learn(s, &*addr_of!((*p).state)) == 0 {
+        if nat::is_on() && hook == HOOK_IN && was == 0 && !nat::learn(&*addr_of!((*p).state)) {
             return Reason::FlowsFull as u16;
         }
         if was == wanted {

@@ -15,7 +15,7 @@ use ftp_helper_common::{
     state::{FlowState, SessionState, pending},
 };
 
-use crate::maps::SCRATCH;
+use crate::{maps::SCRATCH, packet::View};
 
 /// Bytes behind the record's header: a chunk, the NUL behind it, and room so that every masked position is inside.
 pub const BUFFER: usize = 4096;
@@ -41,6 +41,8 @@ pub struct Scratch {
     pub pin: PinholeKey,
     /// The pinhole that the segment in hand has opened.
     pub opened: PinholeKey,
+    /// The one that the session had before.
+    pub replaced: PinholeKey,
     pub tuple: TupleKey,
     pub net: [u32; 7],
     /// A data connection, as it lies in the table.
@@ -65,6 +67,8 @@ pub struct Scratch {
     /// 1 if `alias` is the session's.
     pub known: u32,
     pub pad3: u32,
+    /// The segment in hand as it is outside.
+    pub seen: View,
     /// The endpoint that an announcement is to name.
     pub endpoint: Rewriting,
     pub pad4: u32,

@@ -12,7 +12,7 @@ use ftp_helper_common::{
     canon::{self, Judgement, Made, SEGMENT_MAX, bit},
     command::Outcome,
     counter::Counter,
-    key::{CLIENT, HOOK_IN, HOOK_OUT, PairKey, PinholeKey, SessionKey},
+    key::{CLIENT, HOOK_IN, HOOK_OUT, PairKey, SessionKey},
     policy::{KernelPolicy, mode, policy_flag},
     reason::Reason,
     record::kind,
@@ -78,11 +78,14 @@ pub fn watch(ctx: &TcContext, view: &View, side: u8, hook: u8) -> i32 {
     if !nat::is_on() {
         return follow(ctx, view, side, hook, s, policy, key);
     }
-    // As it is outside.
-    let mut seen = *view;
-    nat::control::begin(s, &mut seen, hook);
-    match follow(ctx, &seen, side, hook, s, policy, key) {
-        PASS => nat::control::send_on(ctx, view, &seen, s, hook),
+    // As it is outside. SAFETY: as above.
+    let seen = unsafe {
+        copy(view, addr_of_mut!((*s).seen));
+        &mut *addr_of_mut!((*s).seen)
+    };
+    nat::control::begin(s, seen, hook);
+    match follow(ctx, seen, side, hook, s, policy, key) {
+        PASS => nat::control::send_on(ctx, view, s, hook),
         verdict => verdict,
     }
 }
@@ -310,7 +313,7 @@ fn followed(
         } else {
             count(Counter::Control);
             if nat::is_on() && hook == HOOK_OUT && n != 0 {
-                return translated(ctx, view, side, s, policy, slot, n);
+                return translated(ctx, side, s, policy, slot, n);
             }
             let made = consider(s, policy);
             record::set_made(s, Made(made));
@@ -329,31 +332,30 @@ fn followed(
 #[inline(always)]
 fn translated(
     ctx: &TcContext,
-    view: &View,
     side: u8,
     s: *mut Scratch,
     policy: &KernelPolicy,
     slot: *mut SessionSlot,
     n: u32,
 ) -> i32 {
-    let n = nat::control::rewrite(s, view, policy, side, n);
+    let n = nat::control::rewrite(side, n);
     if n == nat::control::UNKNOWN {
         count_reason(Reason::InsideUnknown);
         count(Counter::ControlDropped);
         return DROP;
     }
-    let mut seen = *view;
     // SAFETY: `s` is this CPU's working memory.
-    unsafe {
+    let seen = unsafe {
         if (*s).new_len != 0 {
-            seen.len = n;
+            (*s).seen.len = n;
             (*s).segment.len = n;
             (*s).record.segment_len = n;
         }
-    }
+        &*addr_of!((*s).seen)
+    };
     let made = consider(s, policy);
     record::set_made(s, Made(made));
-    finish(ctx, &seen, s, slot, n)
+    finish(ctx, seen, s, slot, n)
 }
 
 /// Judges the segment in the working memory, and opens what it announces.
@@ -437,7 +439,7 @@ fn finish(ctx: &TcContext, view: &View, s: *mut Scratch, slot: *mut SessionSlot,
     let unread = n & UNREAD != 0;
     let n = n & !UNREAD;
     // SAFETY: `s` is this CPU's working memory, here and below.
-    let (mut made, flags, opened, last) = unsafe { ((*s).record.made, (*s).state.flags, (*s).opened, (*s).state.last) };
+    let (mut made, flags, last) = unsafe { ((*s).record.made, (*s).state.flags, (*s).state.last) };
     let blind = !unread && (flags & flag::BLIND != 0 || made.has(bit::BLIND));
     if blind && view.len != 0 {
         note_blind(s);
@@ -457,7 +459,7 @@ fn finish(ctx: &TcContext, view: &View, s: *mut Scratch, slot: *mut SessionSlot,
             count_reason(Reason::Unrecorded);
         } else {
             if made.has(bit::OPEN) {
-                take_back(s, &opened);
+                take_back(s);
             }
             count_reason(Reason::RingFull);
             count(Counter::ControlDropped);
@@ -475,7 +477,7 @@ fn finish(ctx: &TcContext, view: &View, s: *mut Scratch, slot: *mut SessionSlot,
         // SAFETY: as above; a live value of the table that nobody else works on in a benchmark.
         unsafe { copy(addr_of!((*s).before), addr_of_mut!((*slot).state)) };
         if made.has(bit::OPEN) {
-            take_back(s, &opened);
+            take_back(s);
         }
         return PASS;
     }
@@ -492,8 +494,10 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
     let made = Made(made);
     // SAFETY: `s` is this CPU's working memory; `slot` is a live value of the table, changed under its lock only.
     unsafe {
-        let opened = (*s).opened;
-        let old = (*s).state.pinhole;
+        // Not on the stack, which is short here.
+        let opened = &*addr_of!((*s).opened);
+        copy(addr_of!((*s).state.pinhole), addr_of_mut!((*s).replaced));
+        let old = &*addr_of!((*s).replaced);
         let (id, version) = ((*s).state.id, (*s).state.version);
         let judgement = Judgement { made, hash: (*s).hash };
         // The snapshot becomes what is committed.
@@ -511,7 +515,7 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
         }
         (*next).flags |= unseen;
         if made.has(bit::OPEN) {
-            (*next).pinhole = opened;
+            copy(opened, addr_of_mut!((*next).pinhole));
             (*next).pinhole_seq = (*s).segment.seq;
         } else if made.has(bit::REVOKE) {
             zero(addr_of_mut!((*next).pinhole));
@@ -544,7 +548,7 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
                 lost = true;
                 let e = addr_of_mut!((*slot).state);
                 // Another CPU had the same segment in hand: what both have opened stays.
-                twice = (*e).pinhole_seq == (*s).segment.seq && (*e).pinhole == opened;
+                twice = (*e).pinhole_seq == (*s).segment.seq && (*e).pinhole == *opened;
                 (*e).version = (*e).version.wrapping_add(1);
                 (*e).epoch = (*e).epoch.wrapping_add(1);
                 // An end is an end, and what is taken back is taken back, whatever else has happened: no second segment
@@ -576,26 +580,25 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
             count_reason(Reason::Race);
             count(Counter::Blinded);
             if made.has(bit::OPEN) && !twice {
-                take_back(s, &opened);
+                take_back(s);
             }
             if made.has(bit::REVOKE) {
                 pinhole::revoke(&*addr_of!((*s).pin), id);
             }
         }
         // What was opened before is replaced, or revoked.
-        let gone = made.has(bit::REVOKE) || (made.has(bit::OPEN) && !lost && old != opened);
+        let gone = made.has(bit::REVOKE) || (made.has(bit::OPEN) && !lost && *old != *opened);
         if gone {
-            pinhole::revoke(&old, id);
+            pinhole::revoke(old, id);
         }
     }
 }
 
 /// Removes what was just opened, since the segment does not pass, or not as judged.
 #[inline(always)]
-fn take_back(s: *mut Scratch, opened: &PinholeKey) {
+fn take_back(s: *mut Scratch) {
     // SAFETY: `s` is this CPU's working memory.
-    let id = unsafe { (*s).state.id };
-    pinhole::remove(opened, id);
+    unsafe { pinhole::remove(&*addr_of!((*s).opened), (*s).state.id) };
 }
 
 /// Remembers that the two hosts have a blind session: a SYN between them may be ahead of the daemon.

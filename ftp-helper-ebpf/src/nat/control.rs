@@ -9,9 +9,9 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use ftp_helper_common::{
-    canon::{REWRITE_MAX, REWRITTEN_MAX, Rules as _, Text as _, pinhole_key},
+    canon::{REWRITE_MAX, REWRITTEN_MAX, Rules as _, Text as _},
     counter::Counter,
-    key::{CLIENT, HOOK_IN, HOOK_OUT, PinholeKey, SERVER, TupleKey},
+    key::{CLIENT, HOOK_IN, HOOK_OUT, SERVER},
     nat::{Alias, announced},
     policy::{KernelPolicy, mode},
     state::pending,
@@ -22,6 +22,7 @@ use super::write;
 use crate::{
     maps::{ALIASES, INWARD, PINHOLES},
     packet::View,
+    pinhole,
     programs::{DROP, PASS},
     rules::{self, InTables},
     scratch::{self, InScratch, Scratch, launder},
@@ -66,13 +67,23 @@ pub fn begin(s: *mut Scratch, view: &mut View, hook: u8) {
 
 /// The text in hand, `n` bytes of a leaving segment, gets the endpoint of outside if it announces one. Returns its length, or
 /// [`UNKNOWN`].
+#[inline(always)]
+pub fn rewrite(side: u8, n: u32) -> u32 {
+    ftp_announce(side as u32, n)
+}
+
+/// A global function, which the verifier looks at once.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn rewrite(s: *mut Scratch, view: &View, policy: &KernelPolicy, side: u8, n: u32) -> u32 {
-    let kind = kind(s, side, n);
-    if kind == pending::NONE || n > REWRITE_MAX || n != view.len {
+extern "C" fn ftp_announce(side: u32, n: u32) -> u32 {
+    let (Some(policy), Some(s)) = (rules::policy(), scratch::scratch(scratch::OF_HOOKS)) else { return n };
+    let kind = kind(s, side as u8, n);
+    // SAFETY: `s` is this CPU's working memory, here and below.
+    let (seq, len) = unsafe { ((*s).seen.seq, (*s).seen.len) };
+    if kind == pending::NONE || n > REWRITE_MAX || n != len {
         return n;
     }
-    // SAFETY: `s` is this CPU's working memory, here and below.
+    // SAFETY: as above.
     unsafe {
         if (*s).known == 0 {
             let goes_on = policy.mode == mode::OBSERVE || rules::is_stale(policy);
@@ -91,7 +102,7 @@ pub fn rewrite(s: *mut Scratch, view: &View, policy: &KernelPolicy, side: u8, n:
             return n;
         }
         let last = (*s).alias.last;
-        let again = last != 0 && (last >> 32) as u32 == view.seq && (last >> 16) as u16 as u32 == inside;
+        let again = last != 0 && (last >> 32) as u32 == seq && (last >> 16) as u16 as u32 == inside;
         let public = if again { last as u16 as u32 } else { choose(s, policy, kind, inside) };
         if public == 0 {
             return n;
@@ -110,9 +121,9 @@ pub fn rewrite(s: *mut Scratch, view: &View, policy: &KernelPolicy, side: u8, n:
         }
         if !again {
             let alias = addr_of_mut!((*s).alias);
-            (*alias).last = announced(view.seq, inside as u16, public as u16);
+            (*alias).last = announced(seq, inside as u16, public as u16);
             if new != n {
-                let counted = (*alias).uncounted(view.seq);
+                let counted = (*alias).uncounted(seq);
                 (*alias).grow(counted, new.wrapping_sub(n));
             }
             keep(s);
@@ -122,17 +133,18 @@ pub fn rewrite(s: *mut Scratch, view: &View, policy: &KernelPolicy, side: u8, n:
     }
 }
 
-/// Sends a segment of the session in hand on, as it is on the other side; `view` is the packet as it is, `seen` as it was
-/// judged.
+/// Sends a segment of the session in hand on, as it is on the other side; `view` is the packet as it is, the one in the
+/// working memory is what was judged.
 #[inline(never)]
-pub fn send_on(ctx: &TcContext, view: &View, seen: &View, s: *mut Scratch, hook: u8) -> i32 {
+pub fn send_on(ctx: &TcContext, view: &View, s: *mut Scratch, hook: u8) -> i32 {
     // SAFETY: `s` is this CPU's working memory.
     unsafe {
         if (*s).known == 0 {
             return PASS;
         }
         if hook == HOOK_OUT {
-            if seen.seq != view.seq && !write::number(ctx, view, 4, view.seq, seen.seq) {
+            let seq = (*s).seen.seq;
+            if seq != view.seq && !write::number(ctx, view, 4, view.seq, seq) {
                 return DROP;
             }
             let (old, new) = ((*s).old_len, (*s).new_len);
@@ -287,9 +299,13 @@ fn is_free(s: *mut Scratch, policy: &KernelPolicy, kind: u8, port: u32, own: boo
     // SAFETY: `s` is this CPU's working memory; a live value of the table.
     unsafe {
         let client_hook = if kind == pending::PASV || kind == pending::EPSV { HOOK_IN } else { HOOK_OUT };
-        let key: PinholeKey = pinhole_key(&*addr_of!((*s).key), client_hook, kind, port as u16);
-        (*s).pin = key;
-        if let Some(p) = PINHOLES.get_ptr(&*addr_of!((*s).pin))
+        let (initiator, responder) = if client_hook == HOOK_IN {
+            (addr_of!((*s).key.client), addr_of!((*s).key.server))
+        } else {
+            (addr_of!((*s).key.server), addr_of!((*s).key.client))
+        };
+        let key = pinhole::key_in(s, &*initiator, &*responder, port as u16, HOOK_IN);
+        if let Some(p) = PINHOLES.get_ptr(key)
             && (*p).state.deadline > now()
             && (*p).state.session != (*s).alias.session
         {
@@ -299,12 +315,10 @@ fn is_free(s: *mut Scratch, policy: &KernelPolicy, kind: u8, port: u32, own: boo
             return true;
         }
         let tuple = addr_of_mut!((*s).tuple);
-        (*tuple) = TupleKey {
-            outside: (*s).key.server,
-            inside: (*s).key.client,
-            outside_port: FTP_DATA,
-            inside_port: port as u16,
-        };
+        (*tuple).outside = (*s).key.server;
+        (*tuple).inside = (*s).key.client;
+        (*tuple).outside_port = FTP_DATA;
+        (*tuple).inside_port = port as u16;
         INWARD.get_ptr(&*tuple).is_none()
     }
 }

@@ -23,9 +23,8 @@ use ftp_helper_common::{
 
 use crate::{
     flow,
-    maps::{ALIASES, INWARD, NAT, OUTWARD},
+    maps::{ALIASES, INWARD, NAT, OUTWARD, PINHOLES},
     packet::View,
-    rules,
     scratch::{self, OF_HOOKS, Scratch},
     util::{copy, count, lock, now, unlock},
 };
@@ -92,13 +91,20 @@ pub fn inward(ctx: &TcContext, view: &View, policy: &KernelPolicy) {
 
 /// A SYN goes through this pinhole, and its ends are in the working memory: from now on its connection is translated, if its
 /// responder is. Whether there was room.
+#[inline(always)]
+pub fn learn(pin: &PinholeState) -> bool {
+    pin.inside_port == 0 || ftp_learn() != 0
+}
+
+/// A global function, which the verifier looks at once. The pinhole's key is in the working memory.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn learn(s: *mut Scratch, pin: &PinholeState) -> u32 {
-    if pin.inside_port == 0 {
-        return 1;
-    }
-    // SAFETY: `s` is this CPU's working memory.
+extern "C" fn ftp_learn() -> u32 {
+    let Some(s) = scratch::scratch(OF_HOOKS) else { return 0 };
+    // SAFETY: `s` is this CPU's working memory; live values of the tables.
     unsafe {
+        let Some(p) = PINHOLES.get_ptr(&*addr_of!((*s).pin)) else { return 0 };
+        let pin = &(*p).state;
         let tuple = flow::tuple_in(s, HOOK_IN);
         let key = addr_of_mut!((*s).key);
         let passive = pin.mode == pending::PASV || pin.mode == pending::EPSV;
@@ -226,10 +232,4 @@ unsafe fn is_over(t: *const Translation) -> bool {
     // SAFETY: the caller's promise.
     let until = unsafe { addr_of!((*t).until).read_volatile() };
     until != 0 && until <= now()
-}
-
-/// The policy in force, for the hooks.
-#[inline(always)]
-pub fn policy() -> Option<&'static KernelPolicy> {
-    rules::policy()
 }
