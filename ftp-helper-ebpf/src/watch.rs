@@ -312,9 +312,14 @@ fn followed(
             Reason::BadChecksum
         } else {
             count(Counter::Control);
-            if nat::is_on() && hook == HOOK_OUT && n != 0 {
-                return translated(ctx, side, s, policy, slot, n);
+            let n = if nat::is_on() && hook == HOOK_OUT && n != 0 { nat::control::rewrite(side, n) } else { n };
+            if n == nat::control::UNKNOWN {
+                count_reason(Reason::InsideUnknown);
+                count(Counter::ControlDropped);
+                return DROP;
             }
+            // What was rewritten is judged as it goes on. SAFETY: as above.
+            let view = if nat::is_on() { unsafe { &*addr_of!((*s).seen) } } else { view };
             let made = consider(s, policy);
             record::set_made(s, Made(made));
             return finish(ctx, view, s, slot, n | if unread { UNREAD } else { 0 });
@@ -326,36 +331,6 @@ fn followed(
     }
     count(Counter::ControlDropped);
     DROP
-}
-
-/// A segment of a host that may be translated: it is judged as it goes on.
-#[inline(always)]
-fn translated(
-    ctx: &TcContext,
-    side: u8,
-    s: *mut Scratch,
-    policy: &KernelPolicy,
-    slot: *mut SessionSlot,
-    n: u32,
-) -> i32 {
-    let n = nat::control::rewrite(side, n);
-    if n == nat::control::UNKNOWN {
-        count_reason(Reason::InsideUnknown);
-        count(Counter::ControlDropped);
-        return DROP;
-    }
-    // SAFETY: `s` is this CPU's working memory.
-    let seen = unsafe {
-        if (*s).new_len != 0 {
-            (*s).seen.len = n;
-            (*s).segment.len = n;
-            (*s).record.segment_len = n;
-        }
-        &*addr_of!((*s).seen)
-    };
-    let made = consider(s, policy);
-    record::set_made(s, Made(made));
-    finish(ctx, seen, s, slot, n)
 }
 
 /// Judges the segment in the working memory, and opens what it announces.

@@ -118,6 +118,9 @@ extern "C" fn ftp_announce(side: u32, n: u32) -> u32 {
             }
             take_over(s, new);
             ((*s).old_len, (*s).new_len) = (n, new);
+            (*s).seen.len = new;
+            (*s).segment.len = new;
+            (*s).record.segment_len = new;
         }
         if !again {
             let alias = addr_of_mut!((*s).alias);
