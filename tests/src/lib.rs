@@ -1,8 +1,10 @@
 //! What the end-to-end tests share.
 
+pub mod capture;
 pub mod catalogue;
 pub mod connect;
 pub mod dialogue;
+pub mod firewall;
 pub mod flood;
 pub mod fuzz;
 pub mod gateway;
@@ -15,3 +17,4 @@ pub mod sim;
 pub mod spinner;
 pub mod tap;
 pub mod testrun;
+pub mod wire;

@@ -106,6 +106,8 @@ codes! {
     MarkUnaccepted = "mark_unaccepted",
     /// Ports of `[nat]` that this host also gives to connections of its own.
     ActivePortsShared = "active_ports_shared",
+    /// Mode `mark`, and no rule looks at the mark.
+    MarkUnread = "mark_unread",
     /// The kernel's own FTP helper follows control connections, and opens ports by its own reading.
     KernelHelper = "kernel_helper",
     /// Another program reads or answers control connections before the server does.

@@ -1,6 +1,11 @@
 //! The host itself: kernel, rights, and the watched interfaces.
 
-use std::{collections::BTreeSet, fs, ops::RangeInclusive, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    ops::RangeInclusive,
+    path::Path,
+};
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -9,9 +14,10 @@ use super::{
     finding::{Code, Finding, Severity},
     links::Network,
     offload,
+    rules::is_link_local,
 };
 use crate::{
-    dataplane::{Link, Platform},
+    dataplane::{Interface, Link, Platform},
     nft::Ports,
 };
 
@@ -54,7 +60,12 @@ fn missing_capabilities(status: &str) -> Vec<&'static str> {
 }
 
 /// One watched interface.
-pub(super) fn interface(name: &str, network: Option<&Network>, findings: &mut Vec<Finding>) {
+pub(super) fn interface(
+    name: &str,
+    network: Option<&Network>,
+    all: &BTreeMap<String, Interface>,
+    findings: &mut Vec<Finding>,
+) {
     let mut add = |severity, code, what: String, remedy: &str| {
         let finding = Finding::new(severity, code, what).at(format!("interface {name}"));
         findings.push(if remedy.is_empty() { finding } else { finding.remedy(remedy) });
@@ -65,12 +76,21 @@ pub(super) fn interface(name: &str, network: Option<&Network>, findings: &mut Ve
     }
     if let Some(master) = network.and_then(|n| n.links.get(name)).and_then(|l| l.master.as_ref()) {
         let kind = network.and_then(|n| n.links.get(master)).map_or("master", |l| l.kind.as_str());
-        add(
-            Severity::Error,
-            Code::InterfaceEnslaved,
-            format!("is a member of the {kind} {master}: only some of its packets, or none, pass the hooks here"),
-            &format!("name {master} in watch.interfaces instead"),
-        );
+        let has_addresses = all.get(master).is_none_or(|m| m.addresses.iter().any(|a| !is_link_local(a)));
+        if kind == "bridge" && !has_addresses {
+            let what = format!(
+                "is a port of the bridge {master}, which has no address: what is bridged to and from this port passes the \
+                 hooks"
+            );
+            add(Severity::Info, Code::InterfaceEnslaved, what, "");
+        } else {
+            add(
+                Severity::Error,
+                Code::InterfaceEnslaved,
+                format!("is a member of the {kind} {master}: only some of its packets, or none, pass the hooks here"),
+                &format!("name {master} in watch.interfaces instead"),
+            );
+        }
     }
     let pppoe = fs::read_to_string("/proc/self/net/pppoe").unwrap_or_default();
     if carries_pppoe(&pppoe, name) {

@@ -2,7 +2,7 @@
 //! connections through comes.
 //!
 //! With fed sets (`[nftables]`) the ruleset stays in charge: an element lets exactly one connection in, and the guarded
-//! ports are closed otherwise. In mode `drop` without sets the kernel side decides, and the ruleset has to accept the
+//! ports are closed otherwise; in mode `mark` by the mark of the first SYN ([`mark`]). In mode `drop` without sets the kernel side decides, and the ruleset has to accept the
 //! guarded hosts' passive ports. Rules go into base chains by `insert`, before everything that decides otherwise.
 
 use std::{collections::BTreeSet, fmt::Write as _, ops::RangeInclusive};
@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::{
     Finding,
     finding::Code,
-    host,
+    host, mark,
     rules::{self, Ground, Guarded},
 };
 use crate::{
@@ -53,9 +53,9 @@ pub struct Removal {
 }
 
 /// Marks our rules, so that they are not printed twice.
-const MARK: &str = "ftp-helper:";
+pub(super) const MARK: &str = "ftp-helper:";
 /// The table that is proposed where none is configured.
-const TABLE: &str = "ftp_helper";
+pub(super) const TABLE: &str = "ftp_helper";
 
 /// What to change for a configuration in the ruleset of this network namespace.
 ///
@@ -66,7 +66,10 @@ pub fn plan(config: &Config) -> anyhow::Result<Plan> {
     let watched = super::watched(Some(config), &all, &mut Vec::new());
     let mut ground = Ground::of(Some(config), &all, watched, host::forwards());
     let mut notes = Vec::new();
-    if ground.sets.is_none() && !ground.enforced {
+    if ground.mark.is_some() && ground.sets.take().is_some() {
+        notes.push("in mode \"mark\" the mark decides: rules for the sets of [nftables] are not printed".to_owned());
+    }
+    if ground.sets.is_none() && !ground.enforced && ground.mark.is_none() {
         let sets = Sets {
             family: Family::Inet,
             table: TABLE.into(),
@@ -109,7 +112,11 @@ fn make(ruleset: &Ruleset, ground: &Ground, notes: Vec<String>) -> anyhow::Resul
     }
     let mut gone = rules::check(ruleset, ground);
     gone.retain(|f| matches!(f.code, Code::WideRange | Code::KernelHelper));
-    let accepts = accept_rules(&rules::without(ruleset, &gone), ground, &mut plan);
+    let rest = rules::without(ruleset, &gone);
+    if let Some(mark) = ground.mark {
+        plan.load.push_str(&mark::close(&rest, ground, mark));
+    }
+    let accepts = accept_rules(&rest, ground, &mut plan);
     plan.load.push_str(&accepts);
     let translated = translation_rules(ruleset, ground, &mut plan);
     plan.load.push_str(&translated);
@@ -193,12 +200,23 @@ fn set_rules(ruleset: &Ruleset, ground: &Ground, sets: &Sets) -> String {
 /// the sets' own table there goes none: its rules know the pinholes.
 fn accept_rules(ruleset: &Ruleset, ground: &Ground, plan: &mut Plan) -> String {
     let mut load = String::new();
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut marked) = (BTreeSet::new(), BTreeSet::new());
     for interface in &ground.interfaces {
         for g in &ground.guards {
             for hook in ground.hooks_of_pinholes(&g.net) {
                 for d in rules::drops(ruleset, ground, interface, g, hook) {
                     let base = d.base;
+                    let manager = ruleset.manager(base);
+                    if let Some(mark) = ground.mark.filter(|_| manager != Manager::Firewalld) {
+                        let chain = (interface, (&base.family, &base.table, &base.name));
+                        if marked.insert(format!("{chain:?}")) {
+                            match manager {
+                                Manager::Iptables => plan.add.push(mark::iptables(base, interface, mark)),
+                                _ => load.push_str(&mark::accept(base, interface, mark)),
+                            }
+                        }
+                        continue;
+                    }
                     let own =
                         ground.sets.as_ref().is_some_and(|s| base.family == s.family.as_str() && base.table == s.table);
                     let key = (base.family.clone(), base.table.clone(), base.name.clone(), g.net, g.ports.to_string());
@@ -206,7 +224,7 @@ fn accept_rules(ruleset: &Ruleset, ground: &Ground, plan: &mut Plan) -> String {
                         continue;
                     }
                     let ports = ground.announced(g);
-                    match ruleset.manager(base) {
+                    match manager {
                         Manager::Administrator => {
                             let _ = writeln!(
                                 load,
@@ -314,7 +332,7 @@ fn is_marked(chain: &Chain) -> bool {
     chain.rules.iter().any(|r| r.text.contains(&format!("comment \"{MARK} negotiated\"")))
 }
 
-fn interfaces(ground: &Ground) -> String {
+pub(super) fn interfaces(ground: &Ground) -> String {
     let names: Vec<String> = ground.interfaces.iter().map(|i| format!("\"{i}\"")).collect();
     match names.as_slice() {
         [one] => format!("iifname {one}"),
@@ -323,7 +341,7 @@ fn interfaces(ground: &Ground) -> String {
 }
 
 /// Where from and where to, in nftables.
-fn ends(g: &Guarded) -> String {
+pub(super) fn ends(g: &Guarded) -> String {
     let ip = if matches!(g.net, IpNet::V4(_)) { "ip" } else { "ip6" };
     let to = format!("{ip} daddr {}", short(&g.net));
     if g.initiators.is_empty() {
@@ -333,7 +351,7 @@ fn ends(g: &Guarded) -> String {
     format!("{ip} saddr {{ {} }} {to}", from.join(", "))
 }
 
-fn nft_ports(ports: &Ports) -> String {
+pub(super) fn nft_ports(ports: &Ports) -> String {
     let text = ports.to_string();
     if text.contains(',') { format!("{{ {text} }}") } else { text }
 }

@@ -6,6 +6,7 @@ mod finding;
 mod host;
 mod integrate;
 mod links;
+mod mark;
 mod offload;
 mod rules;
 mod traffic;
@@ -47,7 +48,7 @@ pub fn examine(config: Option<&Config>, socket: &Path, quiet: Duration) -> Vec<F
         }
     };
     for name in &watched {
-        host::interface(name, network.as_ref(), &mut findings);
+        host::interface(name, network.as_ref(), &all, &mut findings);
     }
     if let (Some(network), Some(_)) = (&network, config) {
         host::routes(&watched, network, &mut findings);

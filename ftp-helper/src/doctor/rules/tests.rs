@@ -99,6 +99,31 @@ fn what_would_drop_a_pinhole_is_found() {
 }
 
 #[test]
+fn in_mark_a_rule_that_looks_at_the_mark_is_missed() {
+    let mark = |op: &str| json!({"match": {"op": op, "left": {"&": [{"meta": {"key": "mark"}}, 0xf0]}, "right": 0x30}});
+    let ground = ground("mode = \"mark\"\nmark.value = \"0x30/0xf0\"");
+    // Nothing gets through: neither with the mark nor without.
+    let all = found(&ruleset("drop", &[]), &ground);
+    assert_eq!(all, [(Severity::Error, "pinhole_dropped", None), (Severity::Error, "mark_unread", None)]);
+    // Everything does.
+    let wide = found(&ruleset("drop", &[json!([range(40000, 60000), accept()])]), &ground);
+    assert!(wide.contains(&(Severity::Error, "wide_range", Some(5))), "{wide:?}");
+    assert!(wide.contains(&(Severity::Error, "mark_unread", None)), "{wide:?}");
+    // By the mark: nothing to say.
+    assert_eq!(found(&ruleset("drop", &[json!([mark("=="), accept()])]), &ground), []);
+    let not = json!([field("ip", "daddr", json!("192.0.2.100")), mark("!="), {"drop": null}]);
+    let severe = found(&ruleset("accept", &[not]), &ground);
+    assert!(severe.iter().all(|f| f.0 == Severity::Info), "{severe:?}");
+    // Peers that the ruleset trusts are the administrator's affair.
+    let trusted = json!([field("ip", "saddr", json!("198.51.100.7")), accept()]);
+    assert_eq!(found(&ruleset("drop", &[trusted, json!([mark("=="), accept()])]), &ground), []);
+    // Another mark than ours.
+    let other = json!({"match": {"op": "==", "left": {"&": [{"meta": {"key": "mark"}}, 0xf0]}, "right": 0x10}});
+    let all = found(&ruleset("drop", &[json!([other, accept()])]), &ground);
+    assert!(all.contains(&(Severity::Error, "mark_unread", None)), "{all:?}");
+}
+
+#[test]
 fn an_open_policy_is_an_error_only_where_nobody_stands_behind_it() {
     let r = ruleset("accept", &[]);
     let severities = |more: &str| found(&r, &ground(more)).iter().map(|f| f.0).collect::<BTreeSet<_>>();
