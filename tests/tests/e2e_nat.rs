@@ -196,7 +196,7 @@ fn a_server_that_knows_its_public_address() {
     }
     let lab = lab_of(Topology::ServerInside, 1);
     let options = ServerOptions { announced: Some(lab.gateway().v4()), ..ServerOptions::default() };
-    let server = Server::start(lab.server(), ServerKind::Vsftpd, &options).unwrap();
+    let server = Server::start(lab.server(), ServerKind::Pureftpd, &options).unwrap();
     prepare(&lab, &ruleset(&[Published::ftp(lab.server())], "")).unwrap();
     let gateway = Gateway::start(&lab, &settings(&lab, "drop"), &[]).unwrap();
     all_whole(&lab, &gateway, &server, ClientKind::Curl, &[(Mode::Pasv, Family::V4)], 21);
