@@ -102,6 +102,10 @@ codes! {
     PolicyAccepts = "policy_accepts",
     /// The ruleset would drop a connection for which there is a pinhole.
     PinholeDropped = "pinhole_dropped",
+    /// The ruleset would drop a data connection that is translated: nothing accepts it by its mark.
+    MarkUnaccepted = "mark_unaccepted",
+    /// Ports of `[nat]` that this host also gives to connections of its own.
+    ActivePortsShared = "active_ports_shared",
     /// Mode `mark`, and no rule looks at the mark.
     MarkUnread = "mark_unread",
     /// The kernel's own FTP helper follows control connections, and opens ports by its own reading.

@@ -31,6 +31,8 @@ pub struct Syn<'a> {
     pub has_pinhole: bool,
     /// The bits of its mark that are known.
     pub mark: Option<Bits>,
+    /// Whether it goes on to some host inside, translated.
+    pub translated: bool,
     /// Whether it comes from somebody of whom no rule knows anything: what asks for more than is known does not match.
     pub stranger: bool,
 }
@@ -325,6 +327,7 @@ mod tests {
             sets,
             has_pinhole,
             mark: None,
+            translated: false,
             stranger: false,
         }
     }
