@@ -74,7 +74,7 @@ codes! {
     InterfaceMissing = "interface_missing",
     /// The interface has a link layer that is not followed.
     LinkUnsupported = "link_unsupported",
-    /// The interface is a member of a bridge, a bond or a team, which carries the addresses.
+    /// The interface is a member of a bridge, a bond or a team. Only a port of a bridge without addresses sees everything.
     InterfaceEnslaved = "interface_enslaved",
     /// The default route leaves by an interface that is not watched.
     DefaultRouteElsewhere = "default_route_elsewhere",
