@@ -28,6 +28,11 @@ pub mod op {
     pub const FORGET_RANGE: u32 = 9;
     /// Count and tell as denied a SYN that was parked in vain.
     pub const DENY: u32 = 10;
+    /// Set the inside address of the session's inside host, [`super::Command::pinhole`]'s initiator; zeros where nothing is
+    /// translated.
+    pub const ALIAS: u32 = 11;
+    /// Remove a translation whose time is over.
+    pub const FORGET_TRANSLATION: u32 = 12;
 }
 
 /// The packet's data. It begins with an Ethernet header of zeros, since a test run insists on one.
@@ -51,13 +56,14 @@ pub struct Command {
     /// The pinhole (`OPEN`, `CONFIRM`, `REVOKE`), the entry (`FORGET_RANGE`), or, as its port, the endpoint that waits for
     /// a transfer command (`RESYNC` with `ARMED`).
     pub pinhole: PinholeKey,
-    /// The data connection (`FORGET_FLOW`), the client's quota key as the initiator (`FORGET_CLIENT`), or
+    /// The data connection (`FORGET_FLOW`), the translation's outside and inside end (`FORGET_TRANSLATION`), the client's quota key as the initiator (`FORGET_CLIENT`), or
     /// the SYN's two ends (`DENY`).
     pub flow: FlowKey,
     /// `state::flag` bits (`STANDING`: to be set, `RANGE` among them; `RESYNC`: `LOGGED_IN`, `EPSV_ALL`, `ARMED`), or a
     /// [`crate::reason::Reason`] (`DENY`).
     pub flags: u16,
-    /// Mode of the pinhole (`OPEN`) or of the endpoint (`RESYNC` with `ARMED`), or the hook (`FORGET_FLOW`, `DENY`).
+    /// Mode of the pinhole (`OPEN`) or of the endpoint (`RESYNC` with `ARMED`), or the hook (`FORGET_FLOW`, `DENY`,
+    /// `FORGET_TRANSLATION`: of the packets that it is for).
     pub mode: u8,
     /// `state::pinhole_flag` (`OPEN`).
     pub pinhole_flags: u8,

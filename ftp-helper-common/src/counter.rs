@@ -57,7 +57,7 @@ counters! {
     SynPassed = 11 "syn_passed",
     /// SYNs into guarded ranges that had none and were dropped for good.
     SynDenied = 12 "syn_denied",
-    /// SYNs that `observe` passed although they had no pinhole.
+    /// SYNs that `observe` passed, or `mark` without the mark, although they had no pinhole.
     SynWouldDeny = 13 "syn_would_deny",
     /// SYNs that were kept for a session that the daemon is still reading; those that it gives up are denied then.
     SynParked = 14 "syn_parked",
@@ -77,6 +77,10 @@ counters! {
     PassedUnrecorded = 21 "passed_unrecorded",
     /// SYNs into guarded ranges that an encrypted session's range let through.
     SynInRange = 22 "syn_in_range",
+    /// Announcements that were rewritten for the other side of an address translation.
+    Rewritten = 23 "rewritten",
+    /// Data connections whose addresses are translated.
+    Translated = 24 "translated",
 }
 
 /// The counter of a reason.

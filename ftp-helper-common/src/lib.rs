@@ -11,6 +11,7 @@ pub mod canon;
 pub mod command;
 pub mod counter;
 pub mod key;
+pub mod nat;
 pub mod policy;
 pub mod reason;
 pub mod record;

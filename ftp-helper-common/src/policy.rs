@@ -34,6 +34,15 @@ pub struct KernelPolicy {
     pub flags: u32,
     /// Entries of [`FewNets`] that count; [`MANY`] where there are more networks than it holds.
     pub few: u32,
+    /// In [`mode::MARK`]: what the packet's mark is where `mark_mask` has ones, for a SYN that is permitted; zeros there for
+    /// one that is not.
+    pub mark_value: u32,
+    /// The bits of the mark that are ours.
+    pub mark_mask: u32,
+    /// Lowest and highest public port for the data connections of inside clients in active mode; zeros without `[nat]`.
+    pub nat_ports: [u16; 2],
+    /// Zero.
+    pub pad: u32,
 }
 
 /// [`KernelPolicy::mode`].
@@ -42,6 +51,8 @@ pub mod mode {
     pub const OBSERVE: u8 = 0;
     /// Drops what nobody negotiated.
     pub const DROP: u8 = 1;
+    /// Marks arriving SYNs that somebody negotiated, and takes the mark off the others; drops what else `DROP` drops.
+    pub const MARK: u8 = 2;
 }
 
 /// [`KernelPolicy::on_loss`].
@@ -154,7 +165,7 @@ pub struct ServerEntry {
 
 super::pod!(KernelPolicy, PortChunk, PortSet, NetKey, FewNet, FewNets, ServerEntry);
 
-const _: () = assert!(size_of::<KernelPolicy>() == 64 && size_of::<ServerEntry>() == 8 && size_of::<NetKey>() == 24);
+const _: () = assert!(size_of::<KernelPolicy>() == 80 && size_of::<ServerEntry>() == 8 && size_of::<NetKey>() == 24);
 const _: () = assert!(size_of::<FewNets>() == FEW_MAX * 40);
 
 impl PortSet {

@@ -85,6 +85,8 @@ reasons! {
     BadChecksum = 28 "bad_checksum",
     /// A side's packets come by another interface than before, of the same zone: told, never dropped.
     InterfaceChanged = 29 "interface_changed",
+    /// An announcement of a translated host whose inside address the daemon has not told yet; it will be sent again.
+    InsideUnknown = 30 "inside_unknown",
 
     // 40-69: the kernel lost sight of a dialogue (it goes on in the daemon).
     /// A command was sent while another was unanswered.
@@ -171,6 +173,9 @@ reasons! {
     StreamGap = 92 "stream_gap",
     /// The mode needs a transfer command right after PORT, and another came.
     NoTransferCommand = 93 "no_transfer_command",
+    /// The announcement names the inside address of a translated host, and went on as it was: its line was split over
+    /// segments, or could not be rewritten.
+    NotRewritten = 94 "not_rewritten",
 
     // 110-139: taint and kill.
     /// The server does not begin with a greeting, or the client not with a command, of FTP.

@@ -125,7 +125,7 @@ pub struct SynRecord {
     pub kind: u8,
     /// The hook that it passed.
     pub hook: u8,
-    /// 1 if it was dropped, 0 if `observe` passed it.
+    /// 1 if it was dropped, 0 if `observe` passed it, or `mark` without the mark.
     pub dropped: u8,
     /// Zero.
     pub pad: u8,

@@ -144,8 +144,10 @@ pub struct PinholeState {
     pub mode: u8,
     /// The control connection's ports, of client and server: with the pinhole's hosts they are the session's key.
     pub control: [u16; 2],
+    /// The responder's port behind an address translation, host byte order; 0 where nothing is translated.
+    pub inside_port: u16,
     /// Zero.
-    pub pad: [u16; 3],
+    pub pad: [u16; 2],
 }
 
 /// What a SYN binds a pinhole to: its sequence number in the upper half, its source port in the lowest 16 bits, and a

@@ -2,19 +2,20 @@
 
 use core::ptr::addr_of_mut;
 
-use aya_ebpf::{EbpfContext as _, helpers::bpf_skb_load_bytes, programs::TcContext};
+use aya_ebpf::{EbpfContext as _, bindings::bpf_spin_lock, helpers::bpf_skb_load_bytes, programs::TcContext};
 use ftp_helper_common::{
     command::{Command, Outcome, op},
     counter::Counter,
     key::{HOOK_IN, HOOK_OUT, PinholeKey},
+    nat::Alias,
     policy::KernelPolicy,
     state::{PinholeState, flag, pending, pinhole_flag},
 };
 
 use crate::{
     guard::Denied,
-    maps::{CLIENTS, FLOWS, PINHOLES, SESSIONS, SessionSlot},
-    pinhole, range, rules,
+    maps::{ALIASES, AliasSlot, CLIENTS, FLOWS, PINHOLES, SESSIONS, SessionSlot},
+    nat, pinhole, range, rules,
     scratch::{self, OF_COMMANDS, Scratch},
     util::{count, lock, now, unlock},
 };
@@ -34,9 +35,10 @@ pub fn run(ctx: &TcContext) -> i32 {
         &*at.cast_const()
     };
     let outcome = match c.op {
-        op::FORGET_FLOW => forget_flow(c),
+        op::FORGET_FLOW => forget_flow(c, s),
         op::FORGET_CLIENT => forget_client(c),
         op::DENY => deny(c, s),
+        op::FORGET_TRANSLATION => nat::forget(c),
         op::FORGET_RANGE => range::sweep(&c.pinhole) as u32,
         _ => match SESSIONS.get_ptr_mut(&c.key) {
             None => Outcome::NoSession as u32,
@@ -47,6 +49,7 @@ pub fn run(ctx: &TcContext) -> i32 {
                 op::STANDING => standing(c, slot),
                 op::RESYNC => resync(c, slot),
                 op::FORGET => forget(c, slot),
+                op::ALIAS => alias(c, slot),
                 _ => Outcome::Malformed as u32,
             },
         },
@@ -85,6 +88,11 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
             mode: c.mode,
             flags: c.pinhole_flags | pinhole_flag::CONFIRMED,
             control: [c.key.client_port, c.key.server_port],
+            inside_port: if nat::is_on() && c.pinhole.hook == HOOK_IN {
+                nat::inside_port(&c.key, id, c.pinhole.port as u32) as u16
+            } else {
+                0
+            },
             ..PinholeState::default()
         };
         let outcome = pinhole::open(&c.pinhole, &state, policy);
@@ -282,13 +290,46 @@ fn forget(c: &Command, slot: *mut SessionSlot) -> u32 {
         }
         range::sweep(&hosts);
     }
+    if nat::is_on() {
+        let _ = ALIASES.remove(&c.key);
+    }
     if SESSIONS.remove(&c.key).is_err() { Outcome::NoSession as u32 } else { Outcome::Done as u32 }
 }
 
+/// Who the session's inside end is. Told once more, it changes nothing.
 #[inline(never)]
-fn forget_flow(c: &Command) -> u32 {
+fn alias(c: &Command, slot: *mut SessionSlot) -> u32 {
+    if !nat::is_on() {
+        return Outcome::Malformed as u32;
+    }
+    // SAFETY: a live value of the table; a session's id does not change.
+    if unsafe { (*slot).state.id } != c.session {
+        return Outcome::NoSession as u32;
+    }
+    if let Some(old) = ALIASES.get_ptr(&c.key) {
+        // SAFETY: a live value of the table; neither field changes.
+        let same = unsafe { (*old).state.session == c.session && (*old).state.addr == c.pinhole.initiator };
+        if same {
+            return Outcome::Done as u32;
+        }
+    }
+    let new = AliasSlot {
+        state: Alias { session: c.session, addr: c.pinhole.initiator, ..Alias::default() },
+        lock: bpf_spin_lock { val: 0 },
+        pad: 0,
+    };
+    if ALIASES.insert(&c.key, &new, 0).is_err() { Outcome::Full as u32 } else { Outcome::Done as u32 }
+}
+
+#[inline(never)]
+fn forget_flow(c: &Command, s: *mut Scratch) -> u32 {
     // The mode's place holds the hook that the initiator's packets pass.
     let tuple = c.flow.to_tuple(c.mode & 1);
+    if nat::is_on() {
+        // SAFETY: the command program's own working memory.
+        unsafe { (*s).tuple = tuple };
+        nat::end(s);
+    }
     if FLOWS.remove(&tuple).is_err() { Outcome::NoPinhole as u32 } else { Outcome::Done as u32 }
 }
 

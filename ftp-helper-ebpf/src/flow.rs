@@ -14,7 +14,8 @@ use ftp_helper_common::{
 };
 
 use crate::{
-    maps::{FLOWS, FlowSlot, PINHOLES, PinholeSlot},
+    maps::{FLOWS, FlowSlot, PINHOLES, PinholeSlot, STARTED, STARTED_PORTS},
+    nat,
     packet::View,
     pinhole,
     programs::{DROP, PASS},
@@ -26,6 +27,9 @@ use crate::{
 const NO_EXIST: u64 = 1;
 /// How far a FIN or RST may lie from what was seen: more than any window.
 const WINDOW_MAX: i32 = 1 << 30;
+/// For how long a SYN may come again although it was answered, nanoseconds. Linux gives up after 127 s
+/// (`tcp_syn_retries` = 6), others sooner.
+const REPEATED_FOR: u64 = 130_000_000_000;
 /// Beside the TCP flags: the pinhole is to be armed again.
 const REARM: u8 = 0x80;
 
@@ -73,6 +77,16 @@ pub fn tuple_in<'a>(s: *mut Scratch, hook: u8) -> &'a TupleKey {
         }
         &*k
     }
+}
+
+/// Whether a data connection whose responder has this port may have begun so lately that its SYN can still come again.
+#[inline(always)]
+pub fn began_lately(responder_port: u16) -> bool {
+    // SAFETY: one word, which is only ever replaced whole.
+    STARTED.get_ptr(responder_port as u32 & (STARTED_PORTS - 1)).is_none_or(|at| {
+        let began = unsafe { at.read_volatile() };
+        began != 0 && now().wrapping_sub(began) < REPEATED_FOR
+    })
 }
 
 /// Accounts for a packet; 0, or how it ends the connection. The connection's state is then in the working memory.
@@ -141,6 +155,9 @@ fn end(s: *mut Scratch, how: u8) -> i32 {
         }
         count(Counter::FlowsEnded);
     }
+    if nat::is_on() {
+        nat::end(s);
+    }
     PASS
 }
 
@@ -165,6 +182,7 @@ fn give_back(s: *mut Scratch) -> i32 {
             mode: state.mode,
             flags: state.flags | pinhole_flag::REARMED,
             control: state.control,
+            inside_port: if nat::is_on() { nat::inside_port_of(s) } else { 0 },
             ..PinholeState::default()
         };
         let ends = &(*told).key;
@@ -192,6 +210,10 @@ fn give_back(s: *mut Scratch) -> i32 {
             return DROP;
         }
         count(if back { Counter::Rearmed } else { Counter::FlowsEnded });
+    }
+    if nat::is_on() {
+        // The connection that comes next, if one does, gets a translation of its own.
+        nat::end(s);
     }
     PASS
 }
@@ -258,6 +280,12 @@ fn begin(s: *mut Scratch, hook: u8, time: u64) -> u32 {
         if FLOWS.insert(tuple, &*flow.cast_const().cast::<FlowSlot>(), NO_EXIST).is_err() {
             count_reason(Reason::FlowsFull);
             return if is_observing() { UNKNOWN } else { REFUSED };
+        }
+        if let Some(at) = STARTED.get_ptr_mut((*s).ends.initiator_port as u32 & (STARTED_PORTS - 1)) {
+            at.write_volatile(time);
+        }
+        if nat::is_on() {
+            nat::live(s);
         }
         let told = describe(s, &*flow, kind::FLOW_START);
         if !record::flow(&*told) && !may_go_untold() {

@@ -23,6 +23,7 @@ use ftp_helper_common::{
 use crate::{
     flow,
     maps::{BLIND_PAIRS, DENIED, FEW, FLOWS, INITIATORS, NETS, PARKED, PINHOLES, PORTS, UNPARK_MARK},
+    mark, nat,
     packet::View,
     pinhole,
     programs::{DROP, PASS},
@@ -37,13 +38,14 @@ use crate::{
 #[inline(never)]
 pub fn guard(ctx: &TcContext, view: &View, hook: u8) -> i32 {
     let (Some(policy), Some(s)) = (rules::policy(), scratch::scratch(OF_HOOKS)) else { return PASS };
-    if hook == HOOK_OUT && is_unparked(ctx) {
-        return unpark(ctx, view, s);
+    if mark::is_unparked(ctx, hook) {
+        return unpark(ctx, view, s, policy);
     }
     let bits = if hook == HOOK_IN { policy.guards_in } else { policy.guards_out };
     let bits = bits & guards_of_port(policy, view.destination_port);
     let negotiable = view.destination_port >= LOWEST_PORT;
     if (bits == 0 && !negotiable) || !view.ends(ctx, s) {
+        mark::put(ctx, policy, hook, false);
         return PASS;
     }
     // The pinhole first: where there is one nothing else needs to be asked. One that no guard asks for is bound as
@@ -58,28 +60,34 @@ pub fn guard(ctx: &TcContext, view: &View, hook: u8) -> i32 {
         Reason::NoPinhole as u16
     };
     if reason == 0 {
-        count(Counter::SynPassed);
-        return PASS;
+        return permit(ctx, policy, hook, Counter::SynPassed);
     }
     if bits == 0 || !is_guarded(s, policy, bits) {
+        mark::put(ctx, policy, hook, false);
         return PASS;
     }
     if hook == HOOK_OUT && rules::came_from_outside(ctx) {
         return PASS;
     }
     if reason == Reason::NoPinhole as u16 && is_repeated(view, s, hook) {
-        count(Counter::SynPassed);
-        return PASS;
+        return permit(ctx, policy, hook, Counter::SynPassed);
     }
     if policy.flags & policy_flag::RANGES != 0
         && !view.fragment
         && reason != Reason::SynFlags as u16
         && range::admits(view, s, policy, hook)
     {
-        count(Counter::SynInRange);
-        return PASS;
+        return permit(ctx, policy, hook, Counter::SynInRange);
     }
     deny(ctx, view, s, hook, reason)
+}
+
+/// Lets a SYN through that somebody negotiated.
+#[inline(always)]
+fn permit(ctx: &TcContext, policy: &KernelPolicy, hook: u8, counter: Counter) -> i32 {
+    mark::put(ctx, policy, hook, true);
+    count(counter);
+    PASS
 }
 
 /// TCP that names the hosts to pass: whom it reaches, its destination address does not tell.
@@ -125,6 +133,10 @@ fn pass_by_pinhole(view: &View, s: *mut Scratch, hook: u8) -> u16 {
         }
         let wanted = bound(view.seq, view.source_port);
         let was = (*p).state.bound;
+        // Before anybody counts on it; a SYN that comes again has its translation.
+        if nat::is_on() && hook == HOOK_IN && was == 0 && !nat::learn(&*addr_of!((*p).state)) {
+            return Reason::FlowsFull as u16;
+        }
         if was == wanted {
             return 0;
         }
@@ -141,19 +153,21 @@ fn pass_by_pinhole(view: &View, s: *mut Scratch, hook: u8) -> u16 {
 /// answer.
 #[inline(always)]
 fn is_repeated(view: &View, s: *mut Scratch, hook: u8) -> bool {
-    // SAFETY: a live value of the table; the field is set before the entry is.
-    FLOWS.get_ptr(flow::tuple_in(s, hook)).is_some_and(|f| unsafe { (*f).state.isn[0] == view.seq })
+    flow::began_lately(view.destination_port)
+        // SAFETY: a live value of the table; the field is set before the entry is.
+        && FLOWS.get_ptr(flow::tuple_in(s, hook)).is_some_and(|f| unsafe { (*f).state.isn[0] == view.seq })
 }
 
 /// Keeps a SYN that may only have come too early; any other is denied.
 #[inline(never)]
 fn deny(ctx: &TcContext, view: &View, s: *mut Scratch, hook: u8, reason: u16) -> i32 {
     let Some(policy) = rules::policy() else { return PASS };
-    let drop = policy.mode != mode::OBSERVE;
+    let drop = policy.mode == mode::DROP;
     let syn = Denied { hook, drop, reason, ifindex: record::ifindex(ctx), time: now() };
     let may_be_early = reason == Reason::NoPinhole as u16 || reason == Reason::OtherSourcePort as u16;
     if may_be_early
-        && drop
+        && policy.mode != mode::OBSERVE
+        && !mark::comes_again(ctx, hook)
         && view.len == 0
         && policy.flags & policy_flag::NO_PARKING == 0
         && UNPARK_MARK.load() != 0
@@ -165,6 +179,7 @@ fn deny(ctx: &TcContext, view: &View, s: *mut Scratch, hook: u8, reason: u16) ->
             return DROP;
         }
     }
+    mark::put(ctx, policy, hook, false);
     syn.tell(s);
     if !drop {
         return PASS;
@@ -295,18 +310,10 @@ const LOWEST_PORT: u16 = 1024;
 const _: () = assert!(core::mem::offset_of!(SynRecord, reason) + 12 == size_of::<SynRecord>());
 const _: () = assert!(size_of::<SynRecord>() + MAX_PARKED_FRAME <= size_of::<Scratch>());
 
-/// Whether the daemon has sent this packet to be turned round.
-#[inline(always)]
-fn is_unparked(ctx: &TcContext) -> bool {
-    let mark = UNPARK_MARK.load();
-    // SAFETY: the context is readable. What was forwarded came from elsewhere, whatever mark it bears.
-    mark != 0 && unsafe { (*ctx.skb.skb).mark == mark && (*ctx.skb.skb).ingress_ifindex == 0 }
-}
-
 /// Turns a parked SYN round, so that it arrives once more: there it finds its pinhole or does not. A forged mark gains
-/// nothing, since without a live pinhole the packet goes no further.
+/// nothing, since without a live pinhole the packet goes no further, or in mode `mark` without the mark.
 #[inline(always)]
-fn unpark(ctx: &TcContext, view: &View, s: *mut Scratch) -> i32 {
+fn unpark(ctx: &TcContext, view: &View, s: *mut Scratch, policy: &KernelPolicy) -> i32 {
     if !view.ends(ctx, s) {
         return DROP;
     }
@@ -315,7 +322,7 @@ fn unpark(ctx: &TcContext, view: &View, s: *mut Scratch) -> i32 {
         let ends = &*addr_of!((*s).ends);
         pinhole::key_in(s, &ends.initiator, &ends.responder, ends.responder_port, HOOK_IN)
     };
-    if PINHOLES.get_ptr(key).is_none() {
+    if PINHOLES.get_ptr(key).is_none() && policy.mode != mode::MARK {
         return DROP;
     }
     count(Counter::SynUnparked);

@@ -14,6 +14,7 @@ use ftp_helper_common::{
     addr::Addr,
     counter,
     key::{PairKey, PinholeKey, SessionKey, TupleKey},
+    nat::{Alias, Translation},
     policy::{FewNets, KernelPolicy, MAX_CONTROL_PORTS, NetKey, PORT_CHUNKS, PortChunk, PortSet, ServerEntry},
     state::{BlindPair, ClientState, FlowState, HalfOpen, PinholeState, RangeState, SessionState},
 };
@@ -44,6 +45,17 @@ pub struct FlowSlot {
     pub pad: u32,
 }
 
+/// Entries of `STARTED`, a power of two.
+pub const STARTED_PORTS: u32 = 1024;
+
+/// The inside end of a session with its lock.
+#[repr(C)]
+pub struct AliasSlot {
+    pub state: Alias,
+    pub lock: bpf_spin_lock,
+    pub pad: u32,
+}
+
 /// Data of an LPM key, see [`NetKey`].
 pub type Net = aya_ebpf::btf_maps::lpm_trie::Key<NetKey>;
 
@@ -55,9 +67,22 @@ pub static PINHOLES: HashMap<PinholeKey, PinholeSlot, 1024> = HashMap::new();
 pub static FLOWS: HashMap<TupleKey, FlowSlot, 1024> = HashMap::new();
 #[btf_map]
 pub static CLIENTS: HashMap<Addr, ClientState, 1024> = HashMap::new();
+/// When (`CLOCK_MONOTONIC`, nanoseconds) a data connection last began whose responder's port has these lowest bits: where
+/// none has lately, no SYN can be one that comes again.
+#[map]
+pub static STARTED: Array<u64> = Array::with_max_entries(STARTED_PORTS, 0);
 /// Hosts with encrypted sessions whose server has a range for them; the key's port is 0.
 #[btf_map]
 pub static RANGES: HashMap<PinholeKey, RangeState, 1024> = HashMap::new();
+/// Who the inside end of a session is; one that is missing is not known yet. Empty without `NAT`, as the next two.
+#[btf_map]
+pub static ALIASES: HashMap<SessionKey, AliasSlot, 1> = HashMap::new();
+/// Arriving packets of translated data connections: where they go.
+#[btf_map]
+pub static INWARD: HashMap<TupleKey, Translation, 1> = HashMap::new();
+/// Leaving packets of them, by the inside end as it is inside: where they seem to come from.
+#[btf_map]
+pub static OUTWARD: HashMap<TupleKey, Translation, 1> = HashMap::new();
 /// Handshakes: any flood lives and dies here.
 #[btf_map]
 pub static HALF_OPEN: LruHashMap<SessionKey, HalfOpen, 1024> = LruHashMap::new();
@@ -123,6 +148,9 @@ pub static CONTROL_PORTS: Global<[u16; MAX_CONTROL_PORTS]> = Global::new([21, 0,
 /// Marks a parked SYN that the daemon sends on. Drawn by chance at each start; 0 = parking is off.
 #[unsafe(no_mangle)]
 pub static UNPARK_MARK: Global<u32> = Global::new(0);
+/// Whether addresses are translated. Without it the verifier drops all that has to do with it.
+#[unsafe(no_mangle)]
+pub static NAT: Global<u32> = Global::new(0);
 /// For `cargo xtask bench`: what was committed is undone, so that one packet can be measured many times.
 #[unsafe(no_mangle)]
 pub static BENCH: Global<u32> = Global::new(0);

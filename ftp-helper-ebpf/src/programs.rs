@@ -12,7 +12,7 @@ use ftp_helper_common::{
 };
 
 use crate::{
-    command, floor, flow, guard,
+    command, floor, flow, guard, nat,
     packet::{self, Kind},
     rules, watch,
 };
@@ -91,6 +91,25 @@ fn hook<const LINK: u32>(ctx: &TcContext, hook: u8) -> i32 {
         }
         return watch::watch(ctx, view, if to_control { CLIENT } else { SERVER }, hook);
     }
+    if !nat::is_on() {
+        return data(ctx, view, hook);
+    }
+    if hook == HOOK_OUT {
+        nat::outward(ctx, view);
+        return data(ctx, view, hook);
+    }
+    let verdict = data(ctx, view, hook);
+    if verdict == PASS
+        && let Some(policy) = rules::policy()
+    {
+        nat::inward(ctx, view, policy);
+    }
+    verdict
+}
+
+/// A packet that is not of a control connection.
+#[inline(always)]
+fn data(ctx: &TcContext, view: &packet::View, hook: u8) -> i32 {
     if view.flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0 {
         // Bulk data: a look-up once in a mebibyte of sequence space.
         if view.len == 0 || (view.seq ^ view.seq.wrapping_add(view.len)) >> 20 == 0 {

@@ -8,13 +8,14 @@ use core::{
 use aya_ebpf::helpers::bpf_loop;
 use ftp_helper_common::{
     addr::Addr,
-    canon::{self, SEGMENT_MAX, Text},
+    canon::{self, Rewriting, SEGMENT_MAX, SHEET, Text},
     key::{FlowKey, PinholeKey, SessionKey, TupleKey},
+    nat::{Alias, Translation},
     record::{CHUNK, FlowRecord, SegmentRecord, SynRecord},
-    state::{FlowState, PinholeState, SessionState},
+    state::{FlowState, PinholeState, SessionState, pending},
 };
 
-use crate::maps::SCRATCH;
+use crate::{maps::SCRATCH, packet::View};
 
 /// Bytes behind the record's header: a chunk, the NUL behind it, and room so that every masked position is inside.
 pub const BUFFER: usize = 4096;
@@ -40,8 +41,8 @@ pub struct Scratch {
     pub pin: PinholeKey,
     /// The pinhole that the segment in hand has opened.
     pub opened: PinholeKey,
-    /// The one that was open before.
-    pub old: PinholeKey,
+    /// The one that the session had before.
+    pub replaced: PinholeKey,
     /// A pinhole in the making, as it lies in the table.
     pub hole: PinholeState,
     pub hole_lock: [u32; 2],
@@ -61,6 +62,23 @@ pub struct Scratch {
     /// When denied SYNs were told last, and how many since.
     pub told_window: u64,
     pub told_count: u64,
+    /// The inside end of the session in hand, and how many bytes its announcement had before it was rewritten, and has now; 0
+    /// where it was not.
+    pub alias: Alias,
+    pub old_len: u32,
+    pub new_len: u32,
+    /// 1 if `alias` is the session's.
+    pub known: u32,
+    pub pad3: u32,
+    /// The segment in hand as it is outside.
+    pub seen: View,
+    /// The endpoint that an announcement is to name.
+    pub endpoint: Rewriting,
+    pub pad4: u32,
+    pub translation: Translation,
+    /// A translated data connection as its inside end knows it.
+    pub inside: TupleKey,
+    pub pad5: u32,
 }
 
 /// The hooks' working memory.
@@ -84,6 +102,17 @@ pub fn launder(s: *mut Scratch, v: u32) -> u32 {
         p.read_volatile()
     }
 }
+
+/// The sheet that lines are rewritten on: behind any payload, before what `checksum` reads.
+#[inline(always)]
+pub fn sheet(s: *mut Scratch) -> *mut u8 {
+    // SAFETY: the sheet lies in the buffer of this CPU's working memory.
+    unsafe { addr_of_mut!((*s).buffer).cast::<u8>().add(SHEET_AT) }
+}
+
+/// Where the sheet begins in the buffer.
+const SHEET_AT: usize = 2304;
+const _: () = assert!(SHEET_AT > CHUNK && SHEET_AT % 8 == 0 && SHEET_AT + SHEET as usize <= 3072);
 
 /// The segment in the working memory.
 #[derive(Clone, Copy)]
@@ -121,6 +150,23 @@ impl Text for InScratch {
     }
 
     #[inline(always)]
+    fn sheet(self, i: u32) -> u8 {
+        // SAFETY: the mask keeps the position inside the sheet, which lies in the buffer.
+        unsafe { sheet(self.0).add((i & (SHEET - 1)) as usize).read() }
+    }
+
+    #[inline(always)]
+    fn write(self, i: u32, byte: u8) {
+        // SAFETY: as above.
+        unsafe { sheet(self.0).add((i & (SHEET - 1)) as usize).write(byte) }
+    }
+
+    #[inline(always)]
+    fn each_byte(self, n: u32) {
+        ftp_each_byte(n);
+    }
+
+    #[inline(always)]
     fn each_line(self, max: u32) {
         ftp_each_line(max);
     }
@@ -153,6 +199,27 @@ impl Text for InScratch {
 
 /// Global functions: the verifier looks at each once, knowing nothing of where it is called. They find the segment by
 /// themselves and take numbers only.
+/// The port that the line in hand announces for `own`, or 0: one of `kind` that names the host as it is inside, or, where
+/// `public`, as it is outside.
+#[inline(always)]
+pub fn announced(kind: u8, public: bool) -> u32 {
+    match (kind, public) {
+        (pending::PASV, false) => ftp_inside_227(),
+        (pending::PASV, true) => ftp_read_227(0),
+        (pending::EPSV, _) => ftp_read_229(0),
+        (pending::PORT, false) => ftp_inside_port(),
+        (pending::PORT, true) => ftp_read_port(),
+        (_, false) => ftp_inside_eprt(),
+        (_, true) => ftp_read_eprt(),
+    }
+}
+
+/// Writes the line in hand anew, on the sheet; its length, or 0.
+#[inline(always)]
+pub fn rewrite(n: u32, kind: u8) -> u32 {
+    ftp_rewrite(n, kind as u32)
+}
+
 macro_rules! global {
     ($(fn $name:ident($($arg:ident),*) -> $ret:ty => |$s:ident| $body:expr;)*) => {
         $(
@@ -174,6 +241,11 @@ global! {
     fn ftp_read_229(at) -> u32 => |s| canon::read_229(InScratch(s), at);
     fn ftp_read_port() -> u32 => |s| canon::read_port(InScratch(s), &*addr_of!((*s).key.client));
     fn ftp_read_eprt() -> u32 => |s| canon::read_eprt(InScratch(s), &*addr_of!((*s).key.client));
+    // The same for the endpoint of a translated host as it is inside.
+    fn ftp_inside_227() -> u32 => |s| canon::read_227(InScratch(s), 0, &*addr_of!((*s).alias.addr));
+    fn ftp_inside_port() -> u32 => |s| canon::read_port(InScratch(s), &*addr_of!((*s).alias.addr));
+    fn ftp_inside_eprt() -> u32 => |s| canon::read_eprt(InScratch(s), &*addr_of!((*s).alias.addr));
+    fn ftp_rewrite(n, kind) -> u32 => |s| canon::rewriting(InScratch(s), n, kind as u8, &*addr_of!((*s).endpoint));
 }
 
 /// Runs [`read_one_line`] for each line of the segment.
@@ -182,6 +254,21 @@ global! {
 extern "C" fn ftp_each_line(max: u32) -> u32 {
     // SAFETY: the callback has the signature that the helper calls, and takes no context.
     unsafe { bpf_loop(max, read_one_line as *mut c_void, core::ptr::null_mut(), 0) as u32 }
+}
+
+/// Runs [`write_one_byte`] for each byte of a line that is rewritten.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ftp_each_byte(n: u32) -> u32 {
+    // SAFETY: as above.
+    unsafe { bpf_loop(n, write_one_byte as *mut c_void, core::ptr::null_mut(), 0) as u32 }
+}
+
+/// Verified once, run once a byte.
+extern "C" fn write_one_byte(index: u64, _context: *mut c_void) -> i64 {
+    let Some(s) = scratch(OF_HOOKS) else { return 1 };
+    canon::rewrite_byte(InScratch(s), index as u32);
+    0
 }
 
 /// Verified once, run once a line.

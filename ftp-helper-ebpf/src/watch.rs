@@ -12,7 +12,7 @@ use ftp_helper_common::{
     canon::{self, Judgement, Made, SEGMENT_MAX, bit},
     command::Outcome,
     counter::Counter,
-    key::{CLIENT, HOOK_OUT, PairKey, PinholeKey, SessionKey},
+    key::{CLIENT, HOOK_IN, HOOK_OUT, PairKey, SessionKey},
     policy::{KernelPolicy, mode, policy_flag},
     reason::Reason,
     record::kind,
@@ -22,7 +22,8 @@ use ftp_helper_common::{
 
 use crate::{
     checksum,
-    maps::{BENCH, BLIND_PAIRS, BLIND_UNTIL, HALF_OPEN, MIDSTREAM, SESSIONS, SessionSlot},
+    maps::{ALIASES, BENCH, BLIND_PAIRS, BLIND_UNTIL, HALF_OPEN, MIDSTREAM, SESSIONS, SessionSlot},
+    nat,
     packet::View,
     pinhole,
     programs::{DROP, PASS},
@@ -74,6 +75,32 @@ pub fn watch(ctx: &TcContext, view: &View, side: u8, hook: u8) -> i32 {
         }
         &*k
     };
+    if !nat::is_on() {
+        return follow(ctx, view, side, hook, s, policy, key);
+    }
+    // As it is outside. SAFETY: as above.
+    let seen = unsafe {
+        copy(view, addr_of_mut!((*s).seen));
+        &mut *addr_of_mut!((*s).seen)
+    };
+    nat::control::begin(s, seen, hook);
+    match follow(ctx, seen, side, hook, s, policy, key) {
+        PASS => nat::control::send_on(ctx, view, s, hook),
+        verdict => verdict,
+    }
+}
+
+/// A packet of a control connection, as it is outside.
+#[inline(always)]
+fn follow(
+    ctx: &TcContext,
+    view: &View,
+    side: u8,
+    hook: u8,
+    s: *mut Scratch,
+    policy: &KernelPolicy,
+    key: &SessionKey,
+) -> i32 {
     if view.flags & tcp::SYN != 0 {
         return handshake(ctx, view, side, hook, key);
     }
@@ -163,6 +190,9 @@ fn begin(ctx: &TcContext, view: &View, hook: u8, s: *mut Scratch, policy: &Kerne
         }
         pinhole::revoke(&pin, id);
         let _ = SESSIONS.remove(key);
+        if nat::is_on() {
+            let _ = ALIASES.remove(key);
+        }
     }
     // SAFETY: as above; the helpers take no arguments.
     unsafe {
@@ -282,6 +312,14 @@ fn followed(
             Reason::BadChecksum
         } else {
             count(Counter::Control);
+            let n = if nat::is_on() && hook == HOOK_OUT && n != 0 { nat::control::rewrite(side, n) } else { n };
+            if n == nat::control::UNKNOWN {
+                count_reason(Reason::InsideUnknown);
+                count(Counter::ControlDropped);
+                return DROP;
+            }
+            // What was rewritten is judged as it goes on. SAFETY: as above.
+            let view = if nat::is_on() { unsafe { &*addr_of!((*s).seen) } } else { view };
             let made = consider(s, policy);
             record::set_made(s, Made(made));
             return finish(ctx, view, s, slot, n | if unread { UNREAD } else { 0 });
@@ -354,6 +392,11 @@ fn open(s: *mut Scratch, policy: &KernelPolicy, made: u64) -> u32 {
             mode,
             flags: if source_20 { pinhole_flag::SOURCE_20 } else { 0 },
             control: [(*s).key.client_port, (*s).key.server_port],
+            inside_port: if nat::is_on() && key.hook == HOOK_IN {
+                nat::inside_port(&*addr_of!((*s).key), (*s).state.id, made.port() as u32) as u16
+            } else {
+                0
+            },
             ..PinholeState::default()
         };
         if active {
@@ -373,7 +416,7 @@ fn finish(ctx: &TcContext, view: &View, s: *mut Scratch, slot: *mut SessionSlot,
     let unread = n & UNREAD != 0;
     let n = n & !UNREAD;
     // SAFETY: `s` is this CPU's working memory, here and below.
-    let (mut made, flags, opened, last) = unsafe { ((*s).record.made, (*s).state.flags, (*s).opened, (*s).state.last) };
+    let (mut made, flags, last) = unsafe { ((*s).record.made, (*s).state.flags, (*s).state.last) };
     let blind = !unread && (flags & flag::BLIND != 0 || made.has(bit::BLIND));
     if blind && view.len != 0 {
         note_blind(s);
@@ -393,7 +436,7 @@ fn finish(ctx: &TcContext, view: &View, s: *mut Scratch, slot: *mut SessionSlot,
             count_reason(Reason::Unrecorded);
         } else {
             if made.has(bit::OPEN) {
-                take_back(s, &opened);
+                take_back(s);
             }
             count_reason(Reason::RingFull);
             count(Counter::ControlDropped);
@@ -411,7 +454,7 @@ fn finish(ctx: &TcContext, view: &View, s: *mut Scratch, slot: *mut SessionSlot,
         // SAFETY: as above; a live value of the table that nobody else works on in a benchmark.
         unsafe { copy(addr_of!((*s).before), addr_of_mut!((*slot).state)) };
         if made.has(bit::OPEN) {
-            take_back(s, &opened);
+            take_back(s);
         }
         return PASS;
     }
@@ -428,10 +471,10 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
     let made = Made(made);
     // SAFETY: `s` is this CPU's working memory; `slot` is a live value of the table, changed under its lock only.
     unsafe {
-        // In the working memory, since the stack of this way is used up.
+        // Not on the stack, which is short here.
         let opened = &*addr_of!((*s).opened);
-        copy(addr_of!((*s).state.pinhole), addr_of_mut!((*s).old));
-        let old = &*addr_of!((*s).old);
+        copy(addr_of!((*s).state.pinhole), addr_of_mut!((*s).replaced));
+        let old = &*addr_of!((*s).replaced);
         let (id, version) = ((*s).state.id, (*s).state.version);
         let judgement = Judgement { made, hash: (*s).hash };
         // The snapshot becomes what is committed.
@@ -516,14 +559,14 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
             count_reason(Reason::Race);
             count(Counter::Blinded);
             if made.has(bit::OPEN) && !twice {
-                take_back(s, opened);
+                take_back(s);
             }
             if theirs {
                 pinhole::revoke(&*addr_of!((*s).pin), id);
             }
         }
         // What was opened before is replaced, or revoked.
-        let gone = made.has(bit::REVOKE) || (made.has(bit::OPEN) && !lost && old != opened);
+        let gone = made.has(bit::REVOKE) || (made.has(bit::OPEN) && !lost && *old != *opened);
         if gone {
             pinhole::revoke(old, id);
         }
@@ -532,10 +575,9 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
 
 /// Removes what was just opened, since the segment does not pass, or not as judged.
 #[inline(always)]
-fn take_back(s: *mut Scratch, opened: &PinholeKey) {
+fn take_back(s: *mut Scratch) {
     // SAFETY: `s` is this CPU's working memory.
-    let id = unsafe { (*s).state.id };
-    pinhole::remove(opened, id);
+    unsafe { pinhole::remove(&*addr_of!((*s).opened), (*s).state.id) };
 }
 
 /// Remembers that the two hosts have a blind session: a SYN between them may be ahead of the daemon.

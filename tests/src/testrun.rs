@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use ftp_helper::{
     dataplane::{Counters, Dataplane, Direction, FastPath, Guard, Options, Ring, RingReader},
     engine::{Record, policy::Mode, policy::Policy},
@@ -70,6 +71,8 @@ pub struct Kernel {
     pub ingress_ifindex: u32,
     /// The mark that packets bear.
     pub mark: u32,
+    /// The mark that the last packet went on with.
+    pub marked: u32,
 }
 
 /// Sizes of the shared set: small, so that loading and looking through the tables is quick.
@@ -127,6 +130,7 @@ impl Kernel {
             bare: false,
             ingress_ifindex: 0,
             mark: 0,
+            marked: 0,
         };
         kernel.reset();
         kernel
@@ -210,12 +214,27 @@ impl Kernel {
             (HOOK_IN, true) => "ftp_ingress_l3",
             (_, true) => "ftp_egress_l3",
         };
-        let context = context(self.mark, self.ingress_ifindex);
-        let (code, _) = self.plane.run_repeatedly(program, bytes, &context, 1).expect("a test run");
+        let code = self.run(program, bytes);
         if self.draining {
             self.drain();
         }
         Verdict::from_code(code)
+    }
+
+    fn run(&mut self, program: &str, frame: &[u8]) -> u32 {
+        let context = context(self.mark, self.ingress_ifindex);
+        let mut after = [0; SKB];
+        let program = self.plane.ebpf_mut().program(program).expect("a program of the object");
+        let program: &SchedClassifier = program.try_into().expect("a classifier");
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: (!context.is_empty()).then_some(&context),
+            ctx_out: Some(&mut after),
+            ..TestRunOptions::new()
+        };
+        let result = program.test_run(options).expect("a test run");
+        self.marked = u32::from_ne_bytes(after[8..12].try_into().expect("four bytes"));
+        result.return_value
     }
 
     /// Carries out a command.
@@ -412,6 +431,9 @@ pub fn at(ip: IpAddr, port: u16) -> SocketAddr {
 pub fn parse(record: &[u8]) -> Record<'_> {
     Record::parse(record).expect("a record of this version")
 }
+
+/// The size of `struct __sk_buff` (linux/bpf.h).
+const SKB: usize = 192;
 
 /// The beginning of `struct __sk_buff` that a test run takes: the mark and the interface that the packet came in by.
 fn context(mark: u32, ingress_ifindex: u32) -> Vec<u8> {

@@ -3,7 +3,8 @@
 use core::cell::Cell;
 
 use super::{
-    Judgement, Segment, apply, bit, judge, opened_kind, pinhole_key, reply,
+    Judgement, REWRITTEN_MAX, Rewriting, SHEET, Segment, apply, bit, judge, opened_kind, pinhole_key, reply,
+    rewrite_byte, rewriting,
     text::{Rules, SEGMENT_MAX, Text},
 };
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
 pub struct HostText {
     bytes: [u8; SEGMENT_MAX as usize + 8],
     slots: [Cell<u32>; 32],
+    sheet: [Cell<u8>; SHEET as usize],
 }
 
 impl HostText {
@@ -25,7 +27,7 @@ impl HostText {
         let mut bytes = [0; SEGMENT_MAX as usize + 8];
         let n = segment.len().min(SEGMENT_MAX as usize);
         bytes[..n].copy_from_slice(&segment[..n]);
-        Self { bytes, slots: [const { Cell::new(0) }; 32] }
+        Self { bytes, slots: [const { Cell::new(0) }; 32], sheet: [const { Cell::new(0) }; SHEET as usize] }
     }
 
     /// What the reader works with.
@@ -60,6 +62,20 @@ impl Text for HostHandle<'_> {
         self.0.slots[(slot & 31) as usize].get()
     }
 
+    fn sheet(self, i: u32) -> u8 {
+        self.0.sheet[(i & (SHEET - 1)) as usize].get()
+    }
+
+    fn write(self, i: u32, byte: u8) {
+        self.0.sheet[(i & (SHEET - 1)) as usize].set(byte);
+    }
+
+    fn each_byte(self, n: u32) {
+        for i in 0..n {
+            rewrite_byte(self, i);
+        }
+    }
+
     fn each_line(self, max: u32) {
         for _ in 0..max {
             if !reply::read_line(self) {
@@ -67,6 +83,25 @@ impl Text for HostHandle<'_> {
             }
         }
     }
+}
+
+/// A line whose endpoint is replaced if it is the one of `from`, as the kernel sends it on: its length, and its bytes; 0 where
+/// there is nothing to replace, or no way to.
+pub fn rewritten(line: &[u8], kind: u8, from: &Addr, to: &Rewriting) -> (usize, [u8; REWRITTEN_MAX as usize]) {
+    let mut text = HostText::new(line);
+    let text = text.handle();
+    let port = match kind {
+        pending::PASV => text.read_227(0, from),
+        pending::EPSV => text.read_229(0),
+        pending::PORT => text.read_port(from),
+        _ => text.read_eprt(from),
+    };
+    let n = if port == 0 { 0 } else { rewriting(text, line.len() as u32, kind, to) };
+    let mut out = [0; REWRITTEN_MAX as usize];
+    for (i, byte) in out.iter_mut().enumerate().take(n as usize) {
+        *byte = text.sheet(i as u32);
+    }
+    (n as usize, out)
 }
 
 /// Rules in memory of our own.

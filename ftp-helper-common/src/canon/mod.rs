@@ -14,11 +14,13 @@ pub mod host;
 mod made;
 mod number;
 mod reply;
+mod rewrite;
 mod text;
 mod verb;
 
 pub use made::{Made, bit};
 pub use reply::{LINES_MAX, read_227, read_229, read_line};
+pub use rewrite::{REWRITE_MAX, REWRITTEN_MAX, Rewriting, SHEET, rewrite_byte, rewriting};
 pub use text::{LINE_MAX, Rules, SEGMENT_MAX, Text, scan_line};
 pub use verb::{read_eprt, read_port};
 

@@ -8,6 +8,7 @@ use crate::addr::Addr;
 /// The endpoint's port in `h1,h2,h3,h4,p1,p2` at `at`, and where it ends; port 0 if it is none, or not of `own`.
 #[inline(always)]
 pub(super) fn six<T: Text>(t: T, at: u32, own: &Addr) -> (u32, u32) {
+    let begin = at;
     let mut at = at;
     let mut field = 0u32;
     while field < 6 {
@@ -29,6 +30,8 @@ pub(super) fn six<T: Text>(t: T, at: u32, own: &Addr) -> (u32, u32) {
     if !is_own_v4(t, own) {
         return (0, 0);
     }
+    t.put(slot::BEGIN, begin);
+    t.put(slot::END, at);
     (t.get(4) << 8 & 0xff00 | t.get(5) & 0xff, at)
 }
 
@@ -52,6 +55,8 @@ pub(super) fn eprt<T: Text>(t: T, at: u32, own: &Addr) -> (u32, u32) {
     if end == 0 || t.at(end) != d {
         return (0, 0);
     }
+    t.put(slot::BEGIN, at);
+    t.put(slot::END, end + 1);
     (t.get(4), t.launder(end + 1))
 }
 
@@ -66,6 +71,8 @@ pub(super) fn extended<T: Text>(t: T, at: u32) -> (u32, u32) {
     if end == 0 || t.at(end) != d || t.at(end + 1) != b')' {
         return (0, 0);
     }
+    t.put(slot::BEGIN, at);
+    t.put(slot::END, end + 2);
     (t.get(0), t.launder(end + 2))
 }
 

@@ -25,6 +25,12 @@ pub trait Text: Copy {
     fn get(self, slot: u32) -> u32;
     /// Calls [`super::read_line`] until it returns false, `max` times at most.
     fn each_line(self, max: u32);
+    /// The byte at `i` of the sheet that a line is rewritten on, modulo its length ([`super::SHEET`]).
+    fn sheet(self, i: u32) -> u8;
+    /// Writes a byte on that sheet.
+    fn write(self, i: u32, byte: u8);
+    /// Calls [`super::rewrite_byte`] for each number below `n`.
+    fn each_byte(self, n: u32);
 
     // The expensive readings. The kernel program overrides them with functions that the verifier looks at one by one,
     // each once, whatever is known where they are called; their bodies are these.
@@ -106,6 +112,14 @@ pub(super) mod slot {
     pub(crate) const COLONS: u32 = 26;
     /// IPv6 text: position.
     pub(crate) const AT: u32 = 27;
+    /// Where the endpoint that was read last begins, and where it ends.
+    pub(crate) const BEGIN: u32 = 28;
+    pub(crate) const END: u32 = 29;
+    /// Rewriting: length of the line, of the new line and of the new endpoint, and bytes left out before it.
+    pub(crate) const OLD: u32 = 16;
+    pub(crate) const NEW: u32 = 17;
+    pub(crate) const ENDPOINT: u32 = 18;
+    pub(crate) const CUT: u32 = 19;
 }
 
 /// The digit that a byte stands for, or a number above 9.

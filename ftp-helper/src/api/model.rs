@@ -1,6 +1,10 @@
 //! What the daemon tells about itself.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -132,6 +136,9 @@ pub struct Session {
     pub client: SocketAddr,
     /// The control connection's server.
     pub server: SocketAddr,
+    /// The address that the end inside has there, where that is another.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub inside: Option<IpAddr>,
     /// How far it is.
     pub state: Standing,
     /// Whether the kernel follows the dialogue by itself.
@@ -181,6 +188,9 @@ pub struct PinholeRow {
     pub client: SocketAddr,
     /// The control connection's server.
     pub server: SocketAddr,
+    /// Where the responder waits inside, where that is translated.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub inside: Option<SocketAddr>,
     /// The pinhole.
     #[serde(flatten)]
     pub pinhole: Pinhole,

@@ -50,6 +50,7 @@ impl Backend for Canned {
                 session: format!("{i:016x}"),
                 client: "192.0.2.10:40000".parse().unwrap(),
                 server: "198.51.100.5:21".parse().unwrap(),
+                inside: None,
                 state: Standing::LoggedIn,
                 sighted: true,
                 reason: None,
@@ -68,6 +69,7 @@ impl Backend for Canned {
             session: "00000000000000a1".into(),
             client: "192.0.2.10:40000".parse().unwrap(),
             server: "198.51.100.5:21".parse().unwrap(),
+            inside: None,
             pinhole: pinhole(),
         }]
     }
@@ -161,6 +163,7 @@ fn a_row_of_pinholes_has_the_fields_of_an_event() {
         session: "00000000000000a1".into(),
         client: "192.0.2.10:40000".parse().unwrap(),
         server: "198.51.100.5:21".parse().unwrap(),
+        inside: None,
         pinhole: pinhole(),
     };
     assert_eq!(

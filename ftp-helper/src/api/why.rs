@@ -26,7 +26,7 @@ pub struct Why {
     pub asked: Asked,
     /// What its first SYN would get.
     pub verdict: Verdict,
-    /// `observe`, which lets through what it would deny otherwise, or `drop`.
+    /// `observe`, which lets through what it would deny otherwise, `drop`, or `mark`.
     pub mode: String,
     /// The destination is a control port: those are never guarded.
     pub control_port: bool,
@@ -44,6 +44,8 @@ pub enum Verdict {
     Allowed,
     /// It is dropped.
     Denied,
+    /// It passes without the mark, and the ruleset decides (mode `mark`).
+    Unmarked,
 }
 
 /// A guard that covers the connection, and what it makes of it.

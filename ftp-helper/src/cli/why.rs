@@ -42,7 +42,7 @@ pub(super) fn run(args: WhyArgs) -> anyhow::Result<ExitCode> {
     out.flush()?;
     Ok(match why.verdict {
         Verdict::Allowed => ExitCode::SUCCESS,
-        Verdict::Denied => Code::Denied.into(),
+        Verdict::Denied | Verdict::Unmarked => Code::Denied.into(),
     })
 }
 
@@ -80,14 +80,18 @@ fn describe(why: &Why) -> String {
     if *verdict == Verdict::Allowed && guards.iter().any(|g| g.reason.is_some()) {
         let _ = write!(s, "\nmode {} lets it through; drop would deny it", text::printable(mode));
     }
+    if *verdict == Verdict::Unmarked {
+        s.push_str("\nmode mark lets it through without the mark: the ruleset decides");
+    }
     s
 }
 
 fn pinhole(row: &PinholeRow) -> String {
-    let PinholeRow { session, client: _, server: _, pinhole: p } = row;
+    let PinholeRow { session, client: _, server: _, inside, pinhole: p } = row;
     let to = SocketAddr::new(p.responder, p.port);
+    let inside = inside.map_or_else(String::new, |i| format!(" (inside {i})"));
     format!(
-        "{} {} -> {to} {}, {} left, of session {}",
+        "{} {} -> {to}{inside} {}, {} left, of session {}",
         text::name(&p.mode),
         p.initiator,
         text::name(&p.state),
@@ -117,6 +121,7 @@ mod tests {
             session: "00000000000000a1".into(),
             client: "192.0.2.10:40000".parse().unwrap(),
             server: "198.51.100.5:21".parse().unwrap(),
+            inside: None,
             pinhole: Pinhole {
                 mode: NegotiatedBy::Epsv,
                 initiator: "192.0.2.10".parse().unwrap(),
@@ -155,6 +160,10 @@ mod tests {
         why.verdict = Verdict::Allowed;
         why.mode = "observe".into();
         assert!(describe(&why).ends_with("mode observe lets it through; drop would deny it"));
+        (why.verdict, why.mode) = (Verdict::Unmarked, "mark".into());
+        assert!(describe(&why).starts_with("unmarked: 192.0.2.10"));
+        assert!(describe(&why).ends_with("\nmode mark lets it through without the mark: the ruleset decides"));
+        why.verdict = Verdict::Allowed;
         why.guards = vec![guarded(None, Some(row))];
         why.near.clear();
         assert!(describe(&why).ends_with(&format!("guard 1 (in) covers it: {ROW}")));

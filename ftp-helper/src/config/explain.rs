@@ -14,8 +14,11 @@ pub struct Explanation {
     /// The file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
-    /// `observe` or `drop`.
+    /// `observe`, `drop` or `mark`.
     pub mode: &'static str,
+    /// The mark that mode `mark` sets, and that a data connection has which is translated: value and mask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mark: Option<String>,
     /// `continue` or `close`.
     pub on_daemon_loss: &'static str,
     /// Outside interfaces, names and patterns.
@@ -50,6 +53,9 @@ pub struct Explanation {
     pub idle_s: u64,
     /// Size of the ring buffer, bytes.
     pub ring_bytes: u32,
+    /// How data connections are translated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nat: Option<NatExplanation>,
     /// The sets of nftables that are fed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nftables: Option<SetsExplanation>,
@@ -93,6 +99,13 @@ pub struct ServerExplanation {
     pub opaque: &'static str,
 }
 
+/// The translation of addresses in words.
+#[derive(Clone, Debug, Serialize)]
+pub struct NatExplanation {
+    /// Public ports for data connections of inside clients in active mode.
+    pub active_ports: String,
+}
+
 /// The fed sets in words.
 #[derive(Clone, Debug, Serialize)]
 pub struct SetsExplanation {
@@ -117,7 +130,9 @@ impl Config {
             mode: match policy.mode {
                 Mode::Observe => "observe",
                 Mode::Drop => "drop",
+                Mode::Mark => "mark",
             },
+            mark: (policy.mode == Mode::Mark || policy.nat.is_some()).then(|| policy.mark.to_string()),
             on_daemon_loss: match policy.on_daemon_loss {
                 OnDaemonLoss::Continue => "continue",
                 OnDaemonLoss::Close => "close",
@@ -176,6 +191,7 @@ impl Config {
             login_s: policy.limits.login.as_secs(),
             idle_s: policy.limits.idle.as_secs(),
             ring_bytes: *ring_bytes,
+            nat: policy.nat.as_ref().map(|n| NatExplanation { active_ports: range(&n.active_ports) }),
             nftables: nftables.as_ref().map(|s| SetsExplanation {
                 table: s.table(),
                 set4: s.set4.clone(),
@@ -200,6 +216,12 @@ impl fmt::Display for Explanation {
         writeln!(f, "Control ports: {}", list(&self.control_ports, "none"))?;
         match self.mode {
             "observe" => writeln!(f, "Mode observe: nothing is dropped; what would be is counted and told.")?,
+            "mark" => writeln!(
+                f,
+                "Mode mark: a new connection with a pinhole has the mark {}; into a guard without one it passes without it, \
+                 and the ruleset decides.",
+                self.mark.as_deref().unwrap_or_default()
+            )?,
             _ => writeln!(f, "Mode drop: a new connection into a guard without a pinhole is dropped.")?,
         }
         match self.on_daemon_loss {
@@ -261,6 +283,14 @@ impl fmt::Display for Explanation {
             humantime::format_duration(std::time::Duration::from_secs(self.idle_s)),
             bytesize::ByteSize(self.ring_bytes.into()).display().iec()
         )?;
+        if let Some(NatExplanation { active_ports }) = &self.nat {
+            writeln!(
+                f,
+                "Addresses are translated; active mode of inside clients uses the public ports {active_ports}. A data \
+                 connection that is translated arrives in the ruleset with the mark {}.",
+                self.mark.as_deref().unwrap_or_default()
+            )?;
+        }
         if let Some(SetsExplanation { table, set4, set6 }) = &self.nftables {
             let sets: Vec<&str> = [set4, set6].into_iter().flatten().map(String::as_str).collect();
             writeln!(f, "Each unused pinhole is an element of {} in the nftables table {table}.", sets.join(" or "))?;

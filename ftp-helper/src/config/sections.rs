@@ -20,7 +20,9 @@ use super::{
     values,
 };
 use crate::{
-    engine::policy::{ActiveOpen, Limits, LineEndings, Mode, Modes, OnDaemonLoss, Opaque, Policy, Server, SourcePort},
+    engine::policy::{
+        ActiveOpen, Limits, LineEndings, Mark, Mode, Modes, Nat, OnDaemonLoss, Opaque, Policy, Server, SourcePort,
+    },
     nft::{Family, Sets},
 };
 
@@ -29,20 +31,19 @@ pub(super) fn read<'a>(cx: &'a Context<'a>, table: &'a DeTable<'a>, name: &Path)
     let root = Section::root(cx, table);
     let mut notes = Vec::new();
     let mut policy = Policy::default();
-    let guards = guards(&root);
     let mode = root.get("mode");
-    match &mode {
-        Some(item) if item.is("mark") => {
-            item.not_available::<()>("mode \"mark\"", "write \"observe\" or \"drop\"");
-        }
-        Some(item) => {
-            let choice = item.choice(&[("observe", Mode::Observe), ("drop", Mode::Drop)]);
-            policy.mode = choice.unwrap_or(policy.mode);
-        }
-        None => {}
+    if let Some(item) = &mode {
+        let choice = item.choice(&[("observe", Mode::Observe), ("drop", Mode::Drop), ("mark", Mode::Mark)]);
+        policy.mode = choice.unwrap_or(policy.mode);
     }
-    if let (Some(item), Mode::Drop, true) = (&mode, policy.mode, guards.is_empty()) {
-        item.refuse::<()>("\"drop\" needs a guard: there is nothing to drop", "add a [[guard]], or write \"observe\"");
+    let guards = guards(&root, policy.mode);
+    if let (Some(item), true) = (&mode, guards.is_empty()) {
+        const REMEDY: &str = "add a [[guard]], or write \"observe\"";
+        match policy.mode {
+            Mode::Observe => None,
+            Mode::Drop => item.refuse::<()>("\"drop\" needs a guard: there is nothing to drop", REMEDY),
+            Mode::Mark => item.refuse("\"mark\" needs a guard: there is nothing to take the mark off", REMEDY),
+        };
     }
     if let Some(item) = root.get("on_daemon_loss") {
         let choice = item.choice(&[("continue", OnDaemonLoss::Continue), ("close", OnDaemonLoss::Close)]);
@@ -54,14 +55,8 @@ pub(super) fn read<'a>(cx: &'a Context<'a>, table: &'a DeTable<'a>, name: &Path)
     policy.servers = root.sections("server").into_iter().map(server).collect();
     pinhole(root.section("pinhole"), &mut policy);
     let ring_bytes = limits(root.section("limits"), &mut policy.limits, &mut notes);
-    for (key, what) in [
-        ("mark", "[mark], the mark for the administrator's own ruleset,"),
-        ("nat", "[nat], the rewriting of addresses,"),
-    ] {
-        if let Some(item) = root.get(key) {
-            item.not_available::<()>(what, "remove the section");
-        }
-    }
+    policy.mark = mark(root.section("mark"));
+    policy.nat = root.get("nat").is_some().then(|| nat(root.section("nat"), &policy.control_ports));
     let nftables = root.get("nftables").is_some().then(|| nftables(root.section("nftables"))).flatten();
     let api = api(root.section("api"));
     root.finish();
@@ -106,7 +101,7 @@ fn watch(section: Section<'_>) -> Watch {
     Watch { interfaces, control_ports: control_ports.into_iter().collect() }
 }
 
-fn guards(root: &Section<'_>) -> Vec<Guard> {
+fn guards(root: &Section<'_>, mode: Mode) -> Vec<Guard> {
     let sections = root.sections("guard");
     if let Some(item) = root.get("guard").filter(|_| sections.len() > MAX_GUARDS) {
         item.refuse::<()>(
@@ -114,14 +109,20 @@ fn guards(root: &Section<'_>) -> Vec<Guard> {
             format!("write {MAX_GUARDS} at most; guards of one direction with the same ports can share one"),
         );
     }
-    sections.into_iter().map(guard).collect()
+    sections.into_iter().map(|section| guard(section, mode)).collect()
 }
 
-fn guard(section: Section<'_>) -> Guard {
+fn guard(section: Section<'_>, mode: Mode) -> Guard {
     const NETWORKS: &str = "name the responder's networks: networks = [\"192.0.2.10\"], or [\"@wan0\"]";
     let mut direction = Direction::In;
     if let Some(item) = section.get("direction") {
         direction = item.choice(&[("in", Direction::In), ("out", Direction::Out)]).unwrap_or(direction);
+        if direction == Direction::Out && mode == Mode::Mark {
+            item.refuse::<()>(
+                "can't be \"out\" in mode \"mark\": a mark that is set on what leaves comes after the ruleset",
+                "remove this guard, or write mode = \"drop\"",
+            );
+        }
     }
     let mut networks = Vec::new();
     match section.get("networks") {
@@ -301,6 +302,41 @@ fn limits(section: Section<'_>, limits: &mut Limits, notes: &mut Vec<String>) ->
     }
     section.finish();
     u32::try_from(ring).unwrap_or(1 << 30)
+}
+
+fn mark(section: Section<'_>) -> Mark {
+    let mut mark = Mark::default();
+    if let Some(item) = section.get("value") {
+        mark = values::mark(&item).unwrap_or(mark);
+    }
+    section.finish();
+    mark
+}
+
+fn nat(section: Section<'_>, control_ports: &BTreeSet<u16>) -> Nat {
+    let mut nat = Nat::default();
+    let item = section.get("active_ports");
+    if let Some(item) = &item {
+        nat.active_ports = values::port_range(item).unwrap_or(nat.active_ports);
+        let (low, high) = (*nat.active_ports.start(), *nat.active_ports.end());
+        if low < 1024 {
+            let remedy = match high {
+                1024.. => format!("write \"1024-{high}\""),
+                _ => "choose a range above them".into(),
+            };
+            item.refuse::<()>(format!("begins at {low}: ports below 1024 are never a data port"), remedy);
+        }
+    }
+    if let Some(port) = control_ports.iter().find(|p| nat.active_ports.contains(p)) {
+        const REMEDY: &str = "choose a range without control ports";
+        let problem = format!("contains the control port {port}, which is never a data port");
+        match item {
+            Some(item) => drop(item.refuse::<()>(problem, REMEDY)),
+            None => section.missing("active_ports", problem, REMEDY),
+        }
+    }
+    section.finish();
+    nat
 }
 
 fn nftables(section: Section<'_>) -> Option<Sets> {

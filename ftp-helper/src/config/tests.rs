@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use super::*;
-use crate::engine::policy::{ActiveOpen, Mode, Modes, SourcePort};
+use crate::engine::policy::{ActiveOpen, Mark, Mode, Modes, Nat, SourcePort};
 
 const WATCH: &str = "[watch]\ninterfaces = [\"wan0\"]\n";
 
@@ -154,7 +154,7 @@ fn unknown_keys() {
 fn wrong_types() {
     assert_eq!(
         bare("mode = 1\n[watch]\ninterfaces = \"wan0\"\ncontrol_ports = [\"21\"]"),
-        "f.toml:1:8: mode: is a number, not a text; write \"observe\" or \"drop\"\n\
+        "f.toml:1:8: mode: is a number, not a text; write \"observe\", \"drop\" or \"mark\"\n\
          f.toml:3:14: watch.interfaces: is a text, not a list; name the outside interfaces: interfaces = [\"wan0\"]\n\
          f.toml:4:18: watch.control_ports: is a text, not a number; write a number from 1 to 65535"
     );
@@ -262,7 +262,7 @@ fn bad_durations_and_sizes() {
 fn modes_and_guards() {
     assert_eq!(
         bare("mode = \"block\"\n[watch]\ninterfaces = [\"w\"]"),
-        "f.toml:1:8: mode: \"block\" is not known; write \"observe\" or \"drop\""
+        "f.toml:1:8: mode: \"block\" is not known; write \"observe\", \"drop\" or \"mark\""
     );
     assert_eq!(
         bare("mode = \"drop\"\n[watch]\ninterfaces = [\"w\"]"),
@@ -309,12 +309,77 @@ fn active_source_port_is_any_or_20() {
 #[test]
 fn later_work_is_known_and_refused() {
     assert_eq!(
-        bare("mode = \"mark\"\n[watch]\ninterfaces = [\"w\"]\nhook = \"xdp+tc\"\n[mark]\nvalue = \"1/1\"\n[nat]\n"),
-        "f.toml:1:8: mode: mode \"mark\" is not available yet; write \"observe\" or \"drop\"\n\
-         f.toml:4:8: watch.hook: hook \"xdp+tc\" is not available yet; write \"tc\", or remove the key\n\
-         f.toml:5:1: mark: [mark], the mark for the administrator's own ruleset, is not available yet; remove the section\n\
-         f.toml:7:1: nat: [nat], the rewriting of addresses, is not available yet; remove the section"
+        bare("[watch]\ninterfaces = [\"w\"]\nhook = \"xdp+tc\"\n"),
+        "f.toml:3:8: watch.hook: hook \"xdp+tc\" is not available yet; write \"tc\", or remove the key"
     );
+}
+
+#[test]
+fn addresses_are_translated_where_there_is_a_section() {
+    assert_eq!(parse(WATCH).unwrap().policy.nat, None);
+    let nat = |more: &str| parse(&format!("{WATCH}[nat]\n{more}"));
+    assert_eq!(nat("").unwrap().policy.nat, Some(Nat { active_ports: 61000..=61999 }));
+    let config = nat("active_ports = \"50000-50010\"\n").unwrap();
+    assert_eq!(config.policy.nat, Some(Nat { active_ports: 50000..=50010 }));
+    let said = config.explain();
+    assert!(said.to_string().contains("uses the public ports 50000-50010. A data"), "{said}");
+    assert!(said.to_string().contains("with the mark 0x0f000000/0x0f000000."), "{said}");
+    assert_eq!(serde_json::to_value(&said).unwrap()["nat"]["active_ports"], "50000-50010");
+    let told = |text: &str| nat(text).unwrap_err().to_string();
+    for (text, problem) in [
+        (
+            "active_ports = \"80-2000\"",
+            "4:16: nat.active_ports: begins at 80: ports below 1024 are never a data port; write \"1024-2000\"",
+        ),
+        (
+            "active_ports = 80",
+            "4:16: nat.active_ports: begins at 80: ports below 1024 are never a data port; choose a range above them",
+        ),
+        ("active_ports = \"9-2\"", "4:16: nat.active_ports: \"9-2\" is reversed; write the lower port first: \"2-9\""),
+        ("ports = 5", "4:1: nat.ports: unknown key; known here: active_ports"),
+    ] {
+        assert_eq!(told(text), format!("f.toml:{problem}"));
+    }
+    let control = |more: &str| {
+        let text = format!("[watch]\ninterfaces = [\"w\"]\ncontrol_ports = [21, 61021]\n[nat]\n{more}");
+        parse(&text).unwrap_err().to_string()
+    };
+    const PROBLEM: &str = "nat.active_ports: contains the control port 61021, which is never a data port; choose a range without control ports";
+    assert_eq!(control(""), format!("f.toml:4:1: {PROBLEM}"));
+    assert_eq!(control("active_ports = \"61000-61100\"\n"), format!("f.toml:5:16: {PROBLEM}"));
+}
+
+#[test]
+fn a_mark_for_the_ruleset() {
+    const GUARD: &str = "[[guard]]\nnetworks = [\"192.0.2.10\"]\n";
+    let marked = |more: &str| parse(&format!("mode = \"mark\"\n{WATCH}{GUARD}{more}"));
+    let policy = marked("").unwrap().policy;
+    assert_eq!((policy.mode, policy.mark), (Mode::Mark, Mark { value: 0x0f00_0000, mask: 0x0f00_0000 }));
+    let config = marked("[mark]\nvalue = \"16 / 0xF0\"\n").unwrap();
+    assert_eq!(config.policy.mark, Mark { value: 16, mask: 240 });
+    let said = config.explain();
+    assert!(said.to_string().contains("has the mark 0x00000010/0x000000f0;"), "{said}");
+    assert_eq!(serde_json::to_value(&said).unwrap()["mark"], "0x00000010/0x000000f0");
+    let told = |e: super::ConfigError| e.to_string();
+    assert_eq!(
+        told(parse(&format!("mode = \"mark\"\n{WATCH}")).unwrap_err()),
+        "f.toml:1:8: mode: \"mark\" needs a guard: there is nothing to take the mark off; add a [[guard]], or write \"observe\""
+    );
+    assert_eq!(
+        told(marked("direction = \"out\"\ninitiators = [\"192.0.2.1\"]\n").unwrap_err()),
+        "f.toml:6:13: guard.direction: can't be \"out\" in mode \"mark\": a mark that is set on what leaves comes after the \
+         ruleset; remove this guard, or write mode = \"drop\""
+    );
+    for (bad, why) in [
+        ("0x10", "\"0x10\" is not a mark; write a value and a mask of 32 bits, such as \"0x0f000000/0x0f000000\""),
+        ("1/0x100000000", "\"1/0x100000000\" is not a mark; write"),
+        ("+1/1", "\"+1/1\" is not a mark; write"),
+        ("0x30/0x10", "\"0x30/0x10\" has bits set outside its mask; write \"0x30/0x30\", or a smaller value"),
+        ("0/255", "\"0/255\" is what a packet without a mark has; write a value that is not zero"),
+    ] {
+        let said = told(marked(&format!("[mark]\nvalue = \"{bad}\"\n")).unwrap_err());
+        assert!(said.starts_with(&format!("f.toml:7:9: mark.value: {why}")), "{said}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 use ipnet::IpNet;
 
 use super::reader::Item;
+use crate::engine::policy::Mark;
 
 /// A port, 1 to 65535.
 pub(super) fn port(item: &Item<'_>) -> Option<u16> {
@@ -97,6 +98,30 @@ pub(super) fn size(item: &Item<'_>, limits: RangeInclusive<u64>) -> Option<u64> 
         Ok(_) => item.refuse(format!("{text:?} is out of range"), remedy),
         Err(_) => item.refuse(format!("{text:?} is not a size"), remedy),
     }
+}
+
+/// A mark and the bits of it that count, such as `"0x0f000000/0x0f000000"`.
+pub(super) fn mark(item: &Item<'_>) -> Option<Mark> {
+    const REMEDY: &str = "write a value and a mask of 32 bits, such as \"0x0f000000/0x0f000000\"";
+    let text = item.text(REMEDY)?;
+    let number = |s: &str| match s.trim().strip_prefix("0x") {
+        // Neither takes a sign.
+        Some(hex) if !hex.starts_with('+') => u32::from_str_radix(hex, 16).ok(),
+        None if !s.trim().starts_with('+') => s.trim().parse().ok(),
+        _ => None,
+    };
+    let parts = text.split_once('/').map(|(value, mask)| (number(value), number(mask)));
+    let Some((Some(value), Some(mask))) = parts else {
+        return item.refuse(format!("{text:?} is not a mark"), REMEDY);
+    };
+    if value & !mask != 0 {
+        let remedy = format!("write \"{value:#x}/{:#x}\", or a smaller value", value | mask);
+        return item.refuse(format!("{text:?} has bits set outside its mask"), remedy);
+    }
+    if value == 0 {
+        return item.refuse(format!("{text:?} is what a packet without a mark has"), "write a value that is not zero");
+    }
+    Some(Mark { value, mask })
 }
 
 /// A glob pattern for names of interfaces.

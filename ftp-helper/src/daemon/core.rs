@@ -24,6 +24,7 @@ use super::{
     RunOptions,
     backend::Question,
     clock, guards,
+    nat::Translator,
     rings::{Found, Rings},
     status, why,
 };
@@ -31,7 +32,7 @@ use crate::{
     api::ReloadReport,
     config::{self, Config},
     dataplane::{self, Dataplane, Guard, Interface, Options, Parking, Ring},
-    engine::{Action, Engine, Nanos, Record},
+    engine::{Action, Engine, Nanos, Record, policy::Mode},
     event::{self, Event},
     nft::{self, Feeder},
 };
@@ -54,6 +55,8 @@ pub(super) struct Daemon {
     rings: Rings,
     parking: Parking,
     outlets: Outlets,
+    /// Where addresses are translated.
+    translator: Option<Translator>,
     pub(super) guards: Vec<Guard>,
     /// What went wrong with an interface, so that it is said once.
     troubles: BTreeMap<String, String>,
@@ -85,6 +88,7 @@ impl Daemon {
             attach: options.attach,
             instance: Some(config.api.socket.display().to_string()),
             log_level: options.kernel_log,
+            nat: config.policy.nat.is_some(),
             bench: false,
         })?;
         let adopted = plane.adopted();
@@ -99,10 +103,11 @@ impl Daemon {
             };
             let parking = Parking::new(plane.mark())?;
             let rings = Rings::open(&mut plane)?;
+            let translator = config.policy.nat.is_some().then(|| Translator::new(now)).transpose()?;
             plane.beat(now)?;
-            Ok((logger, parking, rings))
+            Ok((logger, parking, rings, translator))
         })();
-        let (logger, parking, rings) = match prepared {
+        let (logger, parking, rings, translator) = match prepared {
             Ok(prepared) => prepared,
             Err(e) => return Err(undone(plane, adopted, e)),
         };
@@ -116,6 +121,7 @@ impl Daemon {
             rings,
             parking,
             outlets: Outlets { events, feeder: None },
+            translator,
             guards: Vec::new(),
             troubles: BTreeMap::new(),
             next_beat: Instant::now() + BEAT,
@@ -203,6 +209,7 @@ impl Daemon {
         self.plane.apply(&self.config.policy, &self.guards, self.options.fast)?;
         if adopted {
             self.adopt(now)?;
+            self.translate(now)?;
         }
         if let Some(sets) = &self.config.nftables {
             self.outlets.feeder = Some(Feeder::start(sets)?);
@@ -246,7 +253,7 @@ impl Daemon {
     }
 
     fn read_some(&mut self) -> anyhow::Result<Found> {
-        let Self { rings, engine, parking, plane, outlets, .. } = self;
+        let Self { rings, engine, parking, plane, outlets, translator, .. } = self;
         let mut result = Ok(());
         let mut early = Vec::new();
         let found = rings.read(|ring, bytes| {
@@ -261,6 +268,9 @@ impl Daemon {
             match Record::parse(bytes) {
                 Ok(record) => {
                     engine.handle_record(now, &record);
+                    if let (Some(translator), Ok(())) = (translator.as_mut(), &result) {
+                        result = translator.see(engine, plane, &record);
+                    }
                     // Open again, which is no event.
                     if let Record::FlowRearmed(r) = &record {
                         outlets.feed(engine, r.session);
@@ -282,9 +292,20 @@ impl Daemon {
         Ok(found)
     }
 
-    /// Has the kernel count and tell as denied what was parked in vain.
+    /// What was parked in vain goes on without the mark in mode `mark`, and the kernel counts and tells it then; otherwise
+    /// it is counted and told as denied.
     fn give_up(&mut self, now: Nanos) -> anyhow::Result<()> {
-        for syn in self.parking.given_up(now) {
+        for in_vain in self.parking.given_up(now) {
+            let syn = in_vain.syn;
+            if self.config.policy.mode == Mode::Mark {
+                match self.parking.let_go(&in_vain) {
+                    Ok(()) => continue,
+                    Err(e) => tracing::warn!(
+                        "a SYN to port {} that was kept in vain could not be sent on: {e}",
+                        syn.key.responder_port
+                    ),
+                }
+            }
             self.order(op::DENY, |c| {
                 c.flow = syn.key;
                 c.mode = syn.hook;
@@ -311,6 +332,9 @@ impl Daemon {
             tracing::info!("addresses of guarded interfaces have changed");
             self.plane.apply(&self.config.policy, &guards, self.options.fast)?;
             self.guards = guards;
+        }
+        if self.translator.as_ref().is_some_and(|t| t.is_due(now)) {
+            self.translate(now)?;
         }
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP;
@@ -353,6 +377,12 @@ impl Daemon {
         }
         self.waiting_for = waiting;
         Ok(())
+    }
+
+    /// Goes through what is known of inside ends.
+    fn translate(&mut self, now: Nanos) -> anyhow::Result<()> {
+        let Self { translator, engine, plane, .. } = self;
+        translator.as_mut().map_or(Ok(()), |t| t.sweep(engine, plane, now))
     }
 
     /// Looks for what has no owner any more.

@@ -7,6 +7,7 @@ mod backend;
 mod clock;
 mod core;
 mod guards;
+mod nat;
 mod rings;
 mod status;
 mod why;

@@ -1,6 +1,8 @@
 //! What the daemon tells about itself, and what a new configuration changes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use ftp_helper_common::key::HOOK_IN;
 
 use super::{clock, core::Daemon};
 use crate::{
@@ -9,7 +11,7 @@ use crate::{
     },
     config::Config,
     dataplane::{AttachKind, Link},
-    engine::{Nanos, SessionView, Visible, policy::Mode},
+    engine::{Nanos, PinholeView, SessionView, Visible, policy::Mode},
     event,
     metrics::Snapshot,
     nft::Fed,
@@ -72,11 +74,20 @@ pub(super) fn pinholes(d: &Daemon) -> Vec<PinholeRow> {
             session: event::session_name(v.session),
             client: v.client,
             server: v.server,
+            inside: inside(d, &v),
             pinhole: v.pinhole,
         })
         .collect();
     rows.sort_by(|a, b| a.session.cmp(&b.session));
     rows
+}
+
+/// Where a pinhole's responder waits inside, where that is translated.
+fn inside(d: &Daemon, v: &PinholeView) -> Option<SocketAddr> {
+    let address = v.inside.filter(|_| v.key.hook == HOOK_IN)?;
+    let state = d.plane.pinhole(&v.key).unwrap_or_else(|e| told("pinholes", &e));
+    let port = state.map(|s| s.inside_port).filter(|p| *p != 0);
+    Some(SocketAddr::new(address, port.unwrap_or(v.key.port)))
 }
 
 /// The same for the metrics.
@@ -114,15 +125,20 @@ pub(super) fn merge(old: &Config, new: Config) -> (Config, ReloadReport) {
     restart("watch.control_ports", merged.watch.control_ports != old.watch.control_ports);
     restart("limits.sessions", merged.policy.limits.sessions != old.policy.limits.sessions);
     restart("limits.ring", merged.ring_bytes != old.ring_bytes);
+    restart("[nat]", merged.policy.nat.is_some() != old.policy.nat.is_some());
     restart("[api]", merged.api != old.api);
     merged.watch.control_ports.clone_from(&old.watch.control_ports);
     merged.policy.control_ports.clone_from(&old.policy.control_ports);
     merged.policy.limits.sessions = old.policy.limits.sessions;
     merged.ring_bytes = old.ring_bytes;
+    if merged.policy.nat.is_some() != old.policy.nat.is_some() {
+        merged.policy.nat.clone_from(&old.policy.nat);
+    }
     merged.api = old.api.clone();
     let (a, b) = (&old.policy, &merged.policy);
     for (what, differs) in [
         ("mode", a.mode != b.mode),
+        ("[mark]", a.mark != b.mark),
         ("on_daemon_loss", a.on_daemon_loss != b.on_daemon_loss),
         ("watch.interfaces", old.watch.interfaces != merged.watch.interfaces),
         ("[[guard]]", old.guards != merged.guards),
@@ -135,6 +151,7 @@ pub(super) fn merge(old: &Config, new: Config) -> (Config, ReloadReport) {
         ("[[server]]", a.servers != b.servers),
         ("[pinhole]", (a.pinhole_timeout, a.per_client) != (b.pinhole_timeout, b.per_client)),
         ("[limits]", a.limits != b.limits),
+        ("[nat]", a.nat != b.nat),
         ("[nftables]", old.nftables != merged.nftables),
     ] {
         if differs {
@@ -149,6 +166,7 @@ fn session(d: &Daemon, now: Nanos, v: SessionView) -> Session {
         session: event::session_name(v.id),
         client: v.client,
         server: v.server,
+        inside: v.inside,
         state: match v.state {
             Visible::Greeting | Visible::Login => Standing::Login,
             Visible::Ready => Standing::LoggedIn,
@@ -218,6 +236,7 @@ pub(super) fn mode_name(mode: Mode) -> &'static str {
     match mode {
         Mode::Observe => "observe",
         Mode::Drop => "drop",
+        Mode::Mark => "mark",
     }
 }
 
@@ -252,5 +271,17 @@ mod tests {
         assert!(merged.policy.active_inbound);
         let (_, report) = merge(&merged, merged.clone());
         assert_eq!(report, ReloadReport::default());
+
+        // The programs are loaded with or without translation; its ports are the policy's.
+        let nat = |ports: &str| parse(&format!("[watch]\ninterfaces = [\"wan0\"]\n[nat]\n{ports}"));
+        let (merged, report) = merge(&old, nat(""));
+        assert_eq!((merged.policy.nat, report.needs_restart.as_slice()), (None, &["[nat]".to_owned()][..]));
+        assert!(report.changed.is_empty(), "{report:?}");
+        let (merged, report) = merge(&nat(""), nat("active_ports = \"50000-50010\"\n"));
+        assert_eq!(
+            (merged.policy.nat.unwrap().active_ports, report.changed),
+            (50000..=50010, vec!["[nat]".to_owned()])
+        );
+        assert!(report.needs_restart.is_empty());
     }
 }

@@ -48,7 +48,11 @@ pub(super) fn why(d: &Daemon, asked: Asked) -> anyhow::Result<Why> {
     };
     let near = rows.iter().filter(|r| refused && is_near(r)).take(NEAR).cloned().collect();
     let mode = d.config.policy.mode;
-    let verdict = if refused && mode == Mode::Drop { Verdict::Denied } else { Verdict::Allowed };
+    let verdict = match mode {
+        Mode::Drop if refused => Verdict::Denied,
+        Mode::Mark if refused => Verdict::Unmarked,
+        _ => Verdict::Allowed,
+    };
     Ok(Why { asked, verdict, mode: status::mode_name(mode).into(), control_port, guards, near })
 }
 

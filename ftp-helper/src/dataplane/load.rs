@@ -8,6 +8,7 @@ use aya::{
 };
 use ftp_helper_common::{
     command::Command,
+    nat::{Alias, Translation},
     policy::{KernelPolicy, MAX_CONTROL_PORTS},
     record::SegmentRecord,
     state::{ClientState, FlowState, HalfOpen, Locked, PinholeState, SessionState},
@@ -36,6 +37,8 @@ pub struct Options {
     pub instance: Option<String>,
     /// Programs log through aya-log down to this level (1 error to 5 trace); 0 costs nothing.
     pub log_level: u8,
+    /// Whether addresses are translated: without it the programs know nothing of that.
+    pub nat: bool,
     /// For measuring: what a packet would change is not changed.
     pub bench: bool,
 }
@@ -49,6 +52,7 @@ impl Default for Options {
             attach: AttachKind::Auto,
             instance: None,
             log_level: 0,
+            nat: false,
             bench: false,
         }
     }
@@ -57,12 +61,16 @@ impl Default for Options {
 /// Handshakes, and other tables that make room by themselves.
 const TRANSIENT: u32 = 16384;
 /// Tables that outlive the daemon: what the next one takes over, and what the programs go by until it replaces them.
-pub const PINNED: [&str; 19] = [
+pub const PINNED: [&str; 23] = [
     "SESSIONS",
     "PINHOLES",
     "FLOWS",
     "CLIENTS",
+    "STARTED",
     "RANGES",
+    "ALIASES",
+    "INWARD",
+    "OUTWARD",
     "HALF_OPEN",
     "MIDSTREAM",
     "EVENTS",
@@ -110,10 +118,12 @@ impl Dataplane {
         }
         ports[..options.control_ports.len()].copy_from_slice(&options.control_ports);
         let bench = u32::from(options.bench);
+        let nat = u32::from(options.nat);
         let mut loader = EbpfLoader::new();
         loader
             .override_global("CONTROL_PORTS", &ports, true)
             .override_global("UNPARK_MARK", &mark, true)
+            .override_global("NAT", &nat, true)
             .override_global("BENCH", &bench, true)
             .override_global("AYA_LOG_LEVEL", &options.log_level, true);
         for (name, entries) in sizes(options) {
@@ -164,8 +174,10 @@ pub(super) fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result
     Ok(program)
 }
 
-fn sizes(options: &Options) -> [(&'static str, u32); 9] {
+fn sizes(options: &Options) -> [(&'static str, u32); 12] {
     let n = options.sessions.max(1);
+    // A data connection has its quiet time after its end, when the session has the next one already.
+    let (aliases, translations) = if options.nat { (n, n.saturating_mul(2)) } else { (1, 1) };
     [
         ("SESSIONS", n),
         // While one replaces another, a session has two.
@@ -173,6 +185,9 @@ fn sizes(options: &Options) -> [(&'static str, u32); 9] {
         ("FLOWS", n.saturating_mul(2)),
         ("CLIENTS", n.saturating_add(64)),
         ("RANGES", n.saturating_add(64)),
+        ("ALIASES", aliases),
+        ("INWARD", translations),
+        ("OUTWARD", translations),
         ("HALF_OPEN", TRANSIENT),
         ("MIDSTREAM", TRANSIENT),
         ("BLIND_PAIRS", TRANSIENT),
@@ -181,7 +196,7 @@ fn sizes(options: &Options) -> [(&'static str, u32); 9] {
 }
 
 /// Grows with every change of the tables' contents that their sizes do not show.
-const TABLES: u32 = 5;
+const TABLES: u32 = 9;
 
 /// Stands for everything that the tables' contents depend on.
 fn layout(options: &Options) -> u64 {
@@ -193,6 +208,8 @@ fn layout(options: &Options) -> u64 {
             size_of::<Locked<SessionState>>(),
             size_of::<Locked<PinholeState>>(),
             size_of::<Locked<FlowState>>(),
+            size_of::<Locked<Alias>>(),
+            size_of::<Translation>(),
             size_of::<ClientState>(),
             size_of::<HalfOpen>(),
             size_of::<KernelPolicy>(),

@@ -27,13 +27,27 @@ pub struct Parking {
     marked: OwnedFd,
     plain: OwnedFd,
     kept: VecDeque<Parked>,
-    given_up: Vec<SynRecord>,
+    given_up: Vec<GivenUp>,
 }
 
 struct Parked {
     time: u64,
     syn: SynRecord,
     frame: Vec<u8>,
+}
+
+/// A SYN that was kept in vain.
+#[derive(Debug)]
+pub struct GivenUp {
+    /// Who and where to, and why it was not let through.
+    pub syn: SynRecord,
+    frame: Vec<u8>,
+}
+
+impl From<Parked> for GivenUp {
+    fn from(Parked { syn, frame, .. }: Parked) -> Self {
+        Self { syn, frame }
+    }
 }
 
 impl Parking {
@@ -57,7 +71,7 @@ impl Parking {
         let frame = record.get(size_of::<SynRecord>()..size_of::<SynRecord>() + usize::from(syn.frame_len))?;
         self.give_up_old(now);
         if self.kept.len() >= MAX {
-            self.given_up.extend(self.kept.pop_front().map(|p| p.syn));
+            self.given_up.extend(self.kept.pop_front().map(Into::into));
         }
         let mut frame = with_tag(frame, syn.vlan);
         checksum::complete(&mut frame, &syn.key);
@@ -74,16 +88,15 @@ impl Parking {
         // One connection: the first SYN that fits. Its retransmissions are forgotten; other connections have come in vain.
         let Some(at) = self.kept.iter().position(|p| fits(&p.syn, pinhole)) else { return Ok(None) };
         let Some(parked) = self.kept.remove(at) else { return Ok(None) };
-        self.kept.retain(|p| {
-            let fits = fits(&p.syn, pinhole);
-            if fits && p.syn.key != parked.syn.key {
-                self.given_up.push(SynRecord { reason: Reason::OtherSourcePort as u16, ..p.syn });
-            }
-            !fits
-        });
+        let (others, kept) = std::mem::take(&mut self.kept).into_iter().partition(|p| fits(&p.syn, pinhole));
+        self.kept = kept;
+        for other in VecDeque::into_iter(others).filter(|p| p.syn.key != parked.syn.key) {
+            let syn = SynRecord { reason: Reason::OtherSourcePort as u16, ..other.syn };
+            self.given_up.push(GivenUp { syn, frame: other.frame });
+        }
         let fd = if parked.syn.hook == HOOK_IN { &self.marked } else { &self.plain };
-        if let Err(e) = send(fd, &parked) {
-            self.given_up.push(parked.syn);
+        if let Err(e) = send(fd, &parked.syn, &parked.frame) {
+            self.given_up.push(parked.into());
             return Err(e);
         }
         Ok(Some(Duration::from_nanos(now.saturating_sub(parked.time))))
@@ -95,14 +108,26 @@ impl Parking {
     }
 
     /// The SYNs that came in vain since the last time: no pinhole has opened for them.
-    pub fn given_up(&mut self, now: u64) -> Vec<SynRecord> {
+    pub fn given_up(&mut self, now: u64) -> Vec<GivenUp> {
         self.give_up_old(now);
         std::mem::take(&mut self.given_up)
     }
 
+    /// Lets a SYN arrive once more that was kept in vain, for the ruleset to decide: the kernel side keeps it no second
+    /// time.
+    ///
+    /// # Errors
+    /// When the interface does not take the frame, or the SYN was about to leave.
+    pub fn let_go(&self, in_vain: &GivenUp) -> io::Result<()> {
+        if in_vain.syn.hook != HOOK_IN {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        send(&self.marked, &in_vain.syn, &in_vain.frame)
+    }
+
     fn give_up_old(&mut self, now: u64) {
         let old = self.kept.iter().take_while(|p| p.time.saturating_add(KEEP) <= now).count();
-        self.given_up.extend(self.kept.drain(..old).map(|p| p.syn));
+        self.given_up.extend(self.kept.drain(..old).map(Into::into));
     }
 }
 
@@ -128,22 +153,22 @@ fn with_tag(frame: &[u8], vlan: u32) -> Vec<u8> {
     }
 }
 
-fn send(fd: &OwnedFd, parked: &Parked) -> io::Result<()> {
+fn send(fd: &OwnedFd, syn: &SynRecord, frame: &[u8]) -> io::Result<()> {
     // SAFETY: an all-zero `sockaddr_ll` is a value of it.
     let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     to.sll_family = libc::AF_PACKET as u16;
-    to.sll_protocol = parked.syn.ethertype.to_be();
-    to.sll_ifindex = parked.syn.ifindex.cast_signed();
+    to.sll_protocol = syn.ethertype.to_be();
+    to.sll_ifindex = syn.ifindex.cast_signed();
     to.sll_halen = 6;
-    if let Some(destination) = parked.frame.get(..6) {
+    if let Some(destination) = frame.get(..6) {
         to.sll_addr[..6].copy_from_slice(destination);
     }
     // SAFETY: the frame and the address are valid for reading with the lengths given.
     let n = unsafe {
         libc::sendto(
             fd.as_raw_fd(),
-            parked.frame.as_ptr().cast(),
-            parked.frame.len(),
+            frame.as_ptr().cast(),
+            frame.len(),
             0,
             std::ptr::from_ref(&to).cast(),
             size_of::<libc::sockaddr_ll>() as libc::socklen_t,
@@ -170,13 +195,13 @@ mod tests {
             park(&mut parking, now, from, to);
         }
         assert_eq!(parking.poll_timeout(), Some(1 + KEEP));
-        assert_eq!(parking.given_up(KEEP), []);
+        assert!(parking.given_up(KEEP).is_empty());
         // A file is no packet socket: the first one can't be sent on. It has come in vain then, and so has the other
         // connection to its port; its retransmission is no other connection.
         let pinhole = PinholeKey { port: 50_000, hook: HOOK_IN, ..PinholeKey::default() };
         assert!(parking.release(5, &pinhole).is_err());
         assert_eq!(parking.poll_timeout(), Some(0));
-        let told: Vec<_> = parking.given_up(6).iter().map(|s| (s.key.initiator_port, s.reason)).collect();
+        let told: Vec<_> = parking.given_up(6).iter().map(|g| (g.syn.key.initiator_port, g.syn.reason)).collect();
         assert_eq!(told, [(1002, Reason::OtherSourcePort as u16), (1000, Reason::NoPinhole as u16)]);
         assert_eq!(parking.given_up(2 + KEEP).len(), 1);
         assert_eq!((parking.given_up(u64::MAX).len(), parking.poll_timeout()), (0, None));

@@ -7,9 +7,10 @@ use aya::{EbpfLoader, programs::SchedClassifier};
 ///
 /// # Errors
 /// When the object can't be loaded.
-pub fn verified_instructions() -> anyhow::Result<Vec<(String, u32)>> {
+pub fn verified_instructions(nat: bool) -> anyhow::Result<Vec<(String, u32)>> {
     let mut ebpf = EbpfLoader::new()
         .override_global("AYA_LOG_LEVEL", &0u8, true)
+        .override_global("NAT", &u32::from(nat), true)
         .load(super::object())
         .context("can't load the object")?;
     let mut counts = Vec::new();

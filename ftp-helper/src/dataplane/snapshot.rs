@@ -7,7 +7,8 @@ use aya::maps::{Array, HashMap, PerCpuArray};
 use ftp_helper_common::{
     addr::Addr,
     counter::{self, Counter},
-    key::{PinholeKey, SessionKey, TupleKey},
+    key::{HOOK_IN, PinholeKey, SessionKey, TupleKey},
+    nat::{Alias, Translation},
     policy::{PORTS_PER_CHUNK, PortChunk},
     reason::Reason,
     state::{ClientState, FlowState, Locked, PinholeState, RangeState, SessionState},
@@ -114,6 +115,23 @@ impl Dataplane {
     /// When the table can't be read.
     pub fn ranges(&self) -> anyhow::Result<Vec<(PinholeKey, RangeState)>> {
         Ok(self.entries::<PinholeKey, RangeState>("RANGES", 0)?.collect())
+    }
+
+    /// What is known of the inside end of each control connection.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn aliases(&self) -> anyhow::Result<Vec<(SessionKey, Alias)>> {
+        Ok(self.entries::<SessionKey, Locked<Alias>>("ALIASES", LOCKED)?.map(|(k, v)| (k, v.state)).collect())
+    }
+
+    /// The translations of one direction ([`ftp_helper_common::key::HOOK_IN`]: of what arrives), by the connection as the
+    /// packets that it is for have it.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn translations(&self, hook: u8) -> anyhow::Result<Vec<(TupleKey, Translation)>> {
+        Ok(self.entries::<TupleKey, Translation>(if hook == HOOK_IN { "INWARD" } else { "OUTWARD" }, 0)?.collect())
     }
 
     /// SYNs by destination port: how many were denied, and how many `observe` passed that would have been.

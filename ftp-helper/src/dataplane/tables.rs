@@ -65,6 +65,7 @@ impl Dataplane {
             mode: match policy.mode {
                 Mode::Observe => mode::OBSERVE,
                 Mode::Drop => mode::DROP,
+                Mode::Mark => mode::MARK,
             },
             on_loss: match policy.on_daemon_loss {
                 OnDaemonLoss::Continue => on_loss::CONTINUE,
@@ -72,6 +73,9 @@ impl Dataplane {
             },
             modes: policy.modes.0,
             active_open: policy.active_open as u8,
+            mark_value: policy.mark.value,
+            mark_mask: policy.mark.mask,
+            nat_ports: policy.nat.as_ref().map_or([0; 2], |n| [*n.active_ports.start(), *n.active_ports.end()]),
             ..KernelPolicy::default()
         };
         for (flag, set) in [

@@ -278,7 +278,7 @@ impl Session {
         }
         let Some(hole) = self.pinhole else { return };
         let a = Announcement { kind: hole.kind, addr: None, port: hole.key.port, side: SERVER, seq: hole.line };
-        if judge(&core.policy, &self.key, self.client_hook, &a).is_err() {
+        if judge(&core.policy, &self.key, self.client_hook, self.inside, &a).is_err() {
             self.revoke(now, core, Reason::PolicyChanged);
         }
     }

@@ -32,6 +32,7 @@ mod tests;
 use std::collections::HashMap;
 
 use ftp_helper_common::{
+    addr::Addr,
     command::{Command, Outcome, op},
     key::{FlowKey, SessionKey},
     reason::Reason,
@@ -138,6 +139,14 @@ impl Engine {
         self.core.stats.adopted += 1;
         self.sessions.insert(state.id, Box::new(session));
         self.settle(now, state.id);
+    }
+
+    /// What is known of the address that a session's inside end has there: `None` where nothing is translated. Until it is
+    /// told, nothing is taken to be.
+    pub fn translated(&mut self, session: u64, inside: Option<Addr>) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.inside = inside;
+        }
     }
 
     /// Takes over a data connection that is running. Sessions first, so that it finds its own.

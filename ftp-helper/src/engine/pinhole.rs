@@ -1,6 +1,7 @@
 //! A pinhole, and whether the policy allows it.
 
 use ftp_helper_common::{
+    addr::Addr,
     canon::pinhole_key,
     key::{HOOK_IN, PinholeKey, SessionKey},
     reason::Reason,
@@ -115,11 +116,18 @@ pub(super) fn flags(policy: &Policy, kind: u8) -> u8 {
     pinhole_flag::CONFIRMED | source
 }
 
-/// Whether the policy allows this endpoint in this session, whatever the dialogue has come to.
+/// Whether the policy allows this endpoint in this session, whatever the dialogue has come to. `inside` is the address
+/// that the end inside has there, if that is another.
 ///
 /// # Errors
 /// Why not.
-pub(super) fn judge(policy: &Policy, key: &SessionKey, client_hook: u8, a: &Announcement) -> Result<(), Reason> {
+pub(super) fn judge(
+    policy: &Policy,
+    key: &SessionKey,
+    client_hook: u8,
+    inside: Option<Addr>,
+    a: &Announcement,
+) -> Result<(), Reason> {
     let pinhole = pinhole_key(key, client_hook, a.kind, a.port);
     if !policy.modes.allows(a.kind) {
         return Err(Reason::ModeDisabled);
@@ -127,7 +135,14 @@ pub(super) fn judge(policy: &Policy, key: &SessionKey, client_hook: u8, a: &Anno
     if let Some(addr) = a.addr
         && addr != pinhole.responder
     {
-        return Err(if addr.is_v4() == pinhole.responder.is_v4() { Reason::ThirdHost } else { Reason::AddressFamily });
+        // Who waits for a connection that comes in is the end inside.
+        return Err(if pinhole.hook == HOOK_IN && Some(addr) == inside {
+            Reason::NotRewritten
+        } else if addr.is_v4() == pinhole.responder.is_v4() {
+            Reason::ThirdHost
+        } else {
+            Reason::AddressFamily
+        });
     }
     if a.port < 1024 {
         return Err(if policy.control_ports.contains(&a.port) { Reason::ControlPort } else { Reason::LowPort });
@@ -154,7 +169,7 @@ pub(super) fn judge(policy: &Policy, key: &SessionKey, client_hook: u8, a: &Anno
 mod tests {
     use std::net::IpAddr;
 
-    use ftp_helper_common::{addr::Addr, key::HOOK_OUT};
+    use ftp_helper_common::key::HOOK_OUT;
 
     use super::*;
     use crate::engine::policy::{Modes, Server};
@@ -183,7 +198,7 @@ mod tests {
         };
         let own = |kind| if kind == pending::PASV || kind == pending::EPSV { key.server } else { key.client };
         let check = |policy: &Policy, hook, kind, host: Option<Addr>, port| {
-            judge(policy, &key, hook, &Announcement { kind, addr: host, port, side: 0, seq: 0 })
+            judge(policy, &key, hook, None, &Announcement { kind, addr: host, port, side: 0, seq: 0 })
         };
         for kind in [pending::PASV, pending::PORT, pending::EPRT] {
             let me = Some(own(kind));
@@ -212,6 +227,26 @@ mod tests {
             assert_eq!(check(&policy, HOOK_OUT, kind, me, 45000), verdict);
             let none = Policy { modes: Modes::NONE, ..policy.clone() };
             assert_eq!(check(&none, HOOK_IN, kind, me, 45000), Err(Reason::ModeDisabled));
+        }
+    }
+
+    #[test]
+    fn an_inside_address_that_was_not_rewritten_is_told_from_a_third_host() {
+        let key =
+            SessionKey { client: addr("192.0.2.10"), server: addr("198.51.100.5"), client_port: 4000, server_port: 21 };
+        let policy = Policy { active_inbound: true, ..Policy::default() };
+        let inside = addr("10.0.0.5");
+        let check = |hook, kind, named, inside| {
+            judge(&policy, &key, hook, inside, &Announcement { kind, addr: Some(named), port: 45000, side: 0, seq: 0 })
+        };
+        // The end inside is the server, or the client; the other one knows nothing of that address.
+        for (hook, own, other) in [(HOOK_IN, pending::PASV, pending::PORT), (HOOK_OUT, pending::PORT, pending::PASV)] {
+            assert_eq!(check(hook, own, inside, Some(inside)), Err(Reason::NotRewritten));
+            assert_eq!(check(hook, other, inside, Some(inside)), Err(Reason::ThirdHost));
+            assert_eq!(check(hook, own, addr("10.0.0.6"), Some(inside)), Err(Reason::ThirdHost));
+            assert_eq!(check(hook, own, inside, None), Err(Reason::ThirdHost));
+            let public = if hook == HOOK_IN { key.server } else { key.client };
+            assert_eq!(check(hook, own, public, Some(inside)), Ok(()));
         }
     }
 

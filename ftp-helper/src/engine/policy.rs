@@ -10,6 +10,8 @@ use ipnet::IpNet;
 pub struct Policy {
     /// What happens to what is not allowed.
     pub mode: Mode,
+    /// What mode `mark` sets and clears.
+    pub mark: Mark,
     /// What the kernel side does when the daemon is gone.
     pub on_daemon_loss: OnDaemonLoss,
     /// Allowed ways to negotiate.
@@ -34,6 +36,8 @@ pub struct Policy {
     pub per_client: u32,
     /// Limits of the session table.
     pub limits: Limits,
+    /// Address translation, if data connections are to be translated.
+    pub nat: Option<Nat>,
 }
 
 /// What happens to what is not allowed.
@@ -43,6 +47,30 @@ pub enum Mode {
     Observe,
     /// It is dropped.
     Drop,
+    /// It passes without the mark, and the administrator's ruleset decides; what is wrong with a control connection is
+    /// dropped as in `Drop`.
+    Mark,
+}
+
+/// What mode `mark` makes of a packet's mark.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mark {
+    /// The bits of what is permitted; within the mask, and not zero.
+    pub value: u32,
+    /// The bits that are ours.
+    pub mask: u32,
+}
+
+impl Default for Mark {
+    fn default() -> Self {
+        Self { value: 0x0f00_0000, mask: 0x0f00_0000 }
+    }
+}
+
+impl std::fmt::Display for Mark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#010x}/{:#010x}", self.value, self.mask)
+    }
 }
 
 /// What the kernel side does when the daemon is gone.
@@ -90,6 +118,19 @@ pub enum LineEndings {
     Lenient,
 }
 
+/// How the data connections of translated hosts are translated.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Nat {
+    /// Public ports for the data connections of inside clients in active mode; none below 1024.
+    pub active_ports: RangeInclusive<u16>,
+}
+
+impl Default for Nat {
+    fn default() -> Self {
+        Self { active_ports: 61000..=61999 }
+    }
+}
+
 /// What is known about one server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Server {
@@ -133,6 +174,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             mode: Mode::Observe,
+            mark: Mark::default(),
             on_daemon_loss: OnDaemonLoss::Continue,
             modes: Modes::ALL,
             active_inbound: false,
@@ -145,6 +187,7 @@ impl Default for Policy {
             pinhole_timeout: Duration::from_secs(10),
             per_client: 64,
             limits: Limits::default(),
+            nat: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One control connection: from records to steps of the dialogue.
 
 use ftp_helper_common::{
+    addr::Addr,
     canon::bit,
     key::{CLIENT, FlowKey, SERVER, SessionKey},
     reason::Reason,
@@ -67,6 +68,8 @@ pub(super) struct Session {
     pub(super) id: u64,
     pub(super) key: SessionKey,
     pub(super) client_hook: u8,
+    /// The address that the end inside has there, if it is known to be another.
+    pub(super) inside: Option<Addr>,
     pub(super) standing: Standing,
     pub(super) last: Nanos,
     /// Data connections that are running.
@@ -285,6 +288,7 @@ impl Session {
             id: self.id,
             client,
             server,
+            inside: self.inside.map(|a| a.to_ip()),
             state,
             blind: self.kernel.is_blind(),
             logged_in: self.dialogue.logged_in(),
@@ -300,7 +304,8 @@ impl Session {
     /// Its unconsumed pinhole, as `pinholes` shows it.
     pub(super) fn pinhole_view(&self, now: Nanos) -> Option<PinholeView> {
         let (client, server) = ends(&self.key);
-        self.pinhole.map(|p| PinholeView { session: self.id, client, server, pinhole: p.show(now) })
+        let inside = self.inside.map(|a| a.to_ip());
+        self.pinhole.map(|p| PinholeView { session: self.id, client, server, inside, key: p.key, pinhole: p.show(now) })
     }
 
     pub(super) fn empty(now: Nanos, id: u64, key: SessionKey, client_hook: u8, next: [u32; 2]) -> Self {
@@ -308,6 +313,7 @@ impl Session {
             id,
             key,
             client_hook,
+            inside: None,
             standing: Standing::Good,
             last: now,
             running: 0,
@@ -452,8 +458,8 @@ impl Session {
             };
             let Some(line) = line else { continue };
             let was_in = self.dialogue.logged_in();
-            let (policy, key, hook) = (&core.policy, &self.key, self.client_hook);
-            let judge = |a: &_| pinhole::judge(policy, key, hook, a);
+            let (policy, key, hook, inside) = (&core.policy, &self.key, self.client_hook, self.inside);
+            let judge = |a: &_| pinhole::judge(policy, key, hook, inside, a);
             let rules = Rules { active: pinhole::active_at(policy, hook), judge: &judge };
             if side == usize::from(CLIENT) {
                 self.dialogue.client(&line, &rules, &mut steps);

@@ -1,8 +1,12 @@
 //! What `sessions` and `pinholes` show.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use ftp_helper_common::{addr::Addr, key::SessionKey, reason::Reason};
+use ftp_helper_common::{
+    addr::Addr,
+    key::{PinholeKey, SessionKey},
+    reason::Reason,
+};
 
 use super::Nanos;
 use crate::event::Pinhole;
@@ -16,6 +20,8 @@ pub struct SessionView {
     pub client: SocketAddr,
     /// The server.
     pub server: SocketAddr,
+    /// The address that the end inside has there, where that is another.
+    pub inside: Option<IpAddr>,
     /// What it is doing.
     pub state: Visible,
     /// Whether the kernel has lost sight of the dialogue, and the daemon reads alone.
@@ -88,6 +94,10 @@ pub struct PinholeView {
     pub client: SocketAddr,
     /// The control connection's server.
     pub server: SocketAddr,
+    /// The address that the end inside has there, where that is another.
+    pub inside: Option<IpAddr>,
+    /// The kernel's key of it.
+    pub key: PinholeKey,
     /// The pinhole.
     pub pinhole: Pinhole,
 }

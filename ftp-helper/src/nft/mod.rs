@@ -13,7 +13,7 @@ mod ports;
 pub mod ruleset;
 pub mod verdict;
 
-pub use conntrack::connections_to;
+pub use conntrack::{Conntrack, connections_to};
 pub use elements::{Element, Family, Sets, check, elements};
 pub use feeder::{Fed, Feeder};
 pub use ports::Ports;

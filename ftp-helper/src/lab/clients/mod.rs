@@ -227,14 +227,21 @@ impl Job<'_> {
     /// When the client's program can't be started, or a file can't be read or written here. That the transfer fails is no
     /// error but an outcome.
     pub fn run(&self) -> Result<Outcome> {
+        self.run_at(SocketAddr::new(self.server.host().address(self.family), self.server.port()))
+    }
+
+    /// The same with the server where somebody else publishes it.
+    ///
+    /// # Errors
+    /// As [`Job::run`].
+    pub fn run_at(&self, server: SocketAddr) -> Result<Outcome> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let work = Work::new(self.from, number)?;
         let remote = format!("{UPLOAD_PREFIX}{number}");
-        let address = self.server.host().address(self.family);
         let call = Call {
             mode: self.mode,
-            server: SocketAddr::new(address, self.server.port()),
+            server,
             login: self.server.login(),
             upload: self.upload,
             remote: format!("{DIRECTORY}/{remote}"),

@@ -13,7 +13,7 @@ mod vsftpd;
 
 use std::{
     io::Read as _,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     ops::RangeInclusive,
     path::{Path, PathBuf},
     process::Command,
@@ -107,6 +107,8 @@ pub struct ServerOptions {
     /// Whether control and data connections are encrypted (AUTH TLS, RFC 4217), with a certificate of the lab's own:
     /// [`ServerKind::offers_tls`].
     pub tls: bool,
+    /// The address that it announces in reply to PASV, where that is not its host's own; vsftpd can.
+    pub announced: Option<Ipv4Addr>,
     /// The size of [`DOWNLOAD`] in bytes.
     pub size: usize,
     /// Where fetched programs are; `None` for [`default_cache`].
@@ -121,6 +123,7 @@ impl Default for ServerOptions {
             port: 21,
             passive_ports: PassivePorts::new(50_000, 50_099).unwrap_or_default(),
             tls: false,
+            announced: None,
             size: 100_000,
             cache: None,
             bundled: None,
@@ -187,6 +190,10 @@ impl Server {
     pub fn start(host: &Host, kind: ServerKind, options: &ServerOptions) -> Result<Self> {
         if options.tls && !kind.offers_tls() {
             return Err(LabError::Usage(format!("{} is not set up for TLS in the lab; vsftpd is", kind.name())));
+        }
+        if options.announced.is_some() && kind != ServerKind::Vsftpd {
+            let text = format!("{} announces no other address in the lab; vsftpd does", kind.name());
+            return Err(LabError::Usage(text));
         }
         let base = host.directory().join(format!("{}-{}-{}", host.name(), kind.name(), options.port));
         // An earlier one's uploads and passwords are no concern of this one's.
