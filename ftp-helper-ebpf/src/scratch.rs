@@ -41,8 +41,8 @@ pub struct Scratch {
     pub pin: PinholeKey,
     /// The pinhole that the segment in hand has opened.
     pub opened: PinholeKey,
-    /// The one that the session had before.
-    pub replaced: PinholeKey,
+    /// The one that was open before.
+    pub old: PinholeKey,
     /// A pinhole in the making, as it lies in the table.
     pub hole: PinholeState,
     pub hole_lock: [u32; 2],

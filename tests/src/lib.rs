@@ -1,15 +1,20 @@
 //! What the end-to-end tests share.
 
+pub mod capture;
 pub mod catalogue;
 pub mod connect;
 pub mod dialogue;
+pub mod firewall;
 pub mod flood;
 pub mod fuzz;
 pub mod gateway;
+pub mod nat;
 pub mod oracle;
 pub mod packet;
 pub mod program;
 pub mod responder;
 pub mod sim;
 pub mod spinner;
+pub mod tap;
 pub mod testrun;
+pub mod wire;

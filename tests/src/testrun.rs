@@ -14,9 +14,8 @@ use std::{
     time::Duration,
 };
 
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
 use ftp_helper::{
-    dataplane::{Counters, Dataplane, Direction, FastPath, Guard, Options, Ring, RingReader},
+    dataplane::{Counters, Dataplane, Direction, FastPath, Guard, LinkLayer, Metadata, Options, Testbed},
     engine::{Record, policy::Mode, policy::Policy},
     lab,
 };
@@ -31,34 +30,11 @@ use ftp_helper_common::{
 
 use crate::packet::Packet;
 
-/// What a program says of a packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// On to the next program and filter (`TC_ACT_UNSPEC`).
-    Pass,
-    /// Dropped (`TC_ACT_SHOT`).
-    Drop,
-    /// Turned round or sent elsewhere (`TC_ACT_REDIRECT`).
-    Redirect,
-}
-
-impl Verdict {
-    fn from_code(code: u32) -> Self {
-        match code {
-            0xffff_ffff => Self::Pass,
-            2 => Self::Drop,
-            7 => Self::Redirect,
-            other => panic!("a program returned {other}"),
-        }
-    }
-}
+pub use ftp_helper::dataplane::Verdict;
 
 /// Programs and tables in the kernel, and readers of their ring buffers.
 pub struct Kernel {
-    plane: Dataplane,
-    events: RingReader,
-    telemetry: RingReader,
-    parked: RingReader,
+    bed: Testbed,
     /// Counters at the last [`Self::expect`].
     seen: Counters,
     denied: BTreeMap<u16, [u64; 2]>,
@@ -115,14 +91,8 @@ impl std::ops::DerefMut for SharedKernel {
 impl Kernel {
     /// A set of its own. The caller has made sure that it may ([`lab::require_root`]).
     pub fn load(options: &Options) -> Self {
-        let mut plane = Dataplane::load(options).expect("the programs load");
-        let [events, telemetry, parked] =
-            [Ring::Events, Ring::Telemetry, Ring::Parked].map(|r| plane.take_ring(r).expect("a ring buffer"));
         let mut kernel = Self {
-            plane,
-            events,
-            telemetry,
-            parked,
+            bed: Testbed::load(options).expect("the programs load"),
             seen: Counters::default(),
             denied: BTreeMap::new(),
             held: VecDeque::new(),
@@ -162,7 +132,7 @@ impl Kernel {
             let flow = tuple.to_flow(state.hook);
             self.command(&Command { op: op::FORGET_FLOW, flow, mode: state.hook, ..Command::default() });
         }
-        for (client, _) in self.plane.clients().expect("clients") {
+        for (client, _) in self.bed.plane().clients().expect("clients") {
             let flow = ftp_helper_common::key::FlowKey { initiator: client, ..Default::default() };
             self.command(&Command { op: op::FORGET_CLIENT, flow, ..Command::default() });
         }
@@ -170,17 +140,17 @@ impl Kernel {
 
     /// The loaded programs.
     pub fn plane(&mut self) -> &mut Dataplane {
-        &mut self.plane
+        self.bed.plane_mut()
     }
 
     /// Puts a policy and guards in force.
     pub fn set(&mut self, policy: &Policy, guards: &[Guard]) {
-        self.plane.apply(policy, guards, FastPath::default()).expect("the policy fits");
+        self.bed.plane_mut().apply(policy, guards, FastPath::default()).expect("the policy fits");
     }
 
     /// Notes an interface as one that the programs are attached to.
     pub fn outside(&mut self, ifindex: u32) {
-        let map = self.plane.ebpf_mut().map_mut("OUTSIDE").expect("a table");
+        let map = self.bed.plane_mut().ebpf_mut().map_mut("OUTSIDE").expect("a table");
         let mut map = aya::maps::HashMap::<_, u32, u32>::try_from(map).expect("a hash table");
         map.insert(ifindex, 1, 0).expect("room");
     }
@@ -197,7 +167,7 @@ impl Kernel {
     pub fn live(&mut self, alive: bool) {
         const HOUR: u64 = 3_600_000_000_000;
         let beat = if alive { monotonic() + HOUR } else { monotonic().saturating_sub(HOUR).max(1) };
-        self.plane.beat(beat).expect("the heartbeat");
+        self.bed.plane_mut().beat(beat).expect("the heartbeat");
     }
 
     /// Runs the program of `hook` on a packet.
@@ -208,38 +178,19 @@ impl Kernel {
 
     /// The same with bytes.
     pub fn send_bytes(&mut self, hook: u8, bytes: &[u8]) -> Verdict {
-        let program = match (hook, self.bare) {
-            (HOOK_IN, false) => "ftp_ingress",
-            (_, false) => "ftp_egress",
-            (HOOK_IN, true) => "ftp_ingress_l3",
-            (_, true) => "ftp_egress_l3",
-        };
-        let code = self.run(program, bytes);
+        let link = if self.bare { LinkLayer::None } else { LinkLayer::Ethernet };
+        let metadata = Metadata { mark: self.mark, ingress_ifindex: self.ingress_ifindex };
+        let (verdict, mark) = self.bed.run(hook, link, bytes, metadata).expect("a test run");
+        self.marked = mark;
         if self.draining {
             self.drain();
         }
-        Verdict::from_code(code)
-    }
-
-    fn run(&mut self, program: &str, frame: &[u8]) -> u32 {
-        let context = context(self.mark, self.ingress_ifindex);
-        let mut after = [0; SKB];
-        let program = self.plane.ebpf_mut().program(program).expect("a program of the object");
-        let program: &SchedClassifier = program.try_into().expect("a classifier");
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            ctx_in: (!context.is_empty()).then_some(&context),
-            ctx_out: Some(&mut after),
-            ..TestRunOptions::new()
-        };
-        let result = program.test_run(options).expect("a test run");
-        self.marked = u32::from_ne_bytes(after[8..12].try_into().expect("four bytes"));
-        result.return_value
+        verdict
     }
 
     /// Carries out a command.
     pub fn command(&self, command: &Command) -> Outcome {
-        self.plane.command(command).expect("a test run")
+        self.bed.plane().command(command).expect("a test run")
     }
 
     /// The records since the last call, in order: those of `EVENTS`, then diagnostic ones.
@@ -250,38 +201,34 @@ impl Kernel {
 
     /// Frees a full ring buffer; what it held is in [`Self::records`].
     pub fn drain(&mut self) {
-        for ring in [&mut self.events, &mut self.telemetry, &mut self.parked] {
-            while ring.next(|r| self.held.push_back(r.to_vec())) {}
-        }
+        self.bed.records(|r| self.held.push_back(r.to_vec()));
     }
 
     /// Frees the ring buffers and keeps nothing of them.
     pub fn discard(&mut self) {
-        for ring in [&mut self.events, &mut self.telemetry, &mut self.parked] {
-            while ring.next(|_| ()) {}
-        }
+        self.bed.records(|_| ());
     }
 
     /// Writes a session's entry past the programs: for benchmarks only.
     pub fn write_session(&mut self, key: &SessionKey, state: SessionState) {
-        let map = self.plane.ebpf_mut().map_mut("SESSIONS").expect("a table");
+        let map = self.bed.plane_mut().ebpf_mut().map_mut("SESSIONS").expect("a table");
         let mut map = aya::maps::HashMap::<_, SessionKey, Locked<SessionState>>::try_from(map).expect("a hash table");
         map.insert(key, Locked { state, lock: 0, pad: 0 }, 0).expect("room");
     }
 
     /// One session.
     pub fn session(&self, key: &SessionKey) -> Option<SessionState> {
-        self.plane.session(key).expect("sessions")
+        self.bed.plane().session(key).expect("sessions")
     }
 
     /// Every session.
     pub fn sessions(&self) -> Vec<(SessionKey, SessionState)> {
-        self.plane.sessions().expect("sessions")
+        self.bed.plane().sessions().expect("sessions")
     }
 
     /// Every unconsumed pinhole.
     pub fn pinholes(&self) -> Vec<(PinholeKey, PinholeState)> {
-        self.plane.pinholes().expect("pinholes")
+        self.bed.plane().pinholes().expect("pinholes")
     }
 
     /// The only pinhole.
@@ -293,25 +240,25 @@ impl Kernel {
 
     /// Every data connection.
     pub fn flows(&self) -> Vec<(TupleKey, FlowState)> {
-        self.plane.flows().expect("flows")
+        self.bed.plane().flows().expect("flows")
     }
 
     /// Unconsumed pinholes that the kernel counts against a client.
     pub fn held_by(&self, client: IpAddr) -> u32 {
         let key = Addr::from(client).quota_key();
-        let all = self.plane.clients().expect("clients");
+        let all = self.bed.plane().clients().expect("clients");
         all.iter().find(|(a, _)| *a == key).map_or(0, |(_, c)| c.pinholes)
     }
 
     /// Forgets what was counted up to now.
     pub fn restart_counting(&mut self) {
-        self.seen = self.plane.counters().expect("counters");
-        self.denied = self.plane.denied_by_port().expect("denied ports");
+        self.seen = self.bed.plane().counters().expect("counters");
+        self.denied = self.bed.plane().denied_by_port().expect("denied ports");
     }
 
     /// Every counter that has moved since the last call, by its name.
     pub fn counted(&mut self) -> BTreeMap<&'static str, u64> {
-        let now = self.plane.counters().expect("counters");
+        let now = self.bed.plane().counters().expect("counters");
         let verdicts = Counter::ALL.iter().map(|c| (c.as_str(), now.get(*c) - self.seen.get(*c)));
         let reasons = Reason::ALL.iter().map(|r| (r.as_str(), now.reason(*r) - self.seen.reason(*r)));
         let moved = verdicts.chain(reasons).filter(|(_, n)| *n > 0).collect();
@@ -329,7 +276,7 @@ impl Kernel {
 
     /// SYNs by port since the last call: denied, and such that would have been.
     pub fn denied_ports(&mut self) -> BTreeMap<u16, [u64; 2]> {
-        let now = self.plane.denied_by_port().expect("denied ports");
+        let now = self.bed.plane().denied_by_port().expect("denied ports");
         let before = std::mem::replace(&mut self.denied, now);
         let more = |(p, [a, b]): (&u16, &[u64; 2])| {
             let [c, d] = before.get(p).copied().unwrap_or_default();
@@ -342,9 +289,9 @@ impl Kernel {
     pub fn dump(&self) -> String {
         format!(
             "sessions: {:#?}\npinholes: {:#?}\nflows: {:#?}",
-            self.plane.sessions(),
-            self.plane.pinholes(),
-            self.plane.flows()
+            self.bed.plane().sessions(),
+            self.bed.plane().pinholes(),
+            self.bed.plane().flows()
         )
     }
 }
@@ -430,19 +377,4 @@ pub fn at(ip: IpAddr, port: u16) -> SocketAddr {
 #[track_caller]
 pub fn parse(record: &[u8]) -> Record<'_> {
     Record::parse(record).expect("a record of this version")
-}
-
-/// The size of `struct __sk_buff` (linux/bpf.h).
-const SKB: usize = 192;
-
-/// The beginning of `struct __sk_buff` that a test run takes: the mark and the interface that the packet came in by.
-fn context(mark: u32, ingress_ifindex: u32) -> Vec<u8> {
-    if mark == 0 && ingress_ifindex == 0 {
-        return Vec::new();
-    }
-    // len, pkt_type, mark, queue_mapping, protocol, vlan_present, vlan_tci, vlan_proto, priority, ingress_ifindex,
-    // ifindex; the rest stays zero.
-    let mut words = [0u32; 11];
-    (words[2], words[9]) = (mark, ingress_ifindex);
-    words.iter().flat_map(|w| w.to_ne_bytes()).collect()
 }

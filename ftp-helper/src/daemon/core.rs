@@ -87,6 +87,7 @@ impl Daemon {
             ring_bytes: config.ring_bytes,
             attach: options.attach,
             instance: Some(config.api.socket.display().to_string()),
+            programs: &[],
             log_level: options.kernel_log,
             nat: config.policy.nat.is_some(),
             bench: false,
@@ -414,16 +415,7 @@ impl Daemon {
                 self.engine.forget_flow(now, &flow);
             }
         }
-        for (client, state) in self.plane.clients()? {
-            if state.pinholes == 0 {
-                self.order(op::FORGET_CLIENT, |c| c.flow.initiator = client)?;
-            }
-        }
-        for (hosts, state) in self.plane.ranges()? {
-            if state.sessions == 0 {
-                self.order(op::FORGET_RANGE, |c| c.pinhole = hosts)?;
-            }
-        }
+        self.plane.forget_idle()?;
         self.act()
     }
 

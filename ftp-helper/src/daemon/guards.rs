@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The guards with the addresses of interfaces filled in.
-pub(super) fn resolve(config: &Config, interfaces: &BTreeMap<String, Interface>) -> Vec<Guard> {
+pub(crate) fn resolve(config: &Config, interfaces: &BTreeMap<String, Interface>) -> Vec<Guard> {
     let networks = |guard: &config::Guard| {
         let mut all = Vec::new();
         for network in &guard.networks {

@@ -21,6 +21,7 @@ use tokio::{
     sync::{broadcast, mpsc},
 };
 
+pub(crate) use self::guards::resolve as guards;
 use self::{backend::Handle, core::Daemon};
 pub use crate::dataplane::{AttachKind, FastPath};
 use crate::{

@@ -32,9 +32,12 @@ pub struct Options {
     pub ring_bytes: u32,
     /// How programs are attached.
     pub attach: AttachKind,
-    /// Names the instance: tables and links are pinned under it and outlive the daemon. None: nothing is pinned, and all
+    /// Names the instance: tables and links are pinned under it and outlive the daemon. None: nothing is pinned, and
     /// programs are loaded at once, to be run without an interface.
     pub instance: Option<String>,
+    /// The programs that are loaded where there is no instance, beside the command program; all of them if there are none
+    /// here.
+    pub programs: &'static [&'static str],
     /// Programs log through aya-log down to this level (1 error to 5 trace); 0 costs nothing.
     pub log_level: u8,
     /// Whether addresses are translated: without it the programs know nothing of that.
@@ -51,6 +54,7 @@ impl Default for Options {
             ring_bytes: 16 << 20,
             attach: AttachKind::Auto,
             instance: None,
+            programs: &[],
             log_level: 0,
             nat: false,
             bench: false,
@@ -138,7 +142,9 @@ impl Dataplane {
         let loaded = loader.load(object()).map_err(|e| explain(e.into())).and_then(|mut ebpf| {
             load_program(&mut ebpf, "ftp_command")?;
             if options.instance.is_none() {
-                let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_string()).collect();
+                let wanted = |name: &str| options.programs.is_empty() || options.programs.contains(&name);
+                let names: Vec<String> =
+                    ebpf.programs().map(|(name, _)| name.to_string()).filter(|name| wanted(name)).collect();
                 for name in names {
                     load_program(&mut ebpf, &name)?;
                 }
@@ -196,7 +202,7 @@ fn sizes(options: &Options) -> [(&'static str, u32); 12] {
 }
 
 /// Grows with every change of the tables' contents that their sizes do not show.
-const TABLES: u32 = 9;
+const TABLES: u32 = 8;
 
 /// Stands for everything that the tables' contents depend on.
 fn layout(options: &Options) -> u64 {

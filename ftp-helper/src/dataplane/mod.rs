@@ -15,6 +15,7 @@ mod platform;
 mod programs;
 mod snapshot;
 mod tables;
+mod testbed;
 
 pub use attach::{AttachKind, Attached};
 pub use interfaces::{Interface, Link, list as interfaces};
@@ -25,6 +26,7 @@ pub use platform::Platform;
 pub use programs::verified_instructions;
 pub use snapshot::Counters;
 pub use tables::{Direction, FastPath, Guard};
+pub use testbed::{FRAME_MAX, FRAME_MIN, LinkLayer, Metadata, Testbed, Verdict};
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -34,7 +36,10 @@ use aya::{
     maps::{Array, MapData, RingBuf},
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
-use ftp_helper_common::command::{Command, Outcome};
+use ftp_helper_common::{
+    command::{Command, Outcome, op},
+    key::FlowKey,
+};
 
 /// The programs and tables in the kernel.
 pub struct Dataplane {
@@ -75,6 +80,26 @@ impl Dataplane {
         Outcome::from_code(code).ok_or_else(|| anyhow!("the kernel answered a command with {code}"))
     }
 
+    /// Has the kernel forget what nobody counts on any more: clients without pinholes, and pairs of hosts without encrypted
+    /// sessions.
+    ///
+    /// # Errors
+    /// When a table can't be read, or a run fails.
+    pub fn forget_idle(&self) -> anyhow::Result<()> {
+        for (client, state) in self.clients()? {
+            if state.pinholes == 0 {
+                let flow = FlowKey { initiator: client, ..FlowKey::default() };
+                self.command(&Command { op: op::FORGET_CLIENT, flow, ..Command::default() })?;
+            }
+        }
+        for (pinhole, state) in self.ranges()? {
+            if state.sessions == 0 {
+                self.command(&Command { op: op::FORGET_RANGE, pinhole, ..Command::default() })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Runs a program on a frame (`BPF_PROG_TEST_RUN`); its return value.
     ///
     /// # Errors
@@ -94,12 +119,7 @@ impl Dataplane {
         context: &[u8],
         times: u32,
     ) -> anyhow::Result<(u32, std::time::Duration)> {
-        let program: &SchedClassifier = self
-            .ebpf
-            .program(program)
-            .ok_or_else(|| anyhow!("no program {program} in the object"))?
-            .try_into()
-            .context("not a classifier")?;
+        let program = self.classifier(program)?;
         let options = TestRunOptions {
             data_in: Some(frame),
             ctx_in: (!context.is_empty()).then_some(context),
@@ -108,6 +128,11 @@ impl Dataplane {
         };
         let result = program.test_run(options).context("can't run a program in the kernel")?;
         Ok((result.return_value, result.duration))
+    }
+
+    fn classifier(&self, name: &str) -> anyhow::Result<&SchedClassifier> {
+        let program = self.ebpf.program(name).ok_or_else(|| anyhow!("no program {name} in the object"))?;
+        program.try_into().context("not a classifier")
     }
 
     /// Tells the kernel side that the daemon lives; `now` is `CLOCK_MONOTONIC` in nanoseconds.

@@ -17,7 +17,7 @@ use ftp_helper_common::{
 use super::Dataplane;
 
 /// `BPF_F_LOCK`: the value is copied under its spin lock.
-const LOCKED: u64 = 4;
+pub(super) const LOCKED: u64 = 4;
 
 /// The counters of all CPUs, added up.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +65,16 @@ impl Dataplane {
             values.push(table.get(&i, 0).context("can't read the counters")?.iter().sum());
         }
         Ok(Counters { values })
+    }
+
+    /// One counter, of all CPUs.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn counter(&self, c: Counter) -> anyhow::Result<u64> {
+        let map = self.ebpf.map("COUNTERS").ok_or_else(|| anyhow!("no table COUNTERS in the object"))?;
+        let values = PerCpuArray::<_, u64>::try_from(map)?.get(&(c as u32), 0).context("can't read a counter")?;
+        Ok(values.iter().sum())
     }
 
     /// Every session.

@@ -23,6 +23,8 @@ pub(super) struct Packet {
     pub(super) link: u32,
     /// Its bytes, as far as they were captured.
     pub(super) data: Vec<u8>,
+    /// Bytes that were not.
+    pub(super) uncaptured: u32,
 }
 
 /// A capture that is being read.
@@ -208,6 +210,7 @@ fn pcap(parser: &PcapParser, unread: &[u8], packet: &mut Packet) -> Result<Parse
             packet.link = u32::from(header.datalink) & 0xffff;
             packet.data.clear();
             packet.data.extend_from_slice(&raw.data);
+            packet.uncaptured = raw.orig_len.saturating_sub(raw.incl_len);
             Ok(Parsed::Packet(unread.len() - rest.len()))
         }
         Err(PcapError::IncompleteBuffer) => Ok(Parsed::More),
@@ -230,30 +233,33 @@ fn pcapng(parser: &mut PcapNgParser, unread: &[u8], packet: &mut Packet) -> Resu
         Some(if little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) })
     };
     let short = || "a packet block that is too short".to_owned();
-    // Where the bytes begin, how many there are, the interface and the time.
-    let (at, captured, interface, ticks) = match block.type_ {
+    // Where the bytes begin, how many were captured and how many there were, the interface and the time.
+    let (at, [captured, original], interface, ticks) = match block.type_ {
         ENHANCED_PACKET => {
-            let [interface, high, low, captured] = words([word(0), word(4), word(8), word(12)]).ok_or_else(short)?;
-            (20, captured as usize, interface, Some((high, low)))
+            let [interface, high, low, captured, original] =
+                words([word(0), word(4), word(8), word(12), word(16)]).ok_or_else(short)?;
+            (20, [captured, original], interface, Some((high, low)))
         }
         OBSOLETE_PACKET => {
-            let [first, high, low, captured] = words([word(0), word(4), word(8), word(12)]).ok_or_else(short)?;
+            let [first, high, low, captured, original] =
+                words([word(0), word(4), word(8), word(12), word(16)]).ok_or_else(short)?;
             // Two 16-bit fields: the interface, and packets that were dropped.
             let interface = if little { first & 0xffff } else { first >> 16 };
-            (20, captured as usize, interface, Some((high, low)))
+            (20, [captured, original], interface, Some((high, low)))
         }
         SIMPLE_PACKET => {
-            let original = word(0).ok_or_else(short)? as usize;
-            let snaplen = parser.interfaces().first().map_or(0, |i| i.snaplen as usize);
+            let original = word(0).ok_or_else(short)?;
+            let snaplen = parser.interfaces().first().map_or(0, |i| i.snaplen);
             let captured = if snaplen == 0 { original } else { original.min(snaplen) };
-            (4, captured, 0, None)
+            (4, [captured, original], 0, None)
         }
         _ => return Ok(Parsed::Other(length)),
     };
     let Some(description) = parser.interfaces().get(interface as usize) else {
         return Err(format!("a packet of interface {interface}, which is not described before it"));
     };
-    let data = block.body.get(at..).and_then(|b| b.get(..captured)).ok_or_else(short)?;
+    let data = block.body.get(at..).and_then(|b| b.get(..captured as usize)).ok_or_else(short)?;
+    packet.uncaptured = original.saturating_sub(captured);
     packet.link = u32::from(description.linktype);
     packet.data.clear();
     packet.data.extend_from_slice(data);
@@ -346,7 +352,14 @@ mod tests {
     fn pcap_packets() {
         let packets = read([header(0x1000_0001), record(b"abcd"), record(b"")].concat()).unwrap();
         assert_eq!(packets.len(), 2);
-        let first = Packet { number: 1, offset: 24, time: 10_500_000_000, link: 1, data: b"abcd".to_vec() };
+        let first = Packet {
+            number: 1,
+            offset: 24,
+            time: 10_500_000_000,
+            link: 1,
+            data: b"abcd".to_vec(),
+            uncaptured: 999_996,
+        };
         assert_eq!(packets[0], first);
         assert_eq!((packets[1].number, packets[1].offset), (2, 24 + 20));
     }

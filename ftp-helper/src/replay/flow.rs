@@ -148,7 +148,9 @@ impl Flows {
                 return None;
             }
             let flow = self.running.remove(&key)?;
-            let empty = flow.bytes == [0; 2] && side == 0 && s.seq == flow.initiator_start;
+            // An initiator that never sent that SYN resets the answer (RFC 9293 section 3.5.2): no ACK flag.
+            let refused = side == 0 && s.flags & tcp::ACK == 0 && s.seq == flow.initiator_start;
+            let empty = flow.bytes[0] == 0 && refused;
             let flags = flow.pinhole.flags;
             if empty && flags & pinhole_flag::REARMED == 0 && flow.pinhole.deadline > now {
                 let record = flow.record(kind::FLOW_REARMED, key, now, true);

@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use ftp_helper_common::{
-    canon::Made,
+    canon::{Made, bit},
     command::{Command, Outcome, op},
     key::{CLIENT, HOOK_IN, HOOK_OUT, PinholeKey, SERVER, SessionKey},
     reason::Reason,
     record::{CHUNK, SegmentRecord, kind},
-    state::pending,
+    state::{flag, pending},
     tcp,
 };
 
@@ -52,6 +52,10 @@ struct Session {
     id: u64,
     start: [u32; 2],
     next: [u32; 2],
+    /// Each side's FIN came in its turn.
+    finished: [bool; 2],
+    /// Its packets are dropped.
+    killed: bool,
 }
 
 impl Follower {
@@ -108,6 +112,11 @@ impl Follower {
         }
     }
 
+    /// Takes a segment of a control connection whose IP header says more than there is: its receiver throws it away.
+    pub(super) fn short(&mut self) {
+        self.summary.short += 1;
+    }
+
     /// Takes a fragment, which can't be followed.
     pub(super) fn fragment(&mut self) {
         self.summary.fragments += 1;
@@ -135,23 +144,29 @@ impl Follower {
         let (key, side) = if from_server { (key((s.to, s.from)), SERVER) } else { (key((s.from, s.to)), CLIENT) };
         match s.flags & (tcp::SYN | tcp::ACK | tcp::RST) {
             tcp::SYN if side == CLIENT => {
-                // The port is used anew. What went before has ended, whether its end was captured or not.
                 let client = s.seq.wrapping_add(1);
                 let sent_again = self.sessions.get(&key).is_some_and(|known| known.start[0] == client)
                     || self.half_open.get(&key).is_some_and(|half| half.client == client);
                 if !sent_again {
-                    self.reset(&key);
                     self.strays.remove(&key);
                     self.half_open.insert(key, HalfOpen { client, server: None, data_in_syn: s.len > 0 });
                 }
                 return;
             }
             SYN_ACK if side == SERVER => {
-                if !self.sessions.contains_key(&key) {
-                    let data_in_syn = self.half_open.get(&key).is_some_and(|h| h.data_in_syn);
-                    let server = Some(s.seq.wrapping_add(1));
-                    self.half_open.insert(key, HalfOpen { client: s.ack, server, data_in_syn });
+                let half = self.half_open.get(&key);
+                let data_in_syn = half.is_some_and(|h| h.data_in_syn);
+                if let Some(live) = self.sessions.get(&key) {
+                    // The same again; or somebody's who was not asked.
+                    if live.start[0] == s.ack || half.is_none_or(|h| h.client != s.ack) {
+                        return;
+                    }
+                    // The server takes the port's next connection: the one before has ended, whether its end was captured
+                    // or not.
+                    self.reset(&key);
                 }
+                let server = Some(s.seq.wrapping_add(1));
+                self.half_open.insert(key, HalfOpen { client: s.ack, server, data_in_syn });
                 return;
             }
             _ if s.flags & tcp::SYN != 0 => return,
@@ -164,9 +179,22 @@ impl Follower {
         if s.len == 0 && s.flags & (tcp::FIN | tcp::RST) == 0 {
             return;
         }
+        if session.killed {
+            let record = SegmentRecord {
+                session: session.id,
+                ..stray(key, side, self.client_hook, self.now, s, Reason::Killed)
+            };
+            self.engine.handle_record(self.now, &Record::Stray(record));
+            return self.settle();
+        }
+        let ahead = tcp::distance(s.seq, session.next[usize::from(side)]);
+        let finished = &mut session.finished[usize::from(side)];
+        // Which reset is one the kernel side knows, that has counted what the engine does not read.
+        let is_reset = s.flags & tcp::RST != 0 && (ahead == 0 || *finished && ahead == 1);
+        *finished |= s.flags & (tcp::FIN | tcp::RST) == tcp::FIN && ahead == 0;
         let record = SegmentRecord {
             session: session.id,
-            made: Made::NOTHING,
+            made: if is_reset { Made(bit::RESET) } else { Made::NOTHING },
             start: session.start,
             next: session.next,
             ..self::record(kind::SEGMENT, key, side, self.client_hook, self.now, s)
@@ -217,7 +245,7 @@ impl Follower {
         }
         self.summary.sessions += 1;
         let id = self.summary.sessions;
-        self.sessions.insert(key, Session { id, start, next: start });
+        self.sessions.insert(key, Session { id, start, next: start, finished: [false; 2], killed: false });
         self.keys.insert(id, key);
         let record = SegmentRecord {
             session: id,
@@ -247,7 +275,7 @@ impl Follower {
             client_hook: self.client_hook,
             session: session.id,
             time: self.now,
-            made: Made(ftp_helper_common::canon::bit::RESET),
+            made: Made(bit::RESET),
             key: *key,
             seq: session.next[0],
             start: session.start,
@@ -263,8 +291,7 @@ impl Follower {
         if !self.strays.insert(key) {
             return;
         }
-        let record =
-            SegmentRecord { reason: reason as u16, ..record(kind::STRAY, key, side, self.client_hook, self.now, s) };
+        let record = stray(key, side, self.client_hook, self.now, s, reason);
         self.engine.handle_record(self.now, &Record::Stray(record));
         self.settle();
     }
@@ -295,6 +322,12 @@ impl Follower {
                     return Outcome::Taken;
                 }
                 debug_assert_ne!(command.pinhole, PinholeKey::NONE);
+            }
+            op::STANDING => {
+                let session = self.keys.get(&command.session).and_then(|key| self.sessions.get_mut(key));
+                if let Some(session) = session {
+                    session.killed = command.flags & flag::KILLED != 0;
+                }
             }
             op::REVOKE => self.flows.revoke(command.session, Some(command.seq)),
             op::FORGET => {
@@ -328,11 +361,16 @@ fn record(kind: u8, key: SessionKey, side: u8, client_hook: u8, time: u64, s: &S
     }
 }
 
+/// The same of a segment that is not read.
+fn stray(key: SessionKey, side: u8, client_hook: u8, time: u64, s: &Segment<'_>, reason: Reason) -> SegmentRecord {
+    SegmentRecord { reason: reason as u16, ..record(kind::STRAY, key, side, client_hook, time, s) }
+}
+
 const SYN_ACK: u8 = tcp::SYN | tcp::ACK;
 
 /// How long the clock goes on behind the last packet, nanoseconds: long enough for the engine to be sure that an ended
 /// connection has ended.
-const AFTERWARDS: u64 = 5_000_000_000;
+pub(super) const AFTERWARDS: u64 = 5_000_000_000;
 
 /// Sequence space that may lie between the handshake and the first segment that is seen of a connection.
 const WINDOW: i32 = 1 << 20;

@@ -24,6 +24,13 @@ pub(super) struct Segment<'a> {
     pub(super) len: u32,
 }
 
+impl Segment<'_> {
+    /// Payload bytes that are not there, though the IP header says so.
+    pub(super) fn missing(&self) -> u32 {
+        self.len.saturating_sub(u32::try_from(self.payload.len()).unwrap_or(u32::MAX))
+    }
+}
+
 /// What a packet is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Content<'a> {
@@ -56,12 +63,26 @@ pub(super) fn read(link: u32, data: &[u8]) -> Content<'_> {
         link::ETHERNET => ether(12, 14),
         link::LINUX_SLL => ether(14, 16),
         link::LINUX_SLL2 => ether(0, 20),
-        // The two old numbers of raw IP are those of BSD's DLT_RAW, which found their way into files.
-        link::RAW | link::IPV4 | link::IPV6 | 12 | 14 => match LaxSlicedPacket::from_ip(data) {
+        _ if link::is_raw(link) => match LaxSlicedPacket::from_ip(data) {
             Ok(packet) => ip(&packet, data),
             Err(_) => Content::Other,
         },
         _ => Content::UnknownLink,
+    }
+}
+
+/// Sender and receiver of the IP packet in an Ethernet frame, whatever it carries.
+pub(super) fn ends(frame: &[u8]) -> Option<(Addr, Addr)> {
+    match LaxSlicedPacket::from_ethernet(frame).ok()?.net? {
+        LaxNetSlice::Ipv4(v4) => {
+            let header = v4.header();
+            Some((IpAddr::V4(header.source_addr()).into(), IpAddr::V4(header.destination_addr()).into()))
+        }
+        LaxNetSlice::Ipv6(v6) => {
+            let header = v6.header();
+            Some((IpAddr::V6(header.source_addr()).into(), IpAddr::V6(header.destination_addr()).into()))
+        }
+        _ => None,
     }
 }
 
@@ -143,6 +164,12 @@ pub(super) mod link {
     pub(in super::super) const IPV6: u32 = 229;
     /// Linux cooked, version 2.
     pub(in super::super) const LINUX_SLL2: u32 = 276;
+
+    /// Whether packets of this type begin with their IP header. The two old numbers of raw IP are those of BSD's DLT_RAW,
+    /// which found their way into files.
+    pub(in super::super) fn is_raw(link: u32) -> bool {
+        matches!(link, RAW | IPV4 | IPV6 | 12 | 14)
+    }
 }
 
 #[cfg(test)]

@@ -322,7 +322,8 @@ fn a_transfer_from_end_to_end() {
     for (name, file) in [("pcap", pcap(&segments)), ("pcapng", pcapng(&segments))] {
         let (events, result) = replay_with(&file, Options::default());
         let packets = segments.len() as u64;
-        let expected = Summary { packets, sessions: 1, opened: 1, used: 1, still_open: 0, fragments: 0 };
+        let expected =
+            Summary { packets, sessions: 1, opened: 1, used: 1, still_open: 0, fragments: 0, short: 0, kernel: None };
         assert_eq!(result.unwrap(), expected, "{name}");
         use Kind::{DataEnd, Opened, SessionEnd, SessionStart, Used};
         assert_eq!(kinds(&events), [SessionStart, Opened, Used, DataEnd, SessionEnd], "{name}");
@@ -500,6 +501,37 @@ fn the_ports_of_an_old_connection_are_used_anew() {
     assert!(events.iter().any(|e| e.event == Kind::SessionEnd));
 }
 
+/// Somebody else's SYN in the middle of a session ends nothing; nor does a SYN-ACK that answers none.
+#[test]
+fn a_forged_handshake_ends_no_session() {
+    let mut segments = whole();
+    let mut forged = control();
+    forged.next = [7, 8];
+    let [syn, syn_ack, ack] = <[Seg; 3]>::try_from(forged.handshake()).unwrap();
+    let wrong = Seg { ack: 9999, ..syn_ack };
+    segments.splice(6..6, [syn, wrong, ack]);
+    let events = events(&segments);
+    assert_eq!(opened(&events), expected());
+    assert!(!kinds(&events).contains(&Kind::SessionEnd), "{events:?}");
+}
+
+/// Packets of a killed session are dropped: nothing that they say is told, but that it is so.
+#[test]
+fn a_killed_session_says_nothing_any_more() {
+    let whole = whole();
+    let i = whole.iter().position(|s| s.payload.starts_with(b"227 Entering")).unwrap();
+    let mut other = whole[i].clone();
+    other.payload[30] ^= 1;
+    let mut segments = whole[..=i].to_vec();
+    segments.push(other);
+    segments.extend_from_slice(&whole[i + 1..]);
+    segments.push(Seg { flags: RST, payload: Vec::new(), ..whole[i + 1].clone() });
+    use Kind::{Denied, Killed, Opened, Revoked, SessionStart};
+    let events = events(&segments);
+    assert_eq!(kinds(&events), [SessionStart, Opened, Revoked, Killed, Denied]);
+    assert_eq!(events[4].reason, Some(Reason::Killed));
+}
+
 #[test]
 fn a_segment_longer_than_a_record() {
     let mut long = String::from("220-Welcome\r\n");
@@ -527,7 +559,9 @@ fn bad_captures_are_named() {
     let missing = 5;
     cut.truncate(cut.len() - missing);
     let packets: Vec<_> = whole()[..3].iter().map(packet).chain([cut]).enumerate().collect();
-    let file = pcap_at(packets.into_iter().map(|(i, p)| (i as u64, p)), DataLink::RAW);
+    let mut file = pcap_at(packets.into_iter().map(|(i, p)| (i as u64, p)), DataLink::RAW);
+    // The length on the wire, in the header of the fourth packet.
+    file[192 + 12] += u8::try_from(missing).unwrap();
     let message = said(&file);
     assert!(
         message
@@ -538,6 +572,19 @@ fn bad_captures_are_named() {
         run(std::path::Path::new("/nonexistent/x.pcap"), Options::default(), |_, _| {}, |_| Ok(()));
     let message = missing.unwrap_err().to_string();
     assert!(message.starts_with("/nonexistent/x.pcap: can't be opened: No such file"), "{message}");
+}
+
+/// Whoever sends such a packet does not keep anybody from looking at the rest.
+#[test]
+fn a_packet_shorter_than_it_says_is_left_out() {
+    let whole = whole();
+    let mut packets: Vec<_> = whole.iter().map(packet).collect();
+    let mut short = packet(&Seg { payload: b"PASV\r\n".to_vec(), ..whole[3].clone() });
+    short[2..4].copy_from_slice(&300_u16.to_be_bytes());
+    packets.insert(3, short);
+    let (events, result) = replay_with(&pcap_at((0..).zip(packets), DataLink::RAW), Options::default());
+    assert_eq!(opened(&events), expected());
+    assert_eq!(result.unwrap().short, 1);
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod a7;
 mod a8;
 mod a9;
 mod build;
+pub mod capture;
 pub mod engine;
 pub mod kernel;
 mod p;
