@@ -67,8 +67,8 @@ pub struct Command {
     pub mode: u8,
     /// `state::pinhole_flag` (`OPEN`).
     pub pinhole_flags: u8,
-    /// Sequence number of the last announcement that the daemon has read before this one: where a kernel that sees has
-    /// opened for another, that one is younger, and what it has superseded does not come back (`OPEN`).
+    /// Sequence number of the last announcement that the daemon has read before this one: an unconsumed pinhole of another
+    /// is younger, and is not replaced (`OPEN`).
     pub replaces: u32,
 }
 

@@ -186,7 +186,7 @@ reasons! {
     BareLf = 112 "bare_lf",
     /// A CR that is not followed by LF.
     BareCr = 113 "bare_cr",
-    /// A Telnet sequence inside a command or a reply that negotiates.
+    /// A Telnet sequence inside a command or a reply that negotiates, or one that some read as the end of a line.
     TelnetInCommand = 114 "telnet_in_command",
     /// A reply from the client, or a command from the server.
     WrongDirection = 115 "wrong_direction",

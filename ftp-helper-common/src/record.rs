@@ -107,6 +107,8 @@ pub struct FlowRecord {
     pub time: u64,
     /// `CLOCK_MONOTONIC` of its SYN-ACK.
     pub start: u64,
+    /// Deadline of its pinhole: until then it may be given back.
+    pub deadline: u64,
     /// Payload bytes that the initiator and the responder sent.
     pub bytes: [u64; 2],
     /// The two ends.
@@ -148,7 +150,7 @@ pub struct SynRecord {
 super::pod!(SegmentRecord, FlowRecord, SynRecord);
 
 const _: () = assert!(size_of::<SegmentRecord>() == 32 + 36 + 36 + 8 + 16 + 8);
-const _: () = assert!(size_of::<FlowRecord>() == 8 + 8 * 5 + 36 + 4);
+const _: () = assert!(size_of::<FlowRecord>() == 8 + 8 * 6 + 36 + 4);
 const _: () = assert!(size_of::<SynRecord>() == 16 + 36 + 12);
 
 /// Frame bytes of a parked SYN at most: link-layer header, two tags, IPv6 with extension headers, TCP with options.

@@ -72,9 +72,9 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
         if flags & flag::BARRED != 0 {
             return Outcome::Barred as u32;
         }
-        // A daemon that is behind must not replace what the kernel, which sees, has opened for a later announcement, nor
-        // open once more what that one has superseded.
-        if flags & flag::BLIND == 0 && old_seq != c.seq && old_seq != c.replaces {
+        // A daemon that is behind must not replace what the kernel, which sees, has opened for a later announcement.
+        let younger = flags & flag::BLIND == 0 && old_seq != c.seq && old_seq != c.replaces;
+        if younger && old.port != 0 && PINHOLES.get_ptr(&old).is_some() {
             return Outcome::MovedOn as u32;
         }
         // Whatever becomes of the new one: the client has given up the old one, and its share of the quota is free.

@@ -14,7 +14,7 @@ use ftp_helper_common::{
 };
 
 use crate::{
-    maps::{FLOWS, FlowSlot, PINHOLES, STARTED, STARTED_PORTS},
+    maps::{FLOWS, FlowSlot, PINHOLES, PinholeSlot, STARTED, STARTED_PORTS},
     nat,
     packet::View,
     pinhole,
@@ -174,7 +174,8 @@ fn give_back(s: *mut Scratch) -> i32 {
         }
         let state = &*addr_of!((*s).flow);
         let told = describe(s, state, kind::FLOW_REARMED);
-        let pin = PinholeState {
+        let hole = addr_of_mut!((*s).hole);
+        *hole = PinholeState {
             session: state.session,
             deadline: state.deadline,
             seq: state.seq,
@@ -192,7 +193,8 @@ fn give_back(s: *mut Scratch) -> i32 {
         (*session).client_port = state.control[0];
         (*session).server_port = state.control[1];
         let key = pinhole::key_in(s, &ends.initiator, &ends.responder, ends.responder_port, state.hook);
-        let back = pinhole::rearm(key, &pin, &*session);
+        (*s).hole_lock = [0; 2];
+        let back = pinhole::rearm(key, &*hole.cast_const().cast::<PinholeSlot>(), &*session);
         if !back {
             (*told).kind = kind::FLOW_END;
             (*told).reset = 1;
@@ -200,7 +202,7 @@ fn give_back(s: *mut Scratch) -> i32 {
         if !record::flow(&*told) && !may_go_untold() {
             // The initiator resets the next answer.
             if back {
-                pinhole::remove_of(key, &pin);
+                pinhole::remove_of(key, &*hole);
             }
             (*s).flow_lock = [0; 2];
             let _ = FLOWS.insert(tuple, &*addr_of!((*s).flow).cast::<FlowSlot>(), NO_EXIST);
@@ -331,6 +333,7 @@ fn describe(s: *mut Scratch, state: &FlowState, record_kind: u8) -> *mut FlowRec
         (*told).session = state.session;
         (*told).time = now();
         (*told).start = state.start;
+        (*told).deadline = state.deadline;
         (*told).bytes = state.bytes;
         let tuple = &*addr_of!((*s).tuple);
         let key = addr_of_mut!((*told).key);

@@ -31,8 +31,12 @@ pub fn put(ctx: &TcContext, policy: &KernelPolicy, hook: u8, permitted: bool) {
     }
     // SAFETY: the context is readable.
     let was = unsafe { (*ctx.skb.skb).mark };
+    let marking = policy.mode == mode::MARK;
+    if was == 0 && !marking {
+        return;
+    }
     let mut mark = if bears(ctx) { 0 } else { was };
-    if policy.mode == mode::MARK {
+    if marking {
         mark &= !policy.mark_mask;
         if permitted {
             mark |= policy.mark_value;

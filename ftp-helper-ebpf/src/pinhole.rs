@@ -153,7 +153,8 @@ fn release(client: &Addr) {
 
 /// Puts a pinhole back that a reset has freed, if its session still has a right to it; the quota is not asked again.
 #[inline(always)]
-pub fn rearm(key: &PinholeKey, state: &PinholeState, session: &SessionKey) -> bool {
+pub fn rearm(key: &PinholeKey, slot: &PinholeSlot, session: &SessionKey) -> bool {
+    let state = &slot.state;
     let Some(owner) = SESSIONS.get_ptr_mut(session) else { return false };
     if !holds(owner, state) {
         return false;
@@ -162,8 +163,7 @@ pub fn rearm(key: &PinholeKey, state: &PinholeState, session: &SessionKey) -> bo
     if take(&client, u32::MAX) != Outcome::Done as u32 {
         return false;
     }
-    let slot = PinholeSlot { state: *state, lock: bpf_spin_lock { val: 0 }, pad: 0 };
-    if PINHOLES.insert(key, &slot, NO_EXIST).is_err() {
+    if PINHOLES.insert(key, slot, NO_EXIST).is_err() {
         release(&client);
         return false;
     }

@@ -12,7 +12,7 @@ use ftp_helper_common::{
     key::{FlowKey, PinholeKey, SessionKey, TupleKey},
     nat::{Alias, Translation},
     record::{CHUNK, FlowRecord, SegmentRecord, SynRecord},
-    state::{FlowState, SessionState, pending},
+    state::{FlowState, PinholeState, SessionState, pending},
 };
 
 use crate::{maps::SCRATCH, packet::View};
@@ -41,8 +41,11 @@ pub struct Scratch {
     pub pin: PinholeKey,
     /// The pinhole that the segment in hand has opened.
     pub opened: PinholeKey,
-    /// The one that the session had before.
-    pub replaced: PinholeKey,
+    /// The one that was open before.
+    pub old: PinholeKey,
+    /// A pinhole in the making, as it lies in the table.
+    pub hole: PinholeState,
+    pub hole_lock: [u32; 2],
     pub tuple: TupleKey,
     pub net: [u32; 7],
     /// A data connection, as it lies in the table.

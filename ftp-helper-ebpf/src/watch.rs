@@ -383,7 +383,9 @@ fn open(s: *mut Scratch, policy: &KernelPolicy, made: u64) -> u32 {
         let active = mode == pending::PORT || mode == pending::EPRT;
         let source_20 = active && policy.flags & policy_flag::SOURCE_20 != 0;
         let key = canon::pinhole_key(&*addr_of!((*s).key), (*s).state.client_hook, mode, made.port());
-        let state = PinholeState {
+        // The stack of this way is used up.
+        let hole = addr_of_mut!((*s).hole);
+        *hole = PinholeState {
             session: (*s).state.id,
             deadline: now().wrapping_add(policy.timeout),
             seq: (*s).segment.seq,
@@ -402,7 +404,7 @@ fn open(s: *mut Scratch, policy: &KernelPolicy, made: u64) -> u32 {
         }
         // Kept beside the snapshot: `commit` makes it the session's.
         (*s).opened = key;
-        pinhole::open(&key, &state, policy)
+        pinhole::open(&key, &*hole, policy)
     }
 }
 
@@ -469,10 +471,10 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
     let made = Made(made);
     // SAFETY: `s` is this CPU's working memory; `slot` is a live value of the table, changed under its lock only.
     unsafe {
-        // Not on the stack, which is short here.
+        // In the working memory, since the stack of this way is used up.
         let opened = &*addr_of!((*s).opened);
-        copy(addr_of!((*s).state.pinhole), addr_of_mut!((*s).replaced));
-        let old = &*addr_of!((*s).replaced);
+        copy(addr_of!((*s).state.pinhole), addr_of_mut!((*s).old));
+        let old = &*addr_of!((*s).old);
         let (id, version) = ((*s).state.id, (*s).state.version);
         let judgement = Judgement { made, hash: (*s).hash };
         // The snapshot becomes what is committed.
@@ -503,14 +505,12 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
         if closing {
             (*next).flags &= !flag::RANGE;
         }
-        let ends = (if made.has(bit::RESET) { flag::RESET } else { 0 })
-            | match (made.has(bit::FIN), client) {
-                (true, true) => flag::FIN_CLIENT,
-                (true, false) => flag::FIN_SERVER,
-                _ => 0,
-            };
+        // Without branches, each of which the verifier would follow to the end.
+        let bit_of = |b: u64| (made.0 >> b.trailing_zeros()) as u16 & 1;
+        let ends = bit_of(bit::RESET) * flag::RESET | bit_of(bit::FIN) * flag::FIN_CLIENT << ((*s).segment.side & 1);
         let mut lost = false;
         let mut twice = false;
+        let mut theirs = false;
         let at = addr_of_mut!((*slot).lock);
         lock(at);
         if (*slot).state.id == id {
@@ -526,14 +526,15 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
                 twice = (*e).pinhole_seq == (*s).segment.seq && (*e).pinhole == *opened;
                 (*e).version = (*e).version.wrapping_add(1);
                 (*e).epoch = (*e).epoch.wrapping_add(1);
-                // An end is an end, and what is taken back is taken back, whatever else has happened: no second segment
-                // says so.
+                // An end is an end, and what is taken back or superseded is given up, whatever else has happened: no
+                // second segment says so.
                 (*e).flags |= flag::BLIND | unseen | ends;
                 if ends != 0 {
                     ranged = (*e).flags & flag::RANGE != 0;
                     (*e).flags &= !flag::RANGE;
                 }
-                if made.has(bit::REVOKE) {
+                if made.has(bit::REVOKE) || (made.has(bit::OPEN) && !twice) {
+                    theirs = true;
                     copy(addr_of!((*e).pinhole), addr_of_mut!((*s).pin));
                     zero(addr_of_mut!((*e).pinhole));
                 }
@@ -548,6 +549,9 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
             }
         }
         unlock(at);
+        // From here on one state, whichever way it came.
+        let came = scratch::launder(s, ranged as u32 | (lost as u32) << 1 | (twice as u32) << 2 | (theirs as u32) << 3);
+        let (ranged, lost, twice, theirs) = (came & 1 != 0, came & 2 != 0, came & 4 != 0, came & 8 != 0);
         if ranged {
             range::release(&range::key(&(*s).key, (*s).state.client_hook));
         }
@@ -557,7 +561,7 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
             if made.has(bit::OPEN) && !twice {
                 take_back(s);
             }
-            if made.has(bit::REVOKE) {
+            if theirs {
                 pinhole::revoke(&*addr_of!((*s).pin), id);
             }
         }
@@ -634,4 +638,5 @@ fn tally(made: Made) {
     }
 }
 
+const _: () = assert!(flag::FIN_CLIENT << 1 == flag::FIN_SERVER);
 const _: () = assert!(SEGMENT_MAX as usize == ftp_helper_common::record::CHUNK && (Outcome::Done as u32) == 0);

@@ -151,7 +151,7 @@ fn check() {
     assert_eq!(
         said.err,
         format!(
-            "ftp-helper: {path}:1:8: mode: \"block\" is not known; write \"observe\" or \"drop\"\n\
+            "ftp-helper: {path}:1:8: mode: \"block\" is not known; write \"observe\", \"drop\" or \"mark\"\n\
              {path}:4:1: watch.hok: unknown key; did you mean \"hook\"?\n"
         )
     );

@@ -1,15 +1,19 @@
 //! The catalogue, through the programs in the kernel with the engine behind them.
 
-use ftp_helper::engine::policy::Mode;
-use ftp_helper_common::key::{HOOK_IN, HOOK_OUT};
+use ftp_helper::engine::{Record, policy::Mode};
+use ftp_helper_common::{
+    key::{HOOK_IN, HOOK_OUT},
+    tcp,
+};
 use ftp_helper_tests::{
     catalogue::{self, Begin, Places, Stimulus, kernel::Bench},
     dialogue::{Data, Dialogue},
     packet::Packet,
-    testrun::{Verdict, policy, shared},
+    testrun::{Verdict, parse, policy, shared},
 };
 
-/// In `drop`, and with the same openings in `observe`, where nothing is dropped; where the engine alone can run it, it
+/// In `drop`, and with the same openings in `observe`, where nothing is dropped, and in `mark`, where only SYNs that nobody
+/// negotiated pass all the same; where the engine alone can run it, it
 /// comes to the same there.
 #[test]
 fn every_stimulus_gets_its_verdict() {
@@ -19,10 +23,10 @@ fn every_stimulus_gets_its_verdict() {
     // What is in force changes rarely in this order.
     let mut all = catalogue::all();
     all.sort_by_key(|s| s.knob.toml);
-    for (what, mode) in [("drop", Mode::Drop), ("observe", Mode::Observe)] {
+    for (what, mode) in [("drop", Mode::Drop), ("observe", Mode::Observe), ("mark", Mode::Mark)] {
         for s in &all {
             for (hook, not) in [(HOOK_IN, Places::Inside), (HOOK_OUT, Places::Outside)] {
-                if s.places == not || mode == Mode::Observe && hook == HOOK_OUT && s.places == Places::Both {
+                if s.places == not || mode != Mode::Drop && hook == HOOK_OUT && s.places == Places::Both {
                     continue;
                 }
                 if let Err(e) = agree(&mut bench, s, hook, mode) {
@@ -108,4 +112,69 @@ fn a82_a_flood_of_handshakes_evicts_no_session() {
     let key = Dialogue::ready(&mut k, HOOK_IN, true).open_passive(&mut k, 50069);
     Data::through(&key, 45000).connect(&mut k);
     assert_eq!(k.sessions().len(), 2);
+}
+
+/// Which way the bytes of a transfer go is not looked at: what passes is counted for each side.
+#[test]
+fn a77_bytes_of_a_data_connection_pass_both_ways_and_are_counted() {
+    let Some(mut k) = shared() else { return };
+    for hook in [HOOK_IN, HOOK_OUT] {
+        let mut d = Dialogue::ready(&mut k, hook, false);
+        let key = d.open_passive(&mut k, 50069);
+        d.client(&mut k, "RETR file");
+        let data = Data::through(&key, 45000);
+        data.connect(&mut k);
+        let _ = k.records();
+        k.restart_counting();
+        // The client of a RETR sends.
+        assert_eq!(data.send(&mut k, &data.forth(tcp::ACK, 1, b"up")), Verdict::Pass);
+        assert_eq!(data.answer(&mut k, &data.back(tcp::ACK, 1, b"down")), Verdict::Pass);
+        assert_eq!(data.answer(&mut k, &data.back(tcp::ACK | tcp::FIN, 5, b"")), Verdict::Pass);
+        assert_eq!(data.send(&mut k, &data.forth(tcp::ACK | tcp::FIN, 3, b"")), Verdict::Pass);
+        k.expect("ended", &[("flows_ended", 1), ("records", 1)]);
+        let records = k.records();
+        let bytes = records.iter().find_map(|r| match parse(r) {
+            Record::FlowEnd(r) => Some(r.bytes),
+            _ => None,
+        });
+        assert_eq!(bytes, Some([2, 4]));
+        k.clear();
+    }
+}
+
+/// ICMP is for the stacks: an error that quotes the SYN of a pinhole passes by both hooks, and neither uses the pinhole up,
+/// nor binds it, nor frees it; one about a running data connection does not end it.
+#[test]
+fn a79_icmp_passes_and_changes_nothing() {
+    const ICMP: u8 = 1;
+    const ICMPV6: u8 = 58;
+    let Some(mut k) = shared() else { return };
+    for hook in [HOOK_IN, HOOK_OUT] {
+        for v6 in [false, true] {
+            let mut d = Dialogue::ready(&mut k, hook, v6);
+            let key = d.open_passive(&mut k, 50069);
+            let data = Data::through(&key, 45000);
+            for running in [false, true] {
+                if running {
+                    data.connect(&mut k);
+                }
+                let before = (k.pinholes(), k.flows());
+                let _ = k.records();
+                k.restart_counting();
+                // Port unreachable, with the header and the first bytes of what it is about; the responder's, and a router's.
+                let kind: &[u8] = if v6 { &[1, 4, 0, 0, 0, 0, 0, 0] } else { &[3, 3, 0, 0, 0, 0, 0, 0] };
+                for quoted in [data.syn(), data.back(tcp::ACK, 1, b"down")] {
+                    let text = [kind, &quoted.bare()].concat();
+                    let mut error = Packet::new(quoted.to, quoted.from, 0, 0, 0).with(text);
+                    error.protocol = if v6 { ICMPV6 } else { ICMP };
+                    for by in [HOOK_IN, HOOK_OUT] {
+                        assert_eq!(k.send(by, &error), Verdict::Pass);
+                        k.expect("ICMP", &[]);
+                    }
+                }
+                assert_eq!((k.pinholes(), k.flows()), before);
+            }
+            k.clear();
+        }
+    }
 }

@@ -10,17 +10,38 @@ use ftp_helper::{
     event::Kind,
     lab::{self, Host, INSIDE_INTERFACE, Lab, LabOptions, OUTSIDE_INTERFACE},
 };
+use ftp_helper_common::key::{HOOK_IN, HOOK_OUT};
 use ftp_helper_tests::{
     catalogue::{self, Places, wire::Wire},
     gateway::{Gateway, PATIENCE, Settings},
 };
+
+/// What is for the wire, with the client inside: each side's frames come by the other interface.
+#[test]
+fn every_stimulus_gets_its_verdict_with_the_client_inside() {
+    if !lab::require_root() {
+        return;
+    }
+    let mut wire = Wire::new(HOOK_OUT).unwrap();
+    let mut wrong = Vec::new();
+    let mut all = catalogue::all();
+    all.retain(|s| s.on_wire && s.places != Places::Outside);
+    all.sort_by_key(|s| s.knob.toml);
+    assert!(all.len() > 80, "{} stimuli", all.len());
+    for s in &all {
+        if let Err(e) = wire.run(s) {
+            wrong.push(format!("{} ({}): {e:#}", s.id, s.about));
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n\n"));
+}
 
 #[test]
 fn every_stimulus_gets_its_verdict() {
     if !lab::require_root() {
         return;
     }
-    let mut wire = Wire::new().unwrap();
+    let mut wire = Wire::new(HOOK_IN).unwrap();
     let mut wrong = Vec::new();
     let mut all = catalogue::all();
     all.retain(|s| s.on_wire && s.places != Places::Inside);
@@ -46,7 +67,7 @@ fn every_stimulus_gets_its_verdict() {
 #[test]
 fn a82_a_flood_of_handshakes_evicts_no_session() {
     if lab::require_root() {
-        Wire::new().unwrap().flood(20_000).unwrap();
+        Wire::new(HOOK_IN).unwrap().flood(20_000).unwrap();
     }
 }
 

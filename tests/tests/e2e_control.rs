@@ -51,7 +51,7 @@ fn status(gateway: &Gateway) -> Value {
 /// Mistakes of a configuration file, and the places that are told for them.
 const MISTAKES: &str = "mode = \"block\"\n[watch]\ninterfaces = [\"wan0\"]\nhok = 1\n";
 const PLACES: [&str; 2] = [
-    ":1:8: mode: \"block\" is not known; write \"observe\" or \"drop\"",
+    ":1:8: mode: \"block\" is not known; write \"observe\", \"drop\" or \"mark\"",
     ":4:1: watch.hok: unknown key; did you mean \"hook\"?",
 ];
 

@@ -1,212 +1,16 @@
 //! `doctor` and `integrate` on real rulesets: what is wrong is found; with the rules that are named removed and the rules
 //! that are printed loaded, transfers pass, a scan finds nothing, and `doctor` finds nothing either.
 
-use std::{
-    net::IpAddr,
-    path::{Path, PathBuf},
-    process::Command,
-};
-
 use ftp_helper::lab::{
-    self, Host, Lab, LabOptions,
-    clients::{ClientKind, Family, Job, Mode},
+    self,
+    clients::{Family, Mode},
     process::Process,
-    scan::{ScanOptions, scan},
-    servers::{Server, ServerKind, ServerOptions, pattern},
 };
-use ftp_helper_tests::gateway::{Gateway, PATIENCE, Settings, list, program, until};
+use ftp_helper_tests::{
+    firewall::{BY_HAND, DEBIAN, Firewalld, Ground, WITH_HELPER, of},
+    gateway::{Gateway, PATIENCE, Settings},
+};
 use serde_json::Value;
-
-/// `/etc/nftables.conf` of Debian 12.
-const DEBIAN: &str = "flush ruleset
-
-table inet filter {
-	chain input {
-		type filter hook input priority filter;
-	}
-	chain forward {
-		type filter hook forward priority filter;
-	}
-	chain output {
-		type filter hook output priority filter;
-	}
-}
-";
-
-const BY_HAND: &str = "flush ruleset
-table inet filter {
-	set trusted { type ipv4_addr; elements = { 198.51.100.7 } }
-	chain input {
-		type filter hook input priority filter; policy drop;
-		ct state vmap { established : accept, related : accept, invalid : drop }
-		iifname \"lo\" accept
-		iifname \"lan0\" accept
-		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept
-	}
-	chain forward {
-		type filter hook forward priority filter; policy drop;
-		ct state vmap { established : accept, related : accept, invalid : drop }
-		iifname \"lan0\" accept
-		ip saddr @trusted accept
-		iifname \"wan0\" jump from_outside
-	}
-	chain from_outside {
-		tcp dport { 21, 8443, 40000-60000 } counter accept
-		udp dport 1024-65535 accept
-	}
-}
-";
-
-const WITH_HELPER: &str = "flush ruleset
-table inet filter {
-	ct helper ftp-standard { type \"ftp\" protocol tcp; }
-	chain prerouting {
-		type filter hook prerouting priority filter;
-		tcp dport 21 ct helper set \"ftp-standard\"
-	}
-	chain forward {
-		type filter hook forward priority filter; policy drop;
-		ct state established,related accept
-		iifname \"lan0\" accept
-		tcp dport 21 accept
-	}
-}
-";
-
-/// The same for both families, as a firewall of iptables has it.
-const IPTABLES: &str = "
--P FORWARD DROP
--A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
--A FORWARD -i lan0 -j ACCEPT
--A FORWARD -p tcp -m tcp --dport 21 -j ACCEPT
--A FORWARD -p tcp -m conntrack --ctstate NEW -m multiport --dports 8443,40000:60000 -j ACCEPT
--A FORWARD -p tcp -m tcp --dport 45000:55000 -m comment --comment passive -j ACCEPT
--t raw -A PREROUTING -p tcp -m tcp --dport 21 -j CT --helper ftp
-";
-
-/// What a scan looks at: what the rulesets above left open, and more.
-const SCANNED: std::ops::RangeInclusive<u16> = 48_000..=61_000;
-
-struct Ground {
-    lab: Lab,
-    server: Server,
-    upload: PathBuf,
-}
-
-impl Ground {
-    fn new(on_gateway: bool) -> Self {
-        let lab = Lab::new(&LabOptions::default()).unwrap();
-        let host = if on_gateway { lab.gateway() } else { lab.server() };
-        let server = Server::start(host, ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
-        let upload = lab.directory().join("upload.bin");
-        std::fs::write(&upload, pattern(50_000)).unwrap();
-        Self { lab, server, upload }
-    }
-
-    fn settings(&self, mode: &'static str, sets: &str) -> Settings {
-        let host = self.server.host();
-        let address = list(&[host.v4().into(), host.v6().into()]);
-        let mut settings = Settings::guarded(&self.lab, mode);
-        settings.guards = format!("[[guard]]\nnetworks = {address}\n");
-        let settings = settings.section(&format!("[[server]]\naddress = {address}\npassive_ports = \"50000-50099\""));
-        if sets.is_empty() { settings } else { settings.section(&format!("[nftables]\ntable = \"{sets}\"")) }
-    }
-
-    /// A configuration file, and where its daemon would be.
-    fn file(&self, settings: &Settings) -> PathBuf {
-        let file = self.lab.directory().join("doctor.toml");
-        std::fs::write(&file, settings.text(&self.lab.directory().join("doctor.sock"))).unwrap();
-        file
-    }
-
-    fn nft(&self, ruleset: &str) {
-        let file = self.lab.directory().join("ruleset.nft");
-        std::fs::write(&file, ruleset).unwrap();
-        self.lab.load_ruleset(Some(&file)).unwrap();
-    }
-
-    fn transfers(&self, modes: &[(Mode, Family)]) {
-        for &(mode, family) in modes {
-            let job = Job {
-                from: self.lab.client(),
-                client: ClientKind::Curl,
-                mode,
-                family,
-                server: &self.server,
-                upload: &self.upload,
-                limit: PATIENCE,
-            };
-            let outcome = job.run().unwrap();
-            assert!(outcome.transferred_by(mode), "{mode} over IPv{family}:\n{}", outcome.output);
-            self.server.remove_uploads().unwrap();
-        }
-    }
-
-    /// How many ports answer, from the client and from a stranger.
-    fn answering(&self, family: Family) -> usize {
-        let target: IpAddr = self.server.host().address(family);
-        let of = |host: &Host| {
-            let found = scan(host, target, SCANNED, &ScanOptions::default()).unwrap();
-            found.open.len() + found.closed.len()
-        };
-        of(self.lab.client()) + of(self.lab.stranger())
-    }
-
-    /// Runs what `integrate` prints.
-    fn integrate(&self, with: &str, config: &Path, environment: &[(&str, String)]) -> String {
-        let (code, script, said) = self.run(&["integrate", with, "--print", "-c"], config, &[]);
-        assert_eq!(code, 0, "{said}");
-        let mut sh = self.lab.gateway().command("sh");
-        sh.args(["-e", "-c", &script]).envs(environment.iter().cloned());
-        let done = Process::spawn(sh).unwrap().finish(PATIENCE).unwrap();
-        assert!(done.success(), "{script}\nsaid\n{}", done.output);
-        script
-    }
-
-    fn run(&self, args: &[&str], config: &Path, more: &[&str]) -> (i32, String, String) {
-        let mut command: Command = self.lab.gateway().command(program().unwrap());
-        let output = command.args(args).arg(config).args(more).output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
-    }
-
-    fn doctor(&self, config: &Path) -> (i32, Vec<Value>) {
-        let (code, out, said) = self.run(&["doctor", "-o", "json", "-c"], config, &[]);
-        (code, serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{said}")))
-    }
-
-    /// That nothing is left to say but for information and warnings.
-    fn healthy(&self, config: &Path, when: &str) {
-        let (code, findings) = self.doctor(config);
-        let errors: Vec<&Value> = findings.iter().filter(|f| f["severity"] == "error").collect();
-        assert!(code == 0 && errors.is_empty(), "{when}: {errors:#?}");
-    }
-
-    /// With the ruleset as it was made: transfers and scans in both modes.
-    fn holds(&self, sets: &str) {
-        for mode in ["observe", "drop"] {
-            let settings = self.settings(mode, sets);
-            self.healthy(&self.file(&settings), mode);
-            let mut gateway = Gateway::start(&self.lab, &settings, &[]).unwrap();
-            match mode {
-                "observe" => {
-                    self.transfers(&[(Mode::Pasv, Family::V4), (Mode::Epsv, Family::V6), (Mode::Port, Family::V4)])
-                }
-                _ => self.transfers(&[(Mode::Epsv, Family::V4), (Mode::Eprt, Family::V6)]),
-            }
-            for family in Family::ALL {
-                assert_eq!(self.answering(family), 0, "over IPv{family} in {mode}");
-            }
-            assert_eq!(gateway.status().unwrap().nftables.unwrap().failed, 0);
-            gateway.stop().unwrap();
-        }
-    }
-}
-
-/// The findings of a code, with their handle and the text of the rule.
-fn of<'a>(findings: &'a [Value], code: &str) -> Vec<&'a Value> {
-    findings.iter().filter(|f| f["code"] == code).collect()
-}
 
 #[test]
 fn debians_default_ruleset() {
@@ -255,9 +59,7 @@ fn a_ruleset_by_hand_with_policy_drop() {
     let script = ground.integrate("nft", &config, &[]);
     assert!(script.lines().any(|l| l == removal), "{script}");
     // That rule had let the control connections in as well: what else it did stays the administrator's affair.
-    let mut nft = ground.lab.gateway().command("nft");
-    nft.args(["add", "rule", "inet", "filter", "from_outside", "tcp", "dport", "{ 21, 8443 }", "accept"]);
-    assert!(Process::spawn(nft).unwrap().finish(PATIENCE).unwrap().success());
+    ground.gateway("nft", &["add", "rule", "inet", "filter", "from_outside", "tcp", "dport", "{ 21, 8443 }", "accept"]);
     ground.holds("inet filter");
 }
 
@@ -275,9 +77,7 @@ fn a_ruleset_by_hand_in_drop_without_sets() {
     assert!(code == 4 && of(&findings, "wide_range").len() == 1, "{findings:#?}");
     let script = ground.integrate("nft", &config, &[]);
     assert!(script.contains("tcp dport 50000-50099 counter accept comment \"ftp-helper: guarded\""), "{script}");
-    let mut nft = ground.lab.gateway().command("nft");
-    nft.args(["add", "rule", "inet", "filter", "from_outside", "tcp", "dport", "{ 21, 8443 }", "accept"]);
-    assert!(Process::spawn(nft).unwrap().finish(PATIENCE).unwrap().success());
+    ground.gateway("nft", &["add", "rule", "inet", "filter", "from_outside", "tcp", "dport", "{ 21, 8443 }", "accept"]);
     ground.healthy(&config, "integrated");
     let mut gateway = Gateway::start(&ground.lab, &settings, &[]).unwrap();
     ground.transfers(&[(Mode::Pasv, Family::V4), (Mode::Epsv, Family::V6), (Mode::Port, Family::V4)]);
@@ -315,14 +115,7 @@ fn a_ruleset_of_iptables() {
         return;
     }
     let ground = Ground::new(false);
-    for program in ["iptables", "ip6tables"] {
-        for line in IPTABLES.lines().filter(|l| !l.is_empty()) {
-            let mut command = ground.lab.gateway().command(program);
-            command.args(line.split(' '));
-            let done = Process::spawn(command).unwrap().finish(PATIENCE).unwrap();
-            assert!(done.success(), "{program} {line}: {}", done.output);
-        }
-    }
+    ground.iptables();
     assert!(ground.answering(Family::V4) > 20_000, "the range answers before");
     // Sets in a table of iptables would not last.
     let config = ground.file(&ground.settings("observe", "ip filter"));
@@ -378,86 +171,6 @@ fn firewalld() {
     assert!(of(&findings, "sets_unfit").is_empty(), "{findings:#?}");
 }
 
-/// firewalld as `cargo xtask setup` has unpacked it: installed, it would take over the firewall of the host.
-struct Firewalld {
-    directory: PathBuf,
-    _daemon: Process,
-    _bus: Process,
-}
-
-impl Firewalld {
-    fn start(lab: &Lab) -> Self {
-        let package = std::path::absolute(lab::servers::default_cache()).unwrap().join("firewalld");
-        assert!(package.is_dir(), "{} is missing: cargo xtask setup", package.display());
-        let directory = lab.directory().join("firewalld");
-        for part in ["zones", "services", "policies", "ipsets", "icmptypes", "helpers", "bin"] {
-            std::fs::create_dir_all(directory.join(part)).unwrap();
-        }
-        let write = |name: &str, text: String| std::fs::write(directory.join(name), text).unwrap();
-        write("firewalld.conf", "DefaultZone=public\nFirewallBackend=nftables\nCleanupOnExit=yes\n".into());
-        let policy = "<allow user='*'/><allow own='*'/><allow send_destination='*'/><allow receive_sender='*'/>";
-        let socket = directory.join("bus");
-        write(
-            "bus.conf",
-            format!(
-                "<busconfig><type>system</type><listen>unix:path={}</listen><auth>EXTERNAL</auth>\
-                 <policy context='default'>{policy}</policy></busconfig>",
-                socket.display()
-            ),
-        );
-        // As an installed one is called: by its name.
-        for (program, options) in [
-            ("sbin/firewalld", format!("--default-config={}/usr/lib/firewalld", package.display())),
-            ("bin/firewall-cmd", String::new()),
-        ] {
-            let name = format!("bin/{}", program.rsplit('/').next().unwrap());
-            let (modules, from) = (package.join("usr/lib/python3/dist-packages"), package.join("usr").join(program));
-            write(
-                &name,
-                format!(
-                    "#!/bin/sh\nPYTHONPATH={} exec /usr/bin/python3 {} {options} \"$@\"\n",
-                    modules.display(),
-                    from.display()
-                ),
-            );
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-            std::fs::set_permissions(directory.join(name), mode).unwrap();
-        }
-        let mut command = Command::new("dbus-daemon");
-        command.arg("--nofork").arg("--nopidfile").arg(format!("--config-file={}/bus.conf", directory.display()));
-        let bus = Process::spawn(command).unwrap();
-        until("the bus", || socket.exists().then_some(())).unwrap();
-        let mut command = lab.gateway().command(directory.join("bin/firewalld"));
-        command.args(["--nofork", "--nopid"]).arg(format!("--system-config={}", directory.display()));
-        command.envs(Self::environment(&directory));
-        let mut daemon = Process::spawn(command).unwrap();
-        let ready = until("firewalld runs", || {
-            let mut state = Command::new(directory.join("bin/firewall-cmd"));
-            let state = state.arg("--state").envs(Self::environment(&directory)).output();
-            let running = state.is_ok_and(|o| o.status.success());
-            (running || daemon.ended().unwrap().is_some()).then_some(running)
-        });
-        assert!(ready.unwrap(), "firewalld has ended:\n{}", daemon.output().unwrap());
-        Self { directory, _daemon: daemon, _bus: bus }
-    }
-
-    /// What its programs, and those that call them, need.
-    fn environment(directory: &Path) -> [(&'static str, String); 2] {
-        let path = std::env::var("PATH").unwrap_or_default();
-        [
-            ("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}/bus", directory.display())),
-            ("PATH", format!("{}/bin:{path}", directory.display())),
-        ]
-    }
-
-    fn tell(&self, args: &[&str]) {
-        let mut command = Command::new(self.directory.join("bin/firewall-cmd"));
-        command.args(args).envs(Self::environment(&self.directory));
-        let done = Process::spawn(command).unwrap().finish(PATIENCE).unwrap();
-        assert!(done.success(), "firewall-cmd {}: {}", args.join(" "), done.output);
-    }
-}
-
 #[test]
 fn what_a_host_lacks_and_an_interface_can_not_do() {
     if !lab::require_root() {
@@ -491,6 +204,7 @@ fn what_a_host_lacks_and_an_interface_can_not_do() {
     ip("link add br0 type bridge");
     ip("link add other0 type veth peer name other1");
     ip("link set other0 master br0");
+    ip("addr add 198.51.100.1/24 dev br0");
     let enslaved = Settings { interfaces: "[\"wan0\", \"other0\", \"ppp*\"]".into(), ..settings.clone() };
     let (code, findings) = ground.doctor(&ground.file(&enslaved));
     let found = of(&findings, "interface_enslaved");

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ftp_helper_tests::fuzz::{TARGETS, Target};
+use ftp_helper_tests::fuzz::{TARGETS, Target, dialogue, seed};
 
 #[test]
 fn every_seed_passes() {
@@ -19,7 +19,40 @@ fn every_seed_passes() {
             count += 1;
         }
     }
-    assert!(count >= 29, "{count} seeds");
+    assert!(count >= 65, "{count} seeds");
+}
+
+/// What a seed is worth: the dialogue that it is made of is the one that it is to be.
+#[test]
+fn dialogues_are_what_they_are_to_be() {
+    let mut wrong = String::new();
+    for seed in seed::dialogues() {
+        let (verdict, said) = dialogue::verdict(&seed.dialogue()).expect("bytes make a dialogue");
+        let ways: Vec<_> = verdict.opened.iter().map(|hole| hole.way).collect();
+        if (&ways[..], verdict.barred.is_some()) != (seed.opens, seed.barred) {
+            wrong += &format!("{}: {verdict:?}\n{said}\n", seed.name);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// The files are those that `fuzz::seed` makes; with `FTP_HELPER_WRITE_SEEDS=1` they are written.
+#[test]
+fn made_seeds_are_current() {
+    let mut made: Vec<(String, Vec<u8>)> = Vec::new();
+    for seed in seed::dialogues() {
+        made.push((format!("dialogue/{}", seed.name), seed.dialogue()));
+        made.push((format!("canon/{}", seed.name), seed.canon()));
+    }
+    made.extend(seed::segments().into_iter().map(|(name, bytes)| (format!("segments/{name}"), bytes)));
+    for (name, bytes) in made {
+        let path = seeds().join(&name);
+        if std::env::var_os("FTP_HELPER_WRITE_SEEDS").is_some() {
+            fs::write(&path, &bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        }
+        let there = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert_eq!(there, bytes, "{name}: write it anew with FTP_HELPER_WRITE_SEEDS=1");
+    }
 }
 
 /// `fuzz/seeds/index` tells what each is, one a line.

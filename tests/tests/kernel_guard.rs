@@ -13,9 +13,9 @@ use ftp_helper::{
 use ftp_helper_common::{
     canon::bit,
     command::{Outcome, op},
-    key::{CLIENT, HOOK_IN, HOOK_OUT, PinholeKey},
+    key::{CLIENT, HOOK_IN, HOOK_OUT, PinholeKey, SERVER},
     reason::Reason,
-    state::{pending, pinhole_flag},
+    state::{flag, pending, pinhole_flag},
     tcp,
 };
 use ftp_helper_tests::{
@@ -363,6 +363,67 @@ fn a_reset_arms_a_pinhole_once_more() {
         assert!(k.flows().is_empty() && k.pinholes().is_empty());
         assert_eq!(k.held_by(data.from.ip()), 0);
         k.clear();
+    }
+}
+
+/// Rule 5: what a session's end, or its client, has taken back does not return by a reset either.
+#[test]
+fn a_reset_gives_nothing_back_to_a_session_that_has_given_it_up() {
+    let Some(mut k) = shared() else { return };
+    let fin = |side, flags| {
+        move |k: &mut Kernel, d: &mut Dialogue| {
+            let end = Packet { flags: tcp::ACK | flags, ..d.segment(side, b"") };
+            assert_eq!(k.send(d.hook ^ side, &end), Verdict::Pass);
+        }
+    };
+    let say = |line: &'static str| move |k: &mut Kernel, d: &mut Dialogue| drop(d.client(k, line));
+    let bar = |bits| {
+        move |k: &mut Kernel, d: &mut Dialogue| {
+            assert_eq!(d.command(k, op::STANDING, |c| c.flags = bits), Outcome::Done);
+        }
+    };
+    type End<'a> = (&'a str, Box<dyn Fn(&mut Kernel, &mut Dialogue)>);
+    let ends: [End<'_>; 13] = [
+        ("FIN of the client", Box::new(fin(CLIENT, tcp::FIN))),
+        ("FIN of the server", Box::new(fin(SERVER, tcp::FIN))),
+        ("RST of the client", Box::new(fin(CLIENT, tcp::RST))),
+        ("RST of the server", Box::new(fin(SERVER, tcp::RST))),
+        ("QUIT", Box::new(say("QUIT"))),
+        ("ABOR", Box::new(say("ABOR"))),
+        ("REIN", Box::new(say("REIN"))),
+        ("USER", Box::new(say("USER you"))),
+        ("tainted", Box::new(bar(flag::TAINTED))),
+        ("opaque", Box::new(bar(flag::OPAQUE))),
+        (
+            "revoked",
+            Box::new(|k, d| {
+                // The pinhole is used up; its session names it no more.
+                let seq = d.state(k).pinhole_seq;
+                assert_eq!(d.command(k, op::REVOKE, |c| c.seq = seq), Outcome::NoPinhole);
+            }),
+        ),
+        ("forgotten", Box::new(|k, d| assert_eq!(d.command(k, op::FORGET, |_| ()), Outcome::Done))),
+        ("replaced", Box::new(|k, d| drop(d.open_passive(k, PORT + 1)))),
+    ];
+    for (hook, v6) in every_kind() {
+        for passive in [true, false] {
+            for (what, end) in &ends {
+                let (mut d, key, data) = armed(&mut k, hook, v6, passive);
+                data.connect(&mut k);
+                end(&mut k, &mut d);
+                let left = k.pinholes().len();
+                k.restart_counting();
+                let reset = Packet { ack: 0, ..data.forth(tcp::RST, 1, b"") };
+                let ended = [("flows_ended", 1), ("records", 1)];
+                check(&mut k, key.hook, &reset, Verdict::Pass, &ended, what);
+                assert!(k.flows().is_empty(), "{what}");
+                assert_eq!((k.pinholes().len(), left), (left, usize::from(*what == "replaced")), "{what}");
+                assert_eq!(k.held_by(d.client.ip()) as usize, left, "{what}");
+                let again = Data { from: at(data.from.ip(), SOURCE + 1), ..data };
+                check(&mut k, key.hook, &again.syn(), Verdict::Drop, DENIED, what);
+                k.clear();
+            }
+        }
     }
 }
 

@@ -32,9 +32,10 @@ fn the_invariants_hold_in_every_world() {
     // A simulator in which nothing happens would hold every invariant.
     let Summary { steps: _, sessions, announcements, fast, used, denied, unparked, .. } = sum;
     let Summary { resynced, races, ring_full, unrecorded, barred, adopted, refused, .. } = sum;
+    let Summary { in_range, given_up, rearmed, .. } = sum;
     let all = [sessions, announcements, fast, used, denied, unparked, resynced];
-    let rest = [races, ring_full, unrecorded, barred, adopted, refused];
-    assert!(all.iter().chain(&rest).all(|n| *n > 50), "something has hardly happened: {sum:#?}");
+    let rest = [races, ring_full, unrecorded, barred, adopted, refused, in_range, given_up];
+    assert!(all.iter().chain(&rest).all(|n| *n > 50) && rearmed > 10, "something has hardly happened: {sum:#?}");
     assert!(used * 2 > announcements, "{used} data connections for {announcements} announcements");
     assert!(fast * 4 > announcements, "the fast path opened {fast} of {announcements}");
 }

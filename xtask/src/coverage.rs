@@ -11,20 +11,24 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::{
-    command,
+    command, fuzz,
     host::{Host, output_of},
     setup::{Purpose, Setup},
 };
 
 /// The sources that read what comes from the network.
 const SOURCES: &[&str] = &["ftp-helper/src/engine", "ftp-helper-common/src/canon"];
+/// The packages they belong to.
+const PACKAGES: &[&str] = &["ftp-helper", "ftp-helper-common"];
+/// Tests of the package of tests that run them.
+const TESTS: &[&str] = &["oracle_dialogue", "fuzz_corpus", "catalogue_engine"];
 /// Tests, which are no sources of that kind.
 const NOT: &[&str] = &["/tests/", "/tests.rs"];
 
 /// What `cargo xtask coverage` knows.
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Only the figures, not the lines that no test runs.
+    /// Only the unit tests beside the sources, and only the figures: a lower bound within minutes.
     #[arg(long)]
     short: bool,
 }
@@ -55,11 +59,16 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
         }
         _ => fs::create_dir_all(&dir).with_context(|| format!("can't make {}", dir.display()))?,
     }
-    let programs = build(host, &dir)?;
+    let programs = build(host, &dir, options.short)?;
     for program in &programs {
         println!("coverage: {}", program.file_name().unwrap_or_default().to_string_lossy());
         let mut test = Command::new(program);
-        test.current_dir(package_of(host, program)).env("LLVM_PROFILE_FILE", dir.join("%p-%m.profraw"));
+        let package = package_of(program);
+        if package == "ftp-helper" {
+            // Its other rooms need an object for the kernel, or a kernel, and read nothing of this kind.
+            test.arg("engine::");
+        }
+        test.current_dir(host.root.join(package)).env("LLVM_PROFILE_FILE", dir.join("%p-%m.profraw"));
         command::run_quietly(&mut test)?;
     }
     let merged = dir.join("all.profdata");
@@ -86,19 +95,29 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds the tests, our own packages with counters and the rest as always, so that it need not be built again.
-fn build(host: &Host, dir: &Path) -> Result<Vec<PathBuf>> {
+/// Builds the tests, our own packages with counters (a program without any in its own crate writes none) and the rest as always,
+/// so that it need not be built again.
+fn build(host: &Host, dir: &Path, short: bool) -> Result<Vec<PathBuf>> {
     let wrapper = dir.join("rustc");
     fs::write(&wrapper, "#!/bin/sh\nexec \"$@\" -Cinstrument-coverage\n")
         .with_context(|| format!("can't write {}", wrapper.display()))?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(&wrapper, mode).with_context(|| format!("can't make {} executable", wrapper.display()))?;
     let mut build = command::cargo(host);
-    build.args(["test", "--no-run", "--locked", "--message-format=json-render-diagnostics"]);
-    build.args(["--package", "ftp-helper-common", "--package", "ftp-helper", "--package", "ftp-helper-tests"]);
-    build.args(["--lib", "--test", "oracle_dialogue", "--test", "fuzz_corpus"]);
+    build.args(["test", "--no-run", "--locked", "--message-format=json-render-diagnostics", "--lib"]);
+    for package in PACKAGES {
+        build.args(["--package", package]);
+    }
+    if !short {
+        build.args(["--package", "ftp-helper-tests"]);
+        for test in TESTS {
+            build.args(["--test", test]);
+        }
+    }
+    // No test that is run loads a program into the kernel, and none has to be compiled for them.
     // Build scripts have counters too, and would leave them beside the sources.
-    build.env("RUSTC_WORKSPACE_WRAPPER", &wrapper).env("LLVM_PROFILE_FILE", dir.join("build/%p-%m.profraw"));
+    build.env("LLVM_PROFILE_FILE", dir.join("build/%p-%m.profraw"));
+    build.env("RUSTC_WORKSPACE_WRAPPER", &wrapper).env("FTP_HELPER_BPF_OBJECT", fuzz::no_object(host)?);
     build.stderr(std::process::Stdio::inherit());
     let output = build.output().with_context(|| format!("can't start: {}", command::line(&build)))?;
     if !output.status.success() {
@@ -117,17 +136,16 @@ fn executables(messages: &str) -> Vec<PathBuf> {
     messages.lines().filter_map(|line| Some(line.split_once(key)?.1.split_once('"')?.0.into())).collect()
 }
 
-/// Where cargo would run a test program: in its package.
-fn package_of(host: &Host, program: &Path) -> PathBuf {
+/// The package of a test program, in whose directory cargo would run it.
+fn package_of(program: &Path) -> &'static str {
     let name = program.file_name().unwrap_or_default().to_string_lossy();
-    let package = if name.starts_with("ftp_helper_common-") {
+    if name.starts_with("ftp_helper_common-") {
         "ftp-helper-common"
     } else if name.starts_with("ftp_helper-") {
         "ftp-helper"
     } else {
         "tests"
-    };
-    host.root.join(package)
+    }
 }
 
 /// The major version of rustc's LLVM: only its own tools read what its programs write.
@@ -217,6 +235,14 @@ mod tests {
         assert_eq!(report(&files, Path::new("/r"), true), "  50.0 %  a.rs\n  50.0 %  2 of 4 lines\n");
         assert!(report(&files, Path::new("/r"), false).contains("a.rs:3-4\n"));
         assert_eq!(percent(0, 0), 100.0);
+    }
+
+    #[test]
+    fn a_program_runs_in_the_directory_of_its_package() {
+        assert_eq!(package_of("/t/ftp_helper-1".as_ref()), "ftp-helper");
+        assert_eq!(package_of("/t/ftp_helper_common-1".as_ref()), "ftp-helper-common");
+        assert_eq!(package_of("/t/ftp_helper_tests-1".as_ref()), "tests");
+        assert_eq!(package_of("/t/oracle_dialogue-1".as_ref()), "tests");
     }
 
     #[test]

@@ -133,17 +133,25 @@ fn engine(host: &Host) -> String {
 /// # Errors
 /// The directory of the build can't be written.
 pub(crate) fn build(host: &Host, target: Option<&str>) -> Result<Command> {
+    let mut build = command::cargo(host);
+    build.args(["fuzz", "build", "--sanitizer", "none"]).args(target);
     // No target loads a program into the kernel, and none has to be compiled for them.
+    build.env("FTP_HELPER_BPF_OBJECT", no_object(host)?);
+    Ok(build)
+}
+
+/// An empty file that stands for the object for the kernel.
+///
+/// # Errors
+/// The directory of the build can't be written.
+pub(crate) fn no_object(host: &Host) -> Result<PathBuf> {
     let no_object = host.root.join("target/xtask/no-bpf-object");
     let dir = no_object.parent().unwrap_or(&host.root);
     fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
     if !no_object.is_file() {
         fs::write(&no_object, "").with_context(|| format!("can't write {}", no_object.display()))?;
     }
-    let mut build = command::cargo(host);
-    build.args(["fuzz", "build", "--sanitizer", "none"]).args(target);
-    build.env("FTP_HELPER_BPF_OBJECT", no_object);
-    Ok(build)
+    Ok(no_object)
 }
 
 /// Runs targets, as many at a time as there are processors, two at most: they share memory and patience.
@@ -187,7 +195,8 @@ fn one(host: &Host, target: &str, limit: Limit) -> Result<Outcome> {
     let mut fuzz = Command::new(&program);
     fuzz.current_dir(&host.root).stdin(Stdio::null()).stdout(file).stderr(twin);
     fuzz.arg(format!("-rss_limit_mb={MEMORY}")).arg(format!("-timeout={PATIENCE}"));
-    fuzz.arg(format!("-artifact_prefix={}/", artifacts.display())).arg("-print_final_stats=1").arg("-max_len=4096");
+    fuzz.arg(format!("-artifact_prefix={}/", artifacts.display())).arg("-print_final_stats=1");
+    fuzz.arg(format!("-max_len={}", longest(target)));
     let dictionary = host.root.join("fuzz/dictionaries").join(target);
     if dictionary.is_file() {
         fuzz.arg(format!("-dict={}", dictionary.display()));
@@ -207,6 +216,15 @@ fn one(host: &Host, target: &str, limit: Limit) -> Result<Outcome> {
     let executions = number_behind(&text, "stat::number_of_executed_units:").unwrap_or(0);
     let covered = text.lines().rev().find_map(|line| number_behind(line, " cov:")).unwrap_or(0);
     Ok(Outcome { target: target.to_owned(), ok: status.success() && executions > 0, executions, covered, log })
+}
+
+/// Bytes of an input at most. Dialogues are made of decisions, a byte or two each; what lies behind the last is not read.
+fn longest(target: &str) -> usize {
+    match target {
+        "canon" | "dialogue" => 640,
+        "segments" => 1024,
+        _ => 4096,
+    }
 }
 
 /// The host's target triple, which is in the path of what cargo-fuzz builds.

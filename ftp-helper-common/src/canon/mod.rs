@@ -118,6 +118,10 @@ pub fn judge<T: Text, R: Rules>(
         if state.unanswered != 0 {
             return judgement(Made::blind(Reason::Pipelined));
         }
+        // Who begins without having seen the whole greeting does not speak FTP, which is the daemon's to say.
+        if state.next[0] == state.start[0] && !tcp::reaches(segment.ack, state.next[1]) {
+            return judgement(Made::blind(Reason::LeftToDaemon));
+        }
         let made = verb::read_command(text, segment.len, &key.client);
         return judgement(command(made, key, state, policy, rules));
     }

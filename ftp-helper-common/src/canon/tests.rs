@@ -92,6 +92,23 @@ fn passive_transfers_open_at_the_reply() {
 }
 
 #[test]
+fn the_first_command_comes_behind_the_greeting() {
+    // A greeting that logs in, and a command that may have been sent before it came.
+    for missing in [0, 1, 8] {
+        let mut p = Pair::new(HOOK_IN);
+        p.server("230 in\r\n");
+        p.next[1] -= missing;
+        assert_eq!(p.client("PORT 192,0,2,10,195,149\r\n").is_some(), missing == 0);
+        assert_eq!(p.blind(), missing > 0);
+    }
+    // Later on a command may cross what the server says.
+    let mut p = Pair::new(HOOK_IN);
+    p.login();
+    p.next[1] -= 5;
+    assert!(p.client("PORT 192,0,2,10,195,149\r\n").is_some());
+}
+
+#[test]
 fn active_transfers_open_as_the_policy_says() {
     for (hook, open, flags, at) in [
         (HOOK_IN, active_open::AUTO, 0, "command"),

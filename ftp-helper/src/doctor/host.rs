@@ -1,6 +1,11 @@
 //! The host itself: kernel, rights, and the watched interfaces.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    ops::RangeInclusive,
+    path::Path,
+};
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -9,8 +14,12 @@ use super::{
     finding::{Code, Finding, Severity},
     links::Network,
     offload,
+    rules::is_link_local,
 };
-use crate::dataplane::{Link, Platform};
+use crate::{
+    dataplane::{Interface, Link, Platform},
+    nft::Ports,
+};
 
 /// Capabilities that the daemon needs (linux/capability.h), each with what may stand in for it.
 const CAPABILITIES: [(&str, u32, u32); 4] =
@@ -51,7 +60,12 @@ fn missing_capabilities(status: &str) -> Vec<&'static str> {
 }
 
 /// One watched interface.
-pub(super) fn interface(name: &str, network: Option<&Network>, findings: &mut Vec<Finding>) {
+pub(super) fn interface(
+    name: &str,
+    network: Option<&Network>,
+    all: &BTreeMap<String, Interface>,
+    findings: &mut Vec<Finding>,
+) {
     let mut add = |severity, code, what: String, remedy: &str| {
         let finding = Finding::new(severity, code, what).at(format!("interface {name}"));
         findings.push(if remedy.is_empty() { finding } else { finding.remedy(remedy) });
@@ -62,12 +76,21 @@ pub(super) fn interface(name: &str, network: Option<&Network>, findings: &mut Ve
     }
     if let Some(master) = network.and_then(|n| n.links.get(name)).and_then(|l| l.master.as_ref()) {
         let kind = network.and_then(|n| n.links.get(master)).map_or("master", |l| l.kind.as_str());
-        add(
-            Severity::Error,
-            Code::InterfaceEnslaved,
-            format!("is a member of the {kind} {master}: only some of its packets, or none, pass the hooks here"),
-            &format!("name {master} in watch.interfaces instead"),
-        );
+        let has_addresses = all.get(master).is_none_or(|m| m.addresses.iter().any(|a| !is_link_local(a)));
+        if kind == "bridge" && !has_addresses {
+            let what = format!(
+                "is a port of the bridge {master}, which has no address: what is bridged to and from this port passes the \
+                 hooks"
+            );
+            add(Severity::Info, Code::InterfaceEnslaved, what, "");
+        } else {
+            add(
+                Severity::Error,
+                Code::InterfaceEnslaved,
+                format!("is a member of the {kind} {master}: only some of its packets, or none, pass the hooks here"),
+                &format!("name {master} in watch.interfaces instead"),
+            );
+        }
     }
     let pppoe = fs::read_to_string("/proc/self/net/pppoe").unwrap_or_default();
     if carries_pppoe(&pppoe, name) {
@@ -144,6 +167,39 @@ pub(super) fn forwards() -> [bool; 2] {
         .map(|path| fs::read_to_string(path).is_ok_and(|s| s.trim() != "0"))
 }
 
+/// Whether this host gives ports of `[nat]` to connections of its own.
+pub(super) fn local_ports(active: &RangeInclusive<u16>, findings: &mut Vec<Finding>) {
+    const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+    const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+    let (range, reserved) = (fs::read_to_string(RANGE), fs::read_to_string(RESERVED));
+    if let (Ok(range), Ok(reserved)) = (range, reserved) {
+        findings.extend(shared_ports(active, &range, &reserved));
+    }
+}
+
+fn shared_ports(active: &RangeInclusive<u16>, range: &str, reserved: &str) -> Option<Finding> {
+    let mut ends = range.split_whitespace().filter_map(|n| n.parse::<u16>().ok());
+    let local = Ports::from(ends.next()?..=ends.next()?);
+    let number = |n: &str| n.trim().parse::<u16>().ok();
+    let kept = reserved.split(',').filter_map(|r| {
+        let (low, high) = r.split_once('-').unwrap_or((r, r));
+        Some(number(low)?..=number(high)?)
+    });
+    let shared = local.and(&Ports::from(active.clone())).without(&kept.fold(Ports::none(), Ports::with));
+    if shared.is_empty() {
+        return None;
+    }
+    let what = format!(
+        "ports {shared} of nat.active_ports are also given to this host's own connections: one of these gets lost where both \
+         meet"
+    );
+    let (low, high) = (active.start(), active.end());
+    let remedy = "keep them free, and put that into /etc/sysctl.d (what is reserved already has to be named again)";
+    let finding = Finding::new(Severity::Warning, Code::ActivePortsShared, what).at("net.ipv4.ip_local_port_range");
+    let commands = vec![format!("sysctl -w net.ipv4.ip_local_reserved_ports={low}-{high}")];
+    Some(Finding { commands, ..finding.remedy(remedy) })
+}
+
 /// Whether the old iptables has tables in this network namespace.
 pub(super) fn legacy_iptables(findings: &mut Vec<Finding>) {
     for (path, program) in [("ip_tables_names", "iptables-legacy"), ("ip6_tables_names", "ip6tables-legacy")] {
@@ -161,6 +217,15 @@ pub(super) fn legacy_iptables(findings: &mut Vec<Finding>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_that_this_host_uses_itself() {
+        let shared = |range: &str, reserved: &str| shared_ports(&(61000..=61999), range, reserved).map(|f| f.what);
+        assert_eq!(shared("32768\t60999\n", "\n"), None);
+        assert!(shared("1024\t65535\n", "\n").unwrap().starts_with("ports 61000-61999 of"));
+        assert!(shared("1024 61500\n", "8080,61000-61099\n").unwrap().starts_with("ports 61100-61500 of"));
+        assert_eq!(shared("1024 65535\n", "61000-61999\n"), None);
+    }
 
     #[test]
     fn capabilities_are_read() {

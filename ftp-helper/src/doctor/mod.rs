@@ -6,6 +6,7 @@ mod finding;
 mod host;
 mod integrate;
 mod links;
+mod mark;
 mod offload;
 mod rules;
 mod traffic;
@@ -47,10 +48,13 @@ pub fn examine(config: Option<&Config>, socket: &Path, quiet: Duration) -> Vec<F
         }
     };
     for name in &watched {
-        host::interface(name, network.as_ref(), &mut findings);
+        host::interface(name, network.as_ref(), &all, &mut findings);
     }
     if let (Some(network), Some(_)) = (&network, config) {
         host::routes(&watched, network, &mut findings);
+    }
+    if let Some(nat) = config.and_then(|c| c.policy.nat.as_ref()) {
+        host::local_ports(&nat.active_ports, &mut findings);
     }
     host::legacy_iptables(&mut findings);
     let ports = config.map_or_else(|| vec![21], |c| c.watch.control_ports.clone());

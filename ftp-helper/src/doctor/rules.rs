@@ -1,6 +1,6 @@
 //! What the ruleset leaves open, what it would break, and who else follows FTP by it.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 
@@ -8,11 +8,11 @@ use super::finding::{Code, Finding, RuleAt, Severity};
 use crate::{
     config::{Config, Direction, Network},
     dataplane::Interface,
-    engine::policy::Mode,
+    engine::policy::{Mark, Mode},
     nft::{
         Ports, Sets,
         ruleset::{Chain, Manager, Rule, Ruleset},
-        verdict::{Decision, Syn, decide},
+        verdict::{Bits, Decision, Syn, decide},
     },
 };
 
@@ -32,8 +32,12 @@ pub(super) struct Ground {
     pub(super) passive: Vec<(IpNet, Ports)>,
     /// Whether the kernel side drops what has no pinhole.
     pub(super) enforced: bool,
+    /// The mark of translated data connections, and the public ports for those of inside clients, where there are any.
+    pub(super) nat: Option<(Mark, RangeInclusive<u16>)>,
     /// The sets that are fed.
     pub(super) sets: Option<Sets>,
+    /// The mark of what is permitted, in mode `mark`.
+    pub(super) mark: Option<Mark>,
     /// The addresses of this host.
     pub(super) local: BTreeSet<IpAddr>,
     /// Whether packets are forwarded, of IPv4 and of IPv6.
@@ -64,14 +68,18 @@ impl Ground {
             guards: Vec::new(),
             passive: Vec::new(),
             enforced: false,
+            nat: None,
             sets: None,
+            mark: None,
             local,
             forwards,
         };
         let Some(config) = config else { return ground };
         ground.control_ports.clone_from(&config.watch.control_ports);
         ground.enforced = config.policy.mode == Mode::Drop;
+        ground.nat = config.policy.nat.as_ref().map(|n| (config.policy.mark, n.active_ports.clone()));
         ground.sets.clone_from(&config.nftables);
+        ground.mark = (config.policy.mode == Mode::Mark).then_some(config.policy.mark);
         for server in &config.policy.servers {
             let Some(range) = &server.passive_ports else { continue };
             ground.passive.extend(server.networks.iter().map(|n| (*n, Ports::from(range.clone()))));
@@ -124,6 +132,14 @@ impl Ground {
         hooks
     }
 
+    /// The hooks by which the connections of pinholes for a network pass a ruleset as they came. With translation this host's
+    /// own addresses are those of published servers, whose connections go on to inside.
+    pub(super) fn hooks_of_pinholes(&self, net: &IpNet) -> Vec<&'static str> {
+        let mut hooks = self.hooks(net);
+        hooks.retain(|h| *h != "input" || self.nat.is_none());
+        hooks
+    }
+
     /// The guarded ports of a network that its server may announce.
     pub(super) fn announced(&self, guarded: &Guarded) -> Ports {
         let known = self.passive.iter().filter(|(net, _)| net.contains(&guarded.net)).map(|(_, ports)| ports);
@@ -133,7 +149,29 @@ impl Ground {
         }
     }
 
-    fn is_wide(&self, ports: &Ports) -> bool {
+    /// A first SYN of which only this is known.
+    pub(super) fn syn<'a>(&'a self, arrives_on: &'a str, v4: bool, to: Option<IpNet>, ports: Ports) -> Syn<'a> {
+        let syn = Syn {
+            arrives_on,
+            v4,
+            to,
+            ports,
+            sets: self.sets.as_ref(),
+            has_pinhole: false,
+            mark: None,
+            translated: false,
+            stranger: false,
+        };
+        self.with_pinhole(syn, false)
+    }
+
+    /// The same SYN, where there is a pinhole for it or none.
+    fn with_pinhole<'a>(&self, syn: Syn<'a>, has_pinhole: bool) -> Syn<'a> {
+        let mark = self.mark.map(|m| Bits { value: if has_pinhole { m.value } else { 0 }, mask: m.mask });
+        Syn { has_pinhole, mark, ..syn }
+    }
+
+    pub(super) fn is_wide(&self, ports: &Ports) -> bool {
         let passive = |known: &Ports| known.clone().and(ports).widest() > 1;
         ports.widest() >= WIDE || self.passive.iter().any(|(_, known)| passive(known))
     }
@@ -175,7 +213,11 @@ pub(super) fn check(ruleset: &Ruleset, ground: &Ground) -> Vec<Finding> {
     for interface in &ground.interfaces {
         for guarded in &ground.guards {
             dropped(ruleset, ground, interface, guarded, &mut findings);
+            unread(ruleset, ground, interface, guarded, &mut findings);
         }
+    }
+    for interface in &ground.interfaces {
+        marked(ruleset, ground, interface, &mut findings);
     }
     helpers(ruleset, &mut findings);
     readers(ruleset, ground, &mut findings);
@@ -205,18 +247,10 @@ fn wide(ruleset: &Ruleset, ground: &Ground, interface: &str, v4: bool, findings:
     if !ground.enforced {
         for g in &guarded {
             for hook in ground.hooks(&g.net) {
-                let syn = Syn {
-                    arrives_on: interface,
-                    v4,
-                    to: Some(g.net),
-                    ports: g.ports.clone(),
-                    sets: ground.sets.as_ref(),
-                    has_pinhole: false,
-                    stranger: false,
-                };
+                let syn = ground.syn(interface, v4, Some(g.net), g.ports.clone());
                 let (decisions, open) = decide(ruleset, hook, &syn);
                 let by_rule = accepting(ruleset, ground, &decisions, &open, findings, |_, ports| ports);
-                let rest = open.without(&by_rule);
+                let rest = open.without(&by_rule).and(&open_to_strangers(ruleset, hook, &syn));
                 if ground.is_wide(&rest) {
                     let what = format!(
                         "nothing in the ruleset refuses new connections to {}, ports {}, at hook {hook}",
@@ -232,15 +266,7 @@ fn wide(ruleset: &Ruleset, ground: &Ground, interface: &str, v4: bool, findings:
         if hook == "forward" && !ground.forwards[usize::from(!v4)] {
             continue;
         }
-        let syn = Syn {
-            arrives_on: interface,
-            v4,
-            to: None,
-            ports: ground.data(),
-            sets: ground.sets.as_ref(),
-            has_pinhole: false,
-            stranger: false,
-        };
+        let syn = ground.syn(interface, v4, None, ground.data());
         let (decisions, open) = decide(ruleset, hook, &syn);
         let host_guarded = ground.enforced && hook == "input" && ground.guards_host(v4);
         let local: Vec<IpNet> = ground
@@ -257,7 +283,7 @@ fn wide(ruleset: &Ruleset, ground: &Ground, interface: &str, v4: bool, findings:
             }
             if host_guarded { ports.without(&ground.guarded_ports(&local)) } else { ports }
         });
-        let rest = open.without(&by_rule);
+        let rest = open.without(&by_rule).and(&open_to_strangers(ruleset, hook, &syn));
         if ground.is_wide(&rest) {
             let (severity, who) = if ground.guards.is_empty() {
                 (Severity::Warning, "new connections")
@@ -268,6 +294,12 @@ fn wide(ruleset: &Ruleset, ground: &Ground, interface: &str, v4: bool, findings:
             add_policy(ruleset, hook, v4, severity, what, findings);
         }
     }
+}
+
+/// The ports that are open to somebody of whom no rule knows anything: what a rule lets trusted peers do is not what nobody
+/// refuses.
+fn open_to_strangers(ruleset: &Ruleset, hook: &str, syn: &Syn<'_>) -> Ports {
+    decide(ruleset, hook, &Syn { stranger: true, ..syn.clone() }).1
 }
 
 /// Adds a finding for each rule that accepts many open ports; all ports that rules accept.
@@ -300,6 +332,7 @@ fn accepting(
         let what = format!("accepts new connections to ports {} that nobody has negotiated{limit}", brief(&fits_port));
         let remedy = match ground.enforced {
             true => "replace it by a rule for the guarded hosts and their passive ports only",
+            false if ground.mark.is_some() => "replace it by a rule that accepts by the mark",
             false if ground.sets.is_some() => "replace it by the rules for the fed sets",
             false => "replace it by rules for a fed set ([nftables]), or guard these hosts in mode \"drop\"",
         };
@@ -340,9 +373,10 @@ fn add_policy(ruleset: &Ruleset, hook: &str, v4: bool, severity: Severity, what:
 /// Rules and policies that would drop a connection that has a pinhole.
 fn dropped(ruleset: &Ruleset, ground: &Ground, interface: &str, guarded: &Guarded, findings: &mut Vec<Finding>) {
     let ports = ground.announced(guarded);
-    for hook in ground.hooks(&guarded.net) {
+    for hook in ground.hooks_of_pinholes(&guarded.net) {
         for d in drops(ruleset, ground, interface, guarded, hook) {
-            let severity = if ground.enforced || ground.sets.is_some() { Severity::Error } else { Severity::Warning };
+            let decided = ground.enforced || ground.sets.is_some() || ground.mark.is_some();
+            let severity = if decided { Severity::Error } else { Severity::Warning };
             let what = format!(
                 "would drop a connection to {}, ports {}, for which there is a pinhole",
                 guarded.net.addr(),
@@ -360,6 +394,29 @@ fn dropped(ruleset: &Ruleset, ground: &Ground, interface: &str, guarded: &Guarde
     }
 }
 
+/// Whether the mark makes any difference to the ruleset.
+fn unread(ruleset: &Ruleset, ground: &Ground, interface: &str, guarded: &Guarded, findings: &mut Vec<Finding>) {
+    if ground.mark.is_none() {
+        return;
+    }
+    for hook in ground.hooks_of_pinholes(&guarded.net) {
+        let syn = ground.syn(interface, is_v4(&guarded.net), Some(guarded.net), ground.announced(guarded));
+        let [without, with] = [false, true].map(|has| {
+            let syn = Syn { stranger: true, ..ground.with_pinhole(syn.clone(), has) };
+            decide(ruleset, hook, &syn).1
+        });
+        if without != with {
+            continue;
+        }
+        let what = format!(
+            "at hook {hook} no rule tells a connection to {} that has the mark from one that has it not",
+            guarded.net.addr()
+        );
+        let remedy = "load what `ftp-helper integrate nft --print` writes (with firewalld: `integrate firewalld`)";
+        add(findings, Finding::new(Severity::Error, Code::MarkUnread, what).at(format!("hook {hook}")).remedy(remedy));
+    }
+}
+
 /// What drops the connection of a pinhole at a hook, unless its initiator is one that the ruleset knows.
 pub(super) fn drops<'a>(
     ruleset: &'a Ruleset,
@@ -368,17 +425,44 @@ pub(super) fn drops<'a>(
     guarded: &Guarded,
     hook: &str,
 ) -> Vec<Decision<'a>> {
-    let syn = Syn {
-        arrives_on: interface,
-        v4: is_v4(&guarded.net),
-        to: Some(guarded.net),
-        ports: ground.announced(guarded),
-        sets: ground.sets.as_ref(),
-        has_pinhole: true,
-        stranger: true,
-    };
+    let syn = ground.syn(interface, is_v4(&guarded.net), Some(guarded.net), ground.announced(guarded));
+    let syn = Syn { stranger: true, ..ground.with_pinhole(syn, true) };
     let (mut decisions, _) = decide(ruleset, hook, &syn);
     decisions.retain(|d| !d.accepts && !d.certain.is_empty());
+    decisions
+}
+
+/// What drops a data connection that is translated.
+fn marked(ruleset: &Ruleset, ground: &Ground, interface: &str, findings: &mut Vec<Finding>) {
+    let Some((mark, _)) = &ground.nat else { return };
+    for v4 in [true, false] {
+        for d in unmarked(ruleset, ground, interface, v4) {
+            let what = format!(
+                "would drop data connections that are translated: they come in by {interface}, are new to the ruleset, and \
+                 have the mark {mark}"
+            );
+            let finding = Finding::new(Severity::Error, Code::MarkUnaccepted, what);
+            let finding = match d.rule {
+                Some(rule) => finding.about(d.chain, rule),
+                None => finding.at(format!("{} (its policy)", d.chain.place_of_policy())),
+            };
+            let word = manager_word(ruleset, d.chain);
+            let remedy = format!("accept them by their mark: `ftp-helper integrate {word} --print` writes the rule");
+            add(findings, finding.remedy(remedy));
+        }
+    }
+}
+
+/// What drops a translated data connection on its way inside, unless its initiator is one that the ruleset knows.
+pub(super) fn unmarked<'a>(ruleset: &'a Ruleset, ground: &Ground, interface: &str, v4: bool) -> Vec<Decision<'a>> {
+    let Some((mark, _)) = ground.nat.as_ref().filter(|_| ground.forwards[usize::from(!v4)]) else { return Vec::new() };
+    // Bits that are not ours are as they come: zero.
+    let mark = Some(Bits { value: mark.value, mask: u32::MAX });
+    let syn =
+        Syn { sets: None, mark, translated: true, stranger: true, ..ground.syn(interface, v4, None, ground.data()) };
+    let (mut decisions, open) = decide(ruleset, "forward", &syn);
+    // A rule that accepts some of the ports is one that somebody has thought about.
+    decisions.retain(|d| !d.accepts && !d.certain.is_empty() && open.is_empty());
     decisions
 }
 
@@ -448,7 +532,7 @@ fn may_take_control(ruleset: &Ruleset, chain: &Chain, rule: &Rule, ground: &Grou
     let small = Ruleset { chains: vec![chain], sets: ruleset.sets.clone(), ..Ruleset::default() };
     ground.interfaces.iter().any(|interface| {
         let ports = ground.control();
-        let syn = Syn { arrives_on: interface, v4, to: None, ports, sets: None, has_pinhole: false, stranger: false };
+        let syn = Syn { sets: None, mark: None, ..ground.syn(interface, v4, None, ports) };
         !decide(&small, "none", &syn).1.is_empty()
     })
 }
@@ -577,7 +661,7 @@ fn is_v4(net: &IpNet) -> bool {
     matches!(net, IpNet::V4(_))
 }
 
-fn is_link_local(address: &IpAddr) -> bool {
+pub(super) fn is_link_local(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(a) => a.is_link_local(),
         IpAddr::V6(a) => a.is_unicast_link_local(),

@@ -309,6 +309,9 @@ impl Dialogue {
         if self.multiline != 0 {
             if reply::ends_multiline(&line.text, self.multiline) {
                 let code = std::mem::take(&mut self.multiline);
+                if line.telnet && is_passive(code) {
+                    return out.push(Step::Taint(Reason::TelnetInCommand));
+                }
                 if code >= 200 {
                     self.answer(code, Text::Multiline, line, rules, out);
                 }
@@ -322,7 +325,7 @@ impl Dialogue {
             if first && !greets(code) {
                 return out.push(Step::Taint(Reason::NotFtp));
             }
-            if line.telnet && (code == 227 || code == 229) {
+            if line.telnet && is_passive(code) {
                 return out.push(Step::Taint(Reason::TelnetInCommand));
             }
         }
@@ -343,7 +346,7 @@ impl Dialogue {
 
     /// Takes a final reply.
     fn answer(&mut self, code: u16, text: Text<'_>, line: &Line<'_>, rules: &Rules<'_>, out: &mut Vec<Step>) {
-        let passive = code == 227 || code == 229;
+        let passive = is_passive(code);
         if self.greeting_end.is_none() {
             if !reaches(line.ack, self.client_start) {
                 return;
@@ -418,7 +421,7 @@ impl Dialogue {
             return out.push(Step::Refuse(Reason::RefusedByServer, None));
         }
         if code != own {
-            let reason = if code == 227 || code == 229 { Reason::UnsolicitedReply } else { Reason::BadSyntax };
+            let reason = if is_passive(code) { Reason::UnsolicitedReply } else { Reason::BadSyntax };
             return out.push(Step::Refuse(reason, None));
         }
         let text = match text {
@@ -467,7 +470,8 @@ impl Dialogue {
                 self.logged_in = false;
             }
             // What the server makes of a refused one nobody knows; it supersedes what was announced before all the same.
-            Kind::Pasv | Kind::Epsv | Kind::Void => self.armed = None,
+            // So does EPSV ALL, whatever comes of it: the client means to use nothing but EPSV (RFC 2428 section 4).
+            Kind::Pasv | Kind::Epsv | Kind::EpsvAll | Kind::Void => self.armed = None,
             Kind::Port | Kind::Eprt => {
                 self.armed = None;
                 let Some(a) = announcement(&head, CLIENT, head.seq) else { return };
@@ -543,6 +547,11 @@ fn revokes(kind: Kind) -> Option<Reason> {
         Kind::Auth => Reason::Auth,
         _ => return None,
     })
+}
+
+/// Whether a reply of this code announces a passive port.
+fn is_passive(code: u16) -> bool {
+    code == 227 || code == 229
 }
 
 /// Whether a server's first reply can have this code: a greeting, "wait", "no", or "logged in already".

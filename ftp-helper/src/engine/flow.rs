@@ -22,18 +22,26 @@ use crate::event::{Connection, Kind, PinholeState};
 type Sessions = HashMap<u64, Box<Session>>;
 
 /// The responder has answered: the pinhole is used up.
-pub(super) fn start(sessions: &mut Sessions, core: &mut Core, now: Nanos, record: &FlowRecord) {
+///
+/// Returns the session that the connection was believed to be of until now, if it is another's: what encrypted sessions
+/// share is told as the latest one's.
+pub(super) fn start(sessions: &mut Sessions, core: &mut Core, now: Nanos, record: &FlowRecord) -> Option<u64> {
     core.stats.used += 1;
     let session = sessions.get_mut(&record.session);
     let control = session.as_ref().map(|s| s.key);
     let used = session.and_then(|s| s.used(now, core, record.seq));
     let range = record.mode == pending::RANGE;
     let mut flow = Flow { session: record.session, control, range, pinhole: used };
-    if let Some(old) = core.flows.get(&record.key) {
+    let old = core.flows.get(&record.key).copied();
+    let other = old.map(|old| old.session).filter(|id| *id != record.session);
+    if let Some(old) = old.filter(|_| other.is_none()) {
         // The same connection told twice counts once.
         flow.pinhole = used.or(old.pinhole);
     } else if let Some(s) = sessions.get_mut(&record.session) {
         s.running += 1;
+    }
+    if let Some(s) = other.and_then(|id| sessions.get_mut(&id)) {
+        s.running = s.running.saturating_sub(1);
     }
     core.flows.insert(record.key, flow);
     let key = pinhole_of(record);
@@ -44,6 +52,7 @@ pub(super) fn start(sessions: &mut Sessions, core: &mut Core, now: Nanos, record
     event.pinhole = Some(pinhole::show(&key, record.mode, PinholeState::Bound, 0));
     event.connection = Some(connection(&record.key));
     core.event(event);
+    other
 }
 
 /// A reset before anything was carried: the pinhole is open again, until its deadline.
@@ -52,15 +61,15 @@ pub(super) fn rearmed(sessions: &mut Sessions, core: &mut Core, now: Nanos, reco
     if let Some(session) = sessions.get_mut(&flow.session) {
         session.running = session.running.saturating_sub(1);
         session.last = now;
-        // Of one that a daemon before this one saw begin, the pinhole is known from what the kernel tells of it now.
-        let pinhole = flow.pinhole.unwrap_or_else(|| Pinhole {
+        // Of one that a daemon before this one saw begin, the line that announced it is not known.
+        let pinhole = Pinhole {
             key: pinhole_of(record),
-            deadline: record.start.saturating_add(pinhole::timeout(&core.policy)),
+            deadline: record.deadline,
             seq: record.seq,
-            line: record.seq,
+            line: flow.pinhole.map_or(record.seq, |p| p.line),
             kind: record.mode,
             stage: Stage::Confirmed,
-        });
+        };
         session.rearm(now, core, pinhole);
     }
 }

@@ -94,7 +94,7 @@ impl Assembler {
     ///
     /// # Errors
     /// The reason why the stream can't be read as lines (a bare CR or, unless `lenient`, a bare LF; a Telnet
-    /// subnegotiation).
+    /// subnegotiation, or a Telnet option that is a line end to others).
     pub(super) fn feed<'a>(
         &mut self,
         data: &'a [u8],
@@ -138,7 +138,8 @@ impl Assembler {
         match self.state {
             Telnet::Option => {
                 self.state = Telnet::Ground;
-                return Ok(false);
+                // Options 10 and 13 exist (RFC 652, RFC 655), but one who knows no Telnet sees a line end there.
+                return if matches!(byte, b'\r' | b'\n') { Err(Reason::TelnetInCommand) } else { Ok(false) };
             }
             Telnet::Command => {
                 self.state = Telnet::Ground;
@@ -244,6 +245,8 @@ mod tests {
                 (b"PORT 1\r\r\n", Reason::BareCr),
                 (b"\n\r", Reason::BareLf),
                 (b"A\xff\xfax\xff\xf0\r\n", Reason::TelnetInCommand),
+                (b"A\xff\xfb\r\n", Reason::TelnetInCommand),
+                (b"A\xff\xfd\nPASV\r\n", Reason::TelnetInCommand),
             ] {
                 assert_eq!(lines(data, step, false), Err(reason), "{data:?}");
             }

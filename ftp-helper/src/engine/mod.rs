@@ -85,7 +85,11 @@ impl Engine {
         match record {
             Record::Session(r) => self.start(now, r),
             Record::Segment(r, payload) => self.segment(now, r, payload),
-            Record::FlowStart(r) => flow::start(&mut self.sessions, &mut self.core, now, r),
+            Record::FlowStart(r) => {
+                if let Some(other) = flow::start(&mut self.sessions, &mut self.core, now, r) {
+                    self.settle(now, other);
+                }
+            }
             Record::FlowRearmed(r) => flow::rearmed(&mut self.sessions, &mut self.core, now, r),
             Record::FlowEnd(r) => flow::end(&mut self.sessions, &mut self.core, now, r),
             Record::Denied(r) => self.core.denied(now, r, |id| self.sessions.get(&id).map(|s| s.key)),

@@ -343,7 +343,11 @@ impl Session {
         if record.flags & flag::LOST != 0 && self.standing == Standing::Good {
             return self.taint(now, core, Reason::Unrecorded);
         }
-        if record.flags & flag::UNRECORDED != 0 && record.next != self.next() && self.standing == Standing::Good {
+        // Never backwards: what lies behind was read, or stood in the table that the session was taken over from.
+        let next = self.next();
+        let ahead = [0, 1].map(|side| distance(record.next[side], next[side]));
+        let missed = ahead != [0, 0] && ahead.iter().all(|n| *n >= 0);
+        if record.flags & flag::UNRECORDED != 0 && missed && self.standing == Standing::Good {
             self.rebase(record);
         }
     }

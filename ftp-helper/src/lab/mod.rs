@@ -124,6 +124,7 @@ pub struct Lab {
     stranger: Host,
     gateway: Host,
     servers: Vec<Host>,
+    wire: Namespace,
 }
 
 impl Lab {
@@ -141,12 +142,12 @@ impl Lab {
         let entry = Arc::new(Entry::claim(&options.name.clone().unwrap_or_else(unique_name))?);
         let wire = Wire::new(&entry, options)?;
         wire.connect()?;
-        let Wire { ns: _, ports } = wire;
+        let Wire { ns: wire, ports } = wire;
         let mut hosts = ports.into_iter().map(|p| p.host);
         let mut next = || hosts.next().ok_or_else(|| LabError::Usage("the lab lacks a host".to_owned()));
         let (gateway, client, stranger) = (next()?, next()?, next()?);
         let servers = hosts.collect();
-        let lab = Self { entry, topology: options.topology, client, stranger, gateway, servers };
+        let lab = Self { entry, topology: options.topology, client, stranger, gateway, servers, wire };
         lab.gateway.namespace().sysctl(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")])?;
         Ok(lab)
     }
@@ -208,6 +209,47 @@ impl Lab {
     /// All hosts.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
         [&self.gateway, &self.client, &self.stranger].into_iter().chain(&self.servers)
+    }
+
+    /// Plugs one more interface of a host into the outside network, where its addresses have this number. It goes when
+    /// the host's end is deleted. From then on each interface of the host answers for its own addresses only.
+    ///
+    /// # Errors
+    /// When the host has an interface of this name, or the kernel refuses.
+    pub fn plug(&self, host: &Host, interface: &str, number: u8) -> Result<()> {
+        let (side, ns) = (Side::Outside, host.namespace().name());
+        let (peer, bridge) = (format!("p.{interface}"), side.bridge());
+        let mut batch = String::new();
+        push(&mut batch, format_args!("link add {peer} type veth peer name {interface} netns {ns}"));
+        push(&mut batch, format_args!("link set {peer} master {bridge} up"));
+        self.wire.ip_batch(&batch)?;
+        host.namespace().sysctl(&[("net/ipv4/conf/all/arp_ignore", "1"), ("net/ipv4/conf/all/arp_announce", "2")])?;
+        let mut batch = String::new();
+        push(&mut batch, format_args!("link set {interface} up"));
+        push(&mut batch, format_args!("addr add {}/24 dev {interface}", side.v4(number)));
+        push(&mut batch, format_args!("addr add {}/64 dev {interface} nodad", side.v6(number)));
+        host.namespace().ip_batch(&batch)
+    }
+
+    /// Sets the MTU of both networks and of every interface in them, in bytes.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn set_mtu(&self, mtu: u32) -> Result<()> {
+        let mut wire = String::new();
+        for (n, host) in self.hosts().enumerate() {
+            let interfaces: &[&str] = if n == 0 { &[OUTSIDE_INTERFACE, INSIDE_INTERFACE] } else { &[HOST_INTERFACE] };
+            let mut batch = String::new();
+            for (m, interface) in interfaces.iter().enumerate() {
+                push(&mut wire, format_args!("link set p{n}.{m} mtu {mtu}"));
+                push(&mut batch, format_args!("link set {interface} mtu {mtu}"));
+            }
+            host.namespace().ip_batch(&batch)?;
+        }
+        for side in [Side::Outside, Side::Inside] {
+            push(&mut wire, format_args!("link set {} mtu {mtu}", side.bridge()));
+        }
+        self.wire.ip_batch(&wire)
     }
 
     /// Replaces the gateway's nftables ruleset by a file's; `None` for none at all.

@@ -85,6 +85,7 @@ pub(super) fn expression(ruleset: &Ruleset, chain: &Chain, left: &Value, right: 
     }
     if let Some(masked) = left["&"].as_array() {
         return match masked.as_slice() {
+            [field, mask] if field["meta"]["key"] == "mark" => mark(&values, number(mask), syn),
             [field, mask] if field["payload"]["field"] == "flags" => Matches::of(flags(mask) & SYN == flags(right)),
             _ => Matches::perhaps(),
         };
@@ -99,6 +100,8 @@ pub(super) fn expression(ruleset: &Ruleset, chain: &Chain, left: &Value, right: 
             }
             ("ip", _) if !syn.v4() => Matches::Never,
             ("ip6", _) if syn.v4() => Matches::Never,
+            // For which of the hosts inside the rule is, is the administrator's affair.
+            ("ip" | "ip6", "daddr") if syn.translated => Matches::Always,
             ("ip" | "ip6", "daddr") => address(&values, syn.to),
             ("tcp", "flags") => {
                 let all: u32 = values.iter().map(|v| flags(v)).fold(0, |a, b| a | b);
@@ -118,6 +121,7 @@ pub(super) fn expression(ruleset: &Ruleset, chain: &Chain, left: &Value, right: 
             "l4proto" => Matches::of(has_tcp(&values)),
             "nfproto" => Matches::of(words().any(|w| w == if syn.v4() { "ipv4" } else { "ipv6" })),
             "protocol" => Matches::of(words().any(|w| w == if syn.v4() { "ip" } else { "ip6" })),
+            "mark" => mark(&values, Some(u32::MAX), syn),
             "pkttype" => Matches::of(words().any(|w| matches!(w, "host" | "unicast"))),
             _ => Matches::perhaps(),
         };
@@ -130,8 +134,9 @@ pub(super) fn expression(ruleset: &Ruleset, chain: &Chain, left: &Value, right: 
 }
 
 /// The matches of extensions of iptables, of which `nft` tells the name only; what they look for stands in the text.
-pub(super) fn extension(rule: &Rule, name: &str) -> Matches {
+pub(super) fn extension(rule: &Rule, name: &str, syn: &Syn<'_>) -> Matches {
     match name {
+        "mark" => written_mark(rule, syn).unwrap_or_else(Matches::perhaps),
         "comment" => Matches::Always,
         "tcp" | "multiport" => written_ports(&rule.text).map_or_else(Matches::perhaps, Matches::On),
         "conntrack" | "state" => match after(&rule.text, "ct state ") {
@@ -143,6 +148,37 @@ pub(super) fn extension(rule: &Rule, name: &str) -> Matches {
         "udp" | "icmp" | "icmp6" | "sctp" | "dccp" => Matches::Never,
         _ => Matches::perhaps(),
     }
+}
+
+/// Whether the SYN's mark, as far as it is known, has one of these values where the mask has ones.
+fn mark(values: &[&Value], mask: Option<u32>, syn: &Syn<'_>) -> Matches {
+    let (Some(known), Some(mask)) = (syn.mark, mask) else { return Matches::perhaps() };
+    let may = |v: &&&Value| number(v).is_none_or(|v| (v ^ known.value) & mask & known.mask == 0);
+    match values.iter().find(may) {
+        None => Matches::Never,
+        Some(v) if mask & !known.mask == 0 && number(v).is_some() => Matches::Always,
+        Some(_) => Matches::perhaps(),
+    }
+}
+
+fn number(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|n| u32::try_from(n).ok())
+}
+
+/// `-m mark --mark VALUE/MASK`, as iptables writes it.
+fn written_mark(rule: &Rule, syn: &Syn<'_>) -> Option<Matches> {
+    let text = rule.iptables.as_deref()?;
+    let (before, written) = text.split_once("--mark ")?;
+    let written = written.split(' ').next()?;
+    let (value, mask) = written.split_once('/').unwrap_or((written, "0xffffffff"));
+    let number = |s: &str| s.strip_prefix("0x").map_or_else(|| s.parse().ok(), |hex| u32::from_str_radix(hex, 16).ok());
+    let value = Value::from(number(value)?);
+    let matches = match mark(&[&value], Some(number(mask)?), syn) {
+        Matches::Perhaps(_) if syn.stranger => Matches::Never,
+        matches if before.ends_with("! ") => matches.not(),
+        matches => matches,
+    };
+    Some(matches)
 }
 
 /// The ports of `tcp dport …` in the text of a rule.
@@ -285,6 +321,18 @@ mod tests {
     fn what_iptables_writes_is_read() {
         let rule = |text: &str| Rule { handle: 1, statements: vec![], text: text.into(), iptables: None };
         let r = rule("meta l4proto tcp tcp dport { 22, 60000-61000 }  counter packets 0 bytes 0 accept");
+        let syn = Syn {
+            arrives_on: "wan0",
+            v4: true,
+            to: None,
+            ports: Ports::all(),
+            sets: None,
+            has_pinhole: false,
+            mark: None,
+            translated: false,
+            stranger: false,
+        };
+        let extension = |rule: &Rule, name: &str| extension(rule, name, &syn);
         assert_eq!(extension(&r, "multiport"), Matches::On(Ports::from(22..=22).with(60000..=61000)));
         let r = rule("tcp dport != 22 counter accept");
         assert_eq!(extension(&r, "tcp"), Matches::On(Ports::all().without(&Ports::from(22..=22))));

@@ -29,8 +29,21 @@ pub struct Syn<'a> {
     pub sets: Option<&'a Sets>,
     /// Whether there is a pinhole for it.
     pub has_pinhole: bool,
+    /// The bits of its mark that are known.
+    pub mark: Option<Bits>,
+    /// Whether it goes on to some host inside, translated.
+    pub translated: bool,
     /// Whether it comes from somebody of whom no rule knows anything: what asks for more than is known does not match.
     pub stranger: bool,
+}
+
+/// Bits of a mark.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bits {
+    /// What they are; within the mask.
+    pub value: u32,
+    /// Which they are.
+    pub mask: u32,
 }
 
 impl Syn<'_> {
@@ -138,7 +151,7 @@ impl<'a> Walk<'a, '_> {
                 "xt" if value["type"] == "match" => {
                     let name = value["name"].as_str().unwrap_or_default();
                     here.names_ports |= matches!(name, "tcp" | "multiport");
-                    here.narrow(matching::extension(rule, name));
+                    here.narrow(matching::extension(rule, name, self.syn));
                 }
                 // A target of iptables: ACCEPT and DROP are verdicts of nftables, others reject or go on.
                 "xt" if value["name"] == "REJECT" => self.verdict(chain, rule, way, &here, false),
@@ -313,6 +326,8 @@ mod tests {
             ports: Ports::from(1024..=65535),
             sets,
             has_pinhole,
+            mark: None,
+            translated: false,
             stranger: false,
         }
     }
@@ -386,6 +401,38 @@ mod tests {
         assert!(decide(&r, "input", &syn(false, Some(&sets))).1.is_empty());
         assert_eq!(decide(&r, "input", &syn(true, Some(&sets))).1.to_string(), "1024-65535");
         assert!(decide(&r, "input", &Syn { v4: false, ..syn(true, Some(&sets)) }).1.is_empty());
+    }
+
+    #[test]
+    fn a_mark_is_compared_as_far_as_it_is_known() {
+        let mark = json!({"meta": {"key": "mark"}});
+        let masked = |mask: u32| json!({"&": [mark, mask]});
+        let rule =
+            |op: &str, left: &Value, right: u32| json!([{"match": {"op": op, "left": left, "right": right}}, accept()]);
+        let open = |rules: &[Value], mark: Option<Bits>, stranger: bool| {
+            let r = ruleset("drop", rules, &[]);
+            !decide(&r, "input", &Syn { mark, stranger, ..syn(false, None) }).1.is_empty()
+        };
+        let ours = |value: u32| Some(Bits { value, mask: 0xf0 });
+        let by_mark = &[rule("==", &masked(0xf0), 0x30)];
+        assert!(open(by_mark, ours(0x30), true));
+        assert!(!open(by_mark, ours(0), true) && !open(by_mark, ours(0), false));
+        assert!(open(by_mark, None, false), "nothing is known of it: it may be");
+        assert!(open(&[rule("!=", &masked(0xf0), 0)], ours(0x30), true));
+        assert!(!open(&[rule("!=", &masked(0xf0), 0)], ours(0), true));
+        assert!(open(&[rule("==", &masked(0x10), 0x10)], ours(0x30), true), "part of our bits is enough");
+        // Bits of which nobody knows.
+        assert!(
+            open(&[rule("==", &mark, 0x31)], ours(0x30), false) && !open(&[rule("==", &mark, 0x31)], ours(0x30), true)
+        );
+        assert!(!open(&[rule("==", &mark, 0x31)], ours(0), false), "one that is known differs");
+        let iptables = |text: &str, mark| {
+            let mut r = ruleset("drop", &[json!([{"xt": {"type": "match", "name": "mark"}}, accept()])], &[]);
+            r.chains[0].rules[0].iptables = Some(format!("INPUT -m mark {text} -j ACCEPT"));
+            !decide(&r, "input", &Syn { mark, stranger: true, ..syn(false, None) }).1.is_empty()
+        };
+        assert!(iptables("--mark 0x30/0xf0", ours(0x30)) && !iptables("--mark 0x30/0xf0", ours(0)));
+        assert!(!iptables("! --mark 0x30/0xf0", ours(0x30)) && iptables("! --mark 0x30/0xf0", ours(0)));
     }
 
     #[test]

@@ -213,6 +213,7 @@ impl Flow {
             session: pinhole.session,
             time,
             start: *start,
+            deadline: pinhole.deadline,
             bytes: *bytes,
             key,
             pad: 0,

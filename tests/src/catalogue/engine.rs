@@ -139,6 +139,7 @@ impl Run {
             session: self.id,
             time: self.now,
             start: self.now,
+            deadline: open.map_or(self.now + 9_000_000_000, |p| self.now + p.pinhole.expires_in_ms * 1_000_000),
             key: FlowKey {
                 initiator: from.ip().into(),
                 responder: to.ip().into(),

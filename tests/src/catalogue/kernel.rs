@@ -203,9 +203,11 @@ impl Run<'_> {
 
     fn data(&mut self, data: &Data) -> Result<(), String> {
         let (packet, hook) = self.talk.data(data);
-        let verdict = if data.passes { Verdict::Pass } else { Verdict::Drop };
-        let observing = self.policy.mode == Mode::Observe;
-        let name = |n| if observing && n == "syn_denied" { "syn_would_deny" } else { n };
+        // In `mark` a SYN that nobody negotiated passes without the mark; what else does not pass is dropped.
+        let unmarked = self.policy.mode == Mode::Mark && data.counts.iter().any(|(n, _)| *n == "syn_denied");
+        let verdict = if data.passes || unmarked { Verdict::Pass } else { Verdict::Drop };
+        let dropping = self.policy.mode == Mode::Drop;
+        let name = |n| if !dropping && n == "syn_denied" { "syn_would_deny" } else { n };
         let expected = data.counts.iter().map(|(n, count)| (name(*n), *count)).collect();
         self.send(&packet, hook, verdict, &expected)
     }

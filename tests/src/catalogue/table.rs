@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
-use super::{Begin, Places, Stimulus, Verdict, all};
+use super::{Begin, Stimulus, Verdict, all};
 
 /// A test beside the stimuli: the ids it belongs to, what it shows, its file, its name, and the back ends.
 pub struct Other {
@@ -84,6 +84,27 @@ pub const OTHERS: &[Other] = &[
         "w",
     ),
     other(
+        &["A77"],
+        "not offered, see above: bytes of a data connection pass both ways, and are counted",
+        "tests/tests/catalogue_kernel.rs",
+        "a77_bytes_of_a_data_connection_pass_both_ways_and_are_counted",
+        "k",
+    ),
+    other(
+        &["A79"],
+        "an ICMP error that quotes a pinhole's SYN, or one of its data connection, is neither dropped nor taken for either",
+        "tests/tests/catalogue_kernel.rs",
+        "a79_icmp_passes_and_changes_nothing",
+        "k",
+    ),
+    other(
+        &["A72", "A76"],
+        "a reset gives nothing back to a session that has given it up",
+        "tests/tests/kernel_guard.rs",
+        "a_reset_gives_nothing_back_to_a_session_that_has_given_it_up",
+        "k",
+    ),
+    other(
         &["A78"],
         "a live pinhole of another session",
         "tests/tests/kernel_guard.rs",
@@ -144,13 +165,7 @@ pub const OTHERS: &[Other] = &[
 ];
 
 /// Ids without a test of their own, and why.
-pub const ARGUED: &[(&str, &str)] = &[
-    ("A77", "not offered: which way the bytes of a data connection go is not looked at, see below"),
-    (
-        "A79",
-        "ICMP is neither read nor dropped: an error about a data connection is matched by the stacks that it is for",
-    ),
-];
+pub const ARGUED: &[(&str, &str)] = &[];
 
 /// Every id of the catalogue.
 pub fn ids() -> Vec<String> {
@@ -183,7 +198,7 @@ impl Verdict {
 /// Where a stimulus runs.
 pub fn ends(s: &Stimulus) -> String {
     let alone = if s.begin == Begin::Nothing { "" } else { "e " };
-    let wire = if s.on_wire && s.places != Places::Inside { " w" } else { "" };
+    let wire = if s.on_wire { " w" } else { "" };
     format!("{alone}k{wire}")
 }
 

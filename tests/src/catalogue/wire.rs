@@ -57,6 +57,8 @@ pub struct Wire {
     ends: [Raw; 2],
     knob: [&'static str; 2],
     next_port: u16,
+    /// The hook of the clients' packets.
+    hook: u8,
     /// The control port of the sessions.
     pub control_port: u16,
     marker: u32,
@@ -74,24 +76,26 @@ struct Run<'a> {
 }
 
 impl Wire {
-    /// Builds the lab and starts the daemon.
+    /// Builds the lab and starts the daemon. The client is outside, where its packets pass `HOOK_IN`, or inside.
     ///
     /// # Errors
     /// Where that is not possible.
-    pub fn new() -> Result<Self> {
+    pub fn new(hook: u8) -> Result<Self> {
         // What one CPU sends arrives in its order.
         let mut cpus = CpuSet::new();
         cpus.set(0)?;
         sched_setaffinity(Pid::from_raw(0), &cpus)?;
         let lab = Lab::new(&LabOptions::default())?;
-        route(&lab)?;
+        let outside = hook == HOOK_IN;
+        let (client, server) = if outside { (lab.client(), lab.server()) } else { (lab.server(), lab.client()) };
+        let (its, others) =
+            if outside { (OUTSIDE_INTERFACE, INSIDE_INTERFACE) } else { (INSIDE_INTERFACE, OUTSIDE_INTERFACE) };
+        route(&lab, client, server)?;
         let gateway = Gateway::start(&lab, &settings(["", ""]), &[])?;
         let events = gateway.follow()?;
-        let ends = [
-            Raw::new(lab.client(), mac(lab.gateway(), OUTSIDE_INTERFACE)?)?,
-            Raw::new(lab.server(), mac(lab.gateway(), INSIDE_INTERFACE)?)?,
-        ];
-        Ok(Self { gateway, events, ends, knob: ["", ""], next_port: 20_000, control_port: 21, marker: 0, _lab: lab })
+        let ends = [Raw::new(client, mac(lab.gateway(), its)?)?, Raw::new(server, mac(lab.gateway(), others)?)?];
+        let (knob, next_port, control_port) = (["", ""], 20_000, 21);
+        Ok(Self { gateway, events, ends, knob, next_port, hook, control_port, marker: 0, _lab: lab })
     }
 
     /// Runs a stimulus, and what must follow it.
@@ -112,7 +116,7 @@ impl Wire {
 
     fn session(&mut self, v6: bool) -> Run<'_> {
         self.next_port += 1;
-        let mut talk = Talk::new(v6, HOOK_IN, self.next_port);
+        let mut talk = Talk::new(v6, self.hook, self.next_port);
         talk.dialogue.server.set_port(self.control_port);
         Run { wire: self, talk, killed: false, running: Vec::new() }
     }
@@ -158,7 +162,7 @@ impl Wire {
         let mut run = self.session(false);
         run.begin(Begin::LoggedIn)?;
         for port in 1024..1024 + handshakes {
-            let [syn, answer, _] = Talk::new(false, HOOK_IN, port).handshake();
+            let [syn, answer, _] = Talk::new(false, run.wire.hook, port).handshake();
             run.wire.ends[0].send(&syn.1)?;
             run.wire.ends[1].send(&answer.1)?;
         }
@@ -360,8 +364,8 @@ fn settings(knob: [&str; 2]) -> Settings {
 }
 
 /// Routes to the three hosts, which the lab's hosts do not have: they forward nothing and answer nothing.
-fn route(lab: &Lab) -> Result<()> {
-    for (end, host) in [(End::C, lab.client()), (End::A, lab.client()), (End::S, lab.server())] {
+fn route(lab: &Lab, client: &Host, server: &Host) -> Result<()> {
+    for (end, host) in [(End::C, client), (End::A, client), (End::S, server)] {
         for (v6, via) in [(false, host.v4().to_string()), (true, host.v6().to_string())] {
             let mut ip = lab.gateway().command("ip");
             ip.args(["route", "replace", &address(end, v6).to_string(), "via", &via]);

@@ -29,12 +29,7 @@ pub fn run_legal(data: &[u8]) {
 
 /// A dialogue that is legal but for so many mutations.
 fn differential(u: &mut Unstructured<'_>, mutations: usize) -> Result<()> {
-    let setting = Setting::arbitrary(u)?;
-    let mut turns = script::legal(u, &setting)?;
-    for _ in 0..mutations {
-        script::mutate(u, &mut turns)?;
-    }
-    turns.retain(|turn| !turn.bytes.is_empty());
+    let (setting, turns) = dialogue(u, mutations)?;
     let mut wires = script::wires(&turns);
     let plain = feed(&setting, &wires);
     let oracle = oracle::read(&setting.rules(), &script::happenings(&turns));
@@ -50,6 +45,28 @@ fn differential(u: &mut Unstructured<'_>, mutations: usize) -> Result<()> {
     assert_eq!(carried.opened, plain.opened, "I6: {}\n{wires:?}", show(&turns));
     assert_eq!(carried.open(), plain.open(), "I6: {}\n{wires:?}", show(&turns));
     Ok(())
+}
+
+/// A dialogue that is legal but for so many mutations, and between whom it is.
+fn dialogue(u: &mut Unstructured<'_>, mutations: usize) -> Result<(Setting, Vec<Turn>)> {
+    let setting = Setting::arbitrary(u)?;
+    let mut turns = script::legal(u, &setting)?;
+    for _ in 0..mutations {
+        script::mutate(u, &mut turns)?;
+    }
+    turns.retain(|turn| !turn.bytes.is_empty());
+    Ok((setting, turns))
+}
+
+/// What the oracle makes of the dialogue of the bytes, and the dialogue for people.
+///
+/// # Errors
+/// Never for bytes: those that are missing are zeros.
+pub fn verdict(data: &[u8]) -> Result<(Verdict, String)> {
+    let mut u = Unstructured::new(data);
+    let mutations = u.int_in_range(0..=6)?;
+    let (setting, turns) = dialogue(&mut u, mutations)?;
+    Ok((oracle::read(&setting.rules(), &script::happenings(&turns)), show(&turns)))
 }
 
 /// The engine after these segments.
@@ -102,4 +119,72 @@ pub fn show(turns: &[Turn]) -> String {
         format!("{who}: {}{late}\n", t.bytes.escape_ascii())
     };
     turns.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ftp_helper::engine::policy::{ActiveOpen, LineEndings};
+
+    use super::*;
+
+    /// `C: ` and `S: ` and what is said; the engine and the oracle after it.
+    fn both(setting: &Setting, said: &[&str]) -> (Rig, Verdict) {
+        let turn = |line: &&str| {
+            let (who, text) = line.split_at(3);
+            let bytes = text.chars().map(|c| c as u8).collect();
+            Turn { side: u8::from(who == "S: "), bytes, late: 0 }
+        };
+        let turns: Vec<_> = said.iter().map(turn).collect();
+        let engine = feed(setting, &script::wires(&turns));
+        let oracle = oracle::read(&setting.rules(), &script::happenings(&turns));
+        compare(setting, &turns, &engine, &oracle, false);
+        (engine, oracle)
+    }
+
+    const LOGIN: [&str; 3] = ["S: 220 hi\r\n", "C: USER a\r\n", "S: 230 in\r\n"];
+    const PASV: [&str; 2] = ["C: PASV\r\n", "S: 227 (198,51,100,5,195,149)\r\n"];
+
+    #[test]
+    fn a_line_end_within_telnet() {
+        for lenient in [false, true] {
+            let mut setting = Setting::new(false);
+            if lenient {
+                setting.policy.line_endings = LineEndings::Lenient;
+            }
+            for tail in
+                ["\u{ff}\u{fb}\r\n", "\u{ff}\u{fb}\n", "\u{ff}\u{fe}\rx", "\u{ff}\u{fd}\r\r\n", "\u{ff}\u{fd}\n\r\n"]
+            {
+                for side in ["C: NOOP", "S: 200 ok"] {
+                    let line = format!("{side}{tail}\r\n");
+                    let said: Vec<&str> =
+                        LOGIN.into_iter().chain([&line[..], "C: \r\n", "S: 200 k\r\n"]).chain(PASV).collect();
+                    let (engine, _) = both(&setting, &said);
+                    assert!(engine.barred(), "{line:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn telnet_in_a_reply_that_negotiates() {
+        for line in ["S: 227-x\r\n227 \u{ff}\u{f4}x\r\n", "S: 227 \u{ff}\u{f4}x\r\n", "S: 227\u{ff}\u{f4}-\r\n"] {
+            let said: Vec<&str> = LOGIN.into_iter().chain(["C: NOOP\r\n", line]).chain(PASV).collect();
+            let (engine, _) = both(&Setting::new(false), &said);
+            assert!(engine.barred(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_bare_line_feed_supersedes() {
+        let mut setting = Setting::new(false);
+        setting.policy.line_endings = LineEndings::Lenient;
+        setting.policy.active_open = ActiveOpen::Transfer;
+        for command in ["PASV", "EPSV", "EPSV ALL", "PORT 1", "EPRT"] {
+            let line = format!("C: {command}\n");
+            let said = ["C: PORT 192,0,2,10,195,149\r\n", "S: 200 ok\r\n", &line, "S: 500 no\r\n", "C: RETR x\r\n"];
+            let said: Vec<&str> = LOGIN.into_iter().chain(said).collect();
+            let (engine, _) = both(&setting, &said);
+            assert_eq!(engine.opened, [], "{line:?}");
+        }
+    }
 }

@@ -11,6 +11,7 @@ pub mod dialogue;
 pub mod grammar;
 pub mod rig;
 pub mod script;
+pub mod seed;
 pub mod segments;
 
 /// A fuzz target.

@@ -75,11 +75,23 @@ pub fn mutate(u: &mut Unstructured<'_>, turns: &mut Vec<Turn>) -> Result<()> {
         "PASV\n",
         "\u{ff}\u{f4}",
     ];
+    // Telnet sequences, whole and cut off; those in the middle are a line end to one who knows no Telnet.
+    const TELNET: &[&[u8]] = &[
+        b"\xff\xf4\xff\xf2",
+        b"\xff\xff",
+        b"\xff\xfb\x01",
+        b"\xff\xfb\r",
+        b"\xff\xfe\n",
+        b"\xff\xfd\r\n",
+        b"\xff\xfa",
+        b"\xff\xf0",
+        b"\xff",
+    ];
     let i = u.choose_index(turns.len().max(1))?;
     let many = turns.len();
     let Some(turn) = turns.get_mut(i) else { return Ok(()) };
     let len = turn.bytes.len();
-    match u.int_in_range(0..=12)? {
+    match u.int_in_range(0..=13)? {
         0 if len > 0 => {
             let at = u.choose_index(len)?;
             turn.bytes[at] = *u.choose(BYTES)?;
@@ -131,6 +143,10 @@ pub fn mutate(u: &mut Unstructured<'_>, turns: &mut Vec<Turn>) -> Result<()> {
             let line = u.choose(LINES)?.chars().map(|c| c as u8);
             let at = u.int_in_range(0..=len)?;
             turn.bytes.splice(at..at, line);
+        }
+        12 => {
+            let at = u.int_in_range(0..=len)?;
+            turn.bytes.splice(at..at, u.choose(TELNET)?.iter().copied());
         }
         _ => {
             // Whatever bytes the fuzzer likes.

@@ -196,8 +196,9 @@ impl Reading {
             self.open = None;
             self.accepted = None;
         }
-        if matches!(asked, Asked::Pasv | Asked::Epsv | Asked::Active(..) | Asked::Nonsense) {
-            // RFC 959 section 4.1.2: it supersedes what was agreed before.
+        if matches!(asked, Asked::Pasv | Asked::Epsv | Asked::EpsvAll | Asked::Active(..) | Asked::Nonsense) {
+            // RFC 959 section 4.1.2: it supersedes what was agreed before. RFC 2428 section 4: nothing but EPSV is to be
+            // used behind EPSV ALL.
             self.accepted = None;
         }
         let mut number = None;

@@ -9,6 +9,7 @@ use ftp_helper::{
 use ftp_helper_common::{
     command::{Command, Outcome, op},
     key::{FlowKey, PinholeKey},
+    reason::Reason,
     record::SynRecord,
     state::flag,
 };
@@ -36,6 +37,10 @@ pub struct Daemon {
     pub commands: Vec<(Command, Outcome)>,
     /// SYNs that are sent on, with the hook that they had passed.
     pub released: Vec<(u8, Packet)>,
+    /// Parked SYNs that were read: sent on, denied after all, forgotten beside one that was sent on, or dead with the daemon.
+    pub settled: u64,
+    /// Sessions that a daemon took over while the kernel was blind to them.
+    pub joined_blind: BTreeSet<u64>,
     policy: Policy,
     parked: VecDeque<(u64, SynRecord, Packet)>,
     missing: BTreeSet<FlowKey>,
@@ -51,6 +56,8 @@ impl Daemon {
             events: Vec::new(),
             commands: Vec::new(),
             released: Vec::new(),
+            settled: 0,
+            joined_blind: BTreeSet::new(),
             policy,
             parked: VecDeque::new(),
             missing: BTreeSet::new(),
@@ -66,6 +73,7 @@ impl Daemon {
     /// It is killed; the kernel's tables stay.
     pub fn die(&mut self) {
         self.engine = None;
+        self.settled += self.parked.len() as u64;
         self.parked.clear();
         self.missing.clear();
     }
@@ -75,6 +83,9 @@ impl Daemon {
         let mut engine = Engine::new(self.policy.clone(), 0);
         kernel.heartbeat = now;
         for (key, state) in &kernel.sessions {
+            if state.flags & flag::BLIND != 0 {
+                self.joined_blind.insert(state.id);
+            }
             engine.adopt(now, key, state);
         }
         for (key, state) in &kernel.flows {
@@ -96,7 +107,6 @@ impl Daemon {
         }
         let mut early = Vec::new();
         while let Some((syn, frame)) = kernel.parked.take() {
-            self.parked.retain(|(t, ..)| t + PARKED_FOR >= now);
             early.push(pinhole_of(&syn));
             self.parked.push_back((now, syn, frame));
         }
@@ -109,9 +119,10 @@ impl Daemon {
         // The pinhole may have opened between the SYN's denial and this moment.
         for key in early {
             if kernel.pinholes.get(&key).is_some_and(|p| !p.is_bound()) {
-                self.release(now, &key);
+                self.release(now, kernel, &key);
             }
         }
+        self.give_up(now, kernel);
         if let Some(engine) = &mut self.engine
             && kernel.events.is_empty()
         {
@@ -141,6 +152,10 @@ impl Daemon {
             kernel.command(now, &Command { op: op::FORGET_FLOW, flow, mode: hook, ..Command::default() });
             engine.forget_flow(now, &flow);
         }
+        let ranges: Vec<_> = kernel.ranges.iter().filter(|(_, r)| r.sessions == 0).map(|(k, _)| *k).collect();
+        for pinhole in ranges {
+            kernel.command(now, &Command { op: op::FORGET_RANGE, pinhole, ..Command::default() });
+        }
         let idle: Vec<_> = kernel.clients.iter().filter(|(_, c)| c.pinholes == 0).map(|(a, _)| *a).collect();
         for client in idle {
             let mut command = Command { op: op::FORGET_CLIENT, ..Command::default() };
@@ -157,7 +172,7 @@ impl Daemon {
                     let outcome = kernel.command(now, &command);
                     self.commands.push((command, outcome));
                     if command.op == op::OPEN && outcome == Outcome::Done {
-                        self.release(now, &command.pinhole);
+                        self.release(now, kernel, &command.pinhole);
                     }
                     if let Some(engine) = &mut self.engine {
                         engine.handle_outcome(now, &command, outcome);
@@ -168,14 +183,43 @@ impl Daemon {
         }
     }
 
-    fn release(&mut self, now: u64, key: &PinholeKey) {
-        self.parked.retain(|(t, ..)| t + PARKED_FOR >= now);
+    fn release(&mut self, now: u64, kernel: &mut Kernel, key: &PinholeKey) {
+        self.give_up(now, kernel);
         let Some(at) = self.parked.iter().position(|(_, syn, _)| pinhole_of(syn) == *key) else { return };
-        if let Some((_, syn, frame)) = self.parked.remove(at) {
-            self.parked.retain(|(_, s, _)| pinhole_of(s) != *key);
-            self.released.push((syn.hook, frame));
+        let Some((_, syn, frame)) = self.parked.remove(at) else { return };
+        self.settled += 1;
+        let (beside, rest) = std::mem::take(&mut self.parked).into_iter().partition(|(_, s, _)| pinhole_of(s) == *key);
+        self.parked = rest;
+        let beside: VecDeque<_> = beside;
+        for (_, other, _) in beside {
+            self.settled += 1;
+            // A retransmission is forgotten; another connection has come in vain.
+            if other.key != syn.key {
+                deny(now, kernel, &SynRecord { reason: Reason::OtherSourcePort as u16, ..other });
+            }
+        }
+        self.released.push((syn.hook, frame));
+    }
+
+    /// Has denied what was parked in vain.
+    pub fn give_up(&mut self, now: u64, kernel: &mut Kernel) {
+        while self.parked.front().is_some_and(|(t, ..)| t + PARKED_FOR <= now) {
+            let Some((_, syn, _)) = self.parked.pop_front() else { return };
+            self.settled += 1;
+            deny(now, kernel, &syn);
         }
     }
+
+    /// When the next parked SYN is given up.
+    #[must_use]
+    pub fn gives_up_at(&self) -> Option<u64> {
+        self.parked.front().map(|(t, ..)| t + PARKED_FOR)
+    }
+}
+
+fn deny(now: u64, kernel: &mut Kernel, syn: &SynRecord) {
+    let command = Command { op: op::DENY, flow: syn.key, mode: syn.hook, flags: syn.reason, ..Command::default() };
+    kernel.command(now, &command);
 }
 
 fn pinhole_of(syn: &SynRecord) -> PinholeKey {

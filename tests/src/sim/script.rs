@@ -99,6 +99,10 @@ pub struct Script {
     pub ending: Ending,
     /// It becomes a dialogue that may open nothing more.
     pub barred: bool,
+    /// The exchange that encrypts it.
+    pub encrypted_at: Option<usize>,
+    /// Ports that its client may reach then, since they are in the server's range for encrypted sessions.
+    pub ranged: Vec<u16>,
 }
 
 /// Ports that a dialogue names and nothing may open: no offer uses them.
@@ -130,6 +134,8 @@ struct Writer<'a> {
     logged_in: bool,
     epsv_all: bool,
     barred: bool,
+    encrypted_at: Option<usize>,
+    ranged: Vec<u16>,
     armed: Option<(u8, u16, bool)>,
     nasty: bool,
 }
@@ -156,6 +162,8 @@ pub fn write(rng: &mut Rng, parties: Parties<'_>, ports: &mut Ports, length: usi
         logged_in: false,
         epsv_all: false,
         barred: false,
+        encrypted_at: None,
+        ranged: Vec::new(),
         armed: None,
         nasty,
     };
@@ -168,10 +176,14 @@ pub fn write(rng: &mut Rng, parties: Parties<'_>, ports: &mut Ports, length: usi
     }
     let ending =
         w.rng.pick(&[Ending::Quit, Ending::Quit, Ending::Quit, Ending::Client, Ending::Reset, Ending::Silence]);
+    if w.parties.policy.opens_ranges() && w.parties.may_be_barred && w.logged_in && w.rng.chance(400) {
+        w.encrypt();
+    }
     if ending == Ending::Quit {
         w.revoking("QUIT\r\n", "221 bye\r\n");
     }
-    Script { exchanges: w.exchanges, opens: w.opens, ending, barred: w.barred }
+    let Writer { exchanges, opens, barred, encrypted_at, ranged, .. } = w;
+    Script { exchanges, opens, ending, barred, encrypted_at, ranged }
 }
 
 impl Writer<'_> {
@@ -397,7 +409,8 @@ impl Writer<'_> {
                 self.plain(&format!("CWD {pad}PORT {client}\r\n"), "550 no\r\n");
             }
             16 if self.rng.chance(300) => {
-                let refused = self.rng.chance(500);
+                // As with what bars: the next daemon may not know that it was said.
+                let refused = self.rng.chance(500) || !self.parties.may_be_barred;
                 self.alone("EPSV ALL\r\n", if refused { "501 no\r\n" } else { "200 ok\r\n" });
                 self.epsv_all |= !refused;
             }
@@ -416,9 +429,7 @@ impl Writer<'_> {
         let own = self.six(NEVER + 2);
         match self.rng.below(5) {
             0 => {
-                self.revoking("AUTH TLS\r\n", "234 go\r\n");
-                self.lock_step_behind();
-                self.barred = true;
+                self.encrypt();
                 for _ in 0..3 {
                     let noise: Vec<u8> = (0..self.rng.below(200) + 1).map(|_| self.rng.word() as u8).collect();
                     let back: Vec<u8> = (0..self.rng.below(200) + 1).map(|_| self.rng.word() as u8).collect();
@@ -447,6 +458,43 @@ impl Writer<'_> {
         // It goes on talking.
         self.alone("PASV\r\n", &format!("227 Entering Passive Mode ({own})\r\n"));
         self.alone("NOOP\r\n", "200 ok\r\n");
+    }
+
+    /// AUTH, and what may follow behind TLS.
+    fn encrypt(&mut self) {
+        if self.barred {
+            return;
+        }
+        self.revoking("AUTH TLS\r\n", "234 go\r\n");
+        self.encrypted_at = Some(self.exchanges.len() - 1);
+        self.lock_step_behind();
+        self.barred = true;
+        self.armed = None;
+        for _ in 0..self.rng.below(4) {
+            self.encrypted_transfer();
+        }
+    }
+
+    /// What a session says that nobody can read, and a data connection that it leads to.
+    fn encrypted_transfer(&mut self) {
+        let noise = |rng: &mut Rng| (0..rng.below(200) + 1).map(|_| rng.word() as u8).collect::<Vec<u8>>();
+        let (ask, tell, go, wait) = (noise(self.rng), noise(self.rng), noise(self.rng), noise(self.rng));
+        // Of the length that the server's word at the end has.
+        let done = b"226 Transfer done\r\n".to_vec();
+        let port = self.ports.next();
+        let range = self.parties.policy.opaque_range(self.parties.server);
+        let reached = range.is_some_and(|r| r.contains(&port));
+        if reached {
+            self.ranged.push(port);
+        }
+        // Where it opens nothing nobody gets through, and the transfer is given up.
+        let plan = if reached { Plan::Use } else { Plan::Nobody };
+        let offer = Some(Offer { port, passive: true, plan });
+        self.push(Exchange { command: ask, reply: [tell, Vec::new()], offer, ..Exchange::default() });
+        if reached {
+            let transfer = Some(Transfer { download: self.rng.chance(500), size: self.rng.from_to(0, 3000) as usize });
+            self.push(Exchange { command: go, reply: [wait, done], transfer, ..Exchange::default() });
+        }
     }
 
     /// The last command is not pipelined, and nothing is pipelined behind it.

@@ -334,15 +334,18 @@ impl Tcp {
 
     /// Sends the positions from `from` to `to` in segments.
     fn send(&mut self, from: usize, to: usize, style: Style, rng: &mut Rng, out: &mut Vec<Packet>) {
+        /// No sender has more segments on the way than its congestion window holds.
+        const FLIGHT: usize = 200;
         let mut at = from;
         self.ack_at = u64::MAX;
+        let least = (to - from).div_ceil(FLIGHT);
         while at < to {
             let size = match style {
                 Style::Whole => 1400,
                 Style::Pieces(n) => 1 + rng.below(n),
                 Style::Bytes => 1,
             };
-            let end = (at + size).min(to);
+            let end = (at + size.max(least)).min(to);
             let data_end = end.min(self.out.len());
             let fin = if self.closed && end > self.out.len() { tcp::FIN } else { 0 };
             out.push(self.packet(tcp::ACK | fin, self.seq_of(at), &self.out[at.min(data_end)..data_end]));

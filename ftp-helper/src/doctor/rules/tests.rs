@@ -99,6 +99,31 @@ fn what_would_drop_a_pinhole_is_found() {
 }
 
 #[test]
+fn in_mark_a_rule_that_looks_at_the_mark_is_missed() {
+    let mark = |op: &str| json!({"match": {"op": op, "left": {"&": [{"meta": {"key": "mark"}}, 0xf0]}, "right": 0x30}});
+    let ground = ground("mode = \"mark\"\nmark.value = \"0x30/0xf0\"");
+    // Nothing gets through: neither with the mark nor without.
+    let all = found(&ruleset("drop", &[]), &ground);
+    assert_eq!(all, [(Severity::Error, "pinhole_dropped", None), (Severity::Error, "mark_unread", None)]);
+    // Everything does.
+    let wide = found(&ruleset("drop", &[json!([range(40000, 60000), accept()])]), &ground);
+    assert!(wide.contains(&(Severity::Error, "wide_range", Some(5))), "{wide:?}");
+    assert!(wide.contains(&(Severity::Error, "mark_unread", None)), "{wide:?}");
+    // By the mark: nothing to say.
+    assert_eq!(found(&ruleset("drop", &[json!([mark("=="), accept()])]), &ground), []);
+    let not = json!([field("ip", "daddr", json!("192.0.2.100")), mark("!="), {"drop": null}]);
+    let severe = found(&ruleset("accept", &[not]), &ground);
+    assert!(severe.iter().all(|f| f.0 == Severity::Info), "{severe:?}");
+    // Peers that the ruleset trusts are the administrator's affair.
+    let trusted = json!([field("ip", "saddr", json!("198.51.100.7")), accept()]);
+    assert_eq!(found(&ruleset("drop", &[trusted, json!([mark("=="), accept()])]), &ground), []);
+    // Another mark than ours.
+    let other = json!({"match": {"op": "==", "left": {"&": [{"meta": {"key": "mark"}}, 0xf0]}, "right": 0x10}});
+    let all = found(&ruleset("drop", &[json!([other, accept()])]), &ground);
+    assert!(all.contains(&(Severity::Error, "mark_unread", None)), "{all:?}");
+}
+
+#[test]
 fn an_open_policy_is_an_error_only_where_nobody_stands_behind_it() {
     let r = ruleset("accept", &[]);
     let severities = |more: &str| found(&r, &ground(more)).iter().map(|f| f.0).collect::<BTreeSet<_>>();
@@ -165,4 +190,39 @@ fn iptables_is_told_by_its_own_specification_unless_a_shell_would_read_more_into
         removal(&r, &chain, &rule("INPUT -m comment --comment \"$(x)\" -j ACCEPT")),
         ["nft delete rule ip6 filter INPUT handle 9"]
     );
+}
+
+#[test]
+fn translated_connections_are_accepted_by_their_mark() {
+    let key = |key: &str| json!({"meta": {"key": key}});
+    let is = |left: Value, right: Value| json!({"match": {"op": "==", "left": left, "right": right}});
+    let masked = |mask: u32| json!({"&": [key("mark"), mask]});
+    let status = json!({"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}});
+    let accept = json!({"accept": null});
+    let inside = is(key("iifname"), json!("lan0"));
+    let usual = [json!([inside, accept.clone()]), json!([status, accept.clone()])];
+    let found = |policy: &str, config: &str, more: &[Value]| {
+        let rules: Vec<Value> = usual.iter().chain(more).cloned().collect();
+        let findings = check(&ruleset(policy, &rules), &ground(config));
+        findings.iter().filter(|f| f.code == Code::MarkUnaccepted).count()
+    };
+    const NAT: &str = "nat = {}";
+    assert_eq!(found("drop", NAT, &[]), 1);
+    assert_eq!(found("accept", NAT, &[]), 0);
+    assert_eq!(found("drop", "", &[]), 0);
+    let (value, other) = (json!(0x0f00_0000_u32), json!(0x0100_0000_u32));
+    let (from, to) = (is(key("iifname"), json!("wan0")), field("ip", "daddr", json!("192.0.2.100")));
+    let by = |mask: u32, value: &Value| is(masked(mask), value.clone());
+    let v6 = is(key("nfproto"), json!("ipv6"));
+    for (rule, left) in [
+        (json!([by(0x0f00_0000, &value), accept.clone()]), 0),
+        (json!([from.clone(), by(0x0f00_0000, &value), accept.clone()]), 0),
+        (json!([is(key("mark"), value.clone()), accept.clone()]), 0),
+        (json!([by(0x0f00_0000, &other), accept.clone()]), 1),
+        // Both families count.
+        (json!([v6, by(0x0f00_0000, &value), accept.clone()]), 1),
+        (json!([to, by(0x0f00_0000, &value), accept.clone()]), 1),
+    ] {
+        assert_eq!(found("drop", NAT, &[rule.clone()]), left, "{rule}");
+    }
 }

@@ -245,6 +245,7 @@ impl Sim {
             session: ID,
             time: self.now,
             start: self.now,
+            deadline: self.now + 10 * SECOND,
             key: FlowKey {
                 initiator: self.key.client,
                 responder: self.key.server,
@@ -335,7 +336,8 @@ impl Kernel {
                 }
                 state.flags &= !(flag::BLIND | flag::LOGGED_IN | flag::EPSV_ALL | flag::ARMED);
                 state.flags |= c.flags;
-                (state.unanswered, state.pending, state.multiline, state.active_kind) = (0, 0, 0, 0);
+                (state.unanswered, state.pending, state.multiline) = (0, 0, 0);
+                (state.active_kind, state.active_port) = (c.mode, c.pinhole.port);
                 Outcome::Done
             }
             op::FORGET => Outcome::Done,

@@ -41,6 +41,7 @@ fn used(sim: &Sim, session: u64, seq: u32, time: Nanos) -> FlowRecord {
         mode: pending::PASV,
         time,
         start: time,
+        deadline: time + 10 * SECOND,
         key,
         ..Default::default()
     }
@@ -128,12 +129,123 @@ fn a_used_pinhole_is_not_taken_over() {
 #[test]
 fn a_reset_gives_back_what_a_daemon_before_saw_used() {
     let mut sim = Sim::logged_in(policy());
-    let flow = used(&sim, ID, 7, sim.now);
-    let state = ftp_helper_common::state::FlowState { session: ID, ..Default::default() };
+    let flow = used(&sim, ID + 1, 7, sim.now);
+    let key = PinholeKey { initiator: sim.key.client, responder: sim.key.server, port: PORT, hook: 0, pad: 0 };
+    let state = SessionState {
+        id: ID + 1,
+        next: START,
+        start: START,
+        flags: flag::LOGGED_IN,
+        pinhole: key,
+        pinhole_seq: 7,
+        ..SessionState::default()
+    };
+    sim.outcome = Outcome::Used;
+    sim.engine.adopt(sim.now, &sim.key, &state);
+    let state = ftp_helper_common::state::FlowState { session: ID + 1, ..Default::default() };
     sim.engine.adopt_flow(sim.now, &flow.key, &state);
+    sim.drain();
+    assert_eq!(sim.open_now(), 0);
+    sim.outcome = Outcome::Done;
     sim.record(&Record::FlowRearmed(FlowRecord { kind: kind::FLOW_REARMED, ..flow }));
     assert_eq!(sim.open_now(), 1);
     sim.wait(20 * SECOND);
     assert_eq!((sim.open_now(), count(&sim, op::REVOKE)), (0, 1));
     assert_eq!(sim.engine.connections().count(), 0);
+}
+
+#[test]
+fn a_reset_gives_nothing_back_once_it_was_revoked() {
+    for after in ["C: ABOR", "C: QUIT", "C: USER you", "C: REIN", "C: AUTH TLS", "C: EPSV", "nothing"] {
+        let mut sim = Sim::logged_in(policy());
+        sim.client("PASV\r\n");
+        sim.server(PASV_OK);
+        let flow = sim.flow_start(PORT);
+        if after != "nothing" {
+            sim.talk(&[after]);
+            sim.talk(&[if after == "C: EPSV" { "S: 229 (|||50077|)" } else { "S: 500 no" }]);
+        }
+        let (open, revoked) = (sim.open_now(), count(&sim, op::REVOKE));
+        // A kernel that is blind has not seen it.
+        sim.record(&Record::FlowRearmed(FlowRecord { kind: kind::FLOW_REARMED, ..flow }));
+        if after == "nothing" {
+            assert_eq!((sim.open_now(), count(&sim, op::REVOKE)), (1, revoked));
+        } else {
+            assert_eq!((sim.open_now(), count(&sim, op::REVOKE)), (open, revoked + 1), "{after}");
+            assert_eq!(sim.commands.last().unwrap().0.seq, flow.seq, "{after}");
+        }
+    }
+}
+
+#[test]
+fn a_kernel_that_has_not_come_to_where_the_engine_is_is_asked_again_to_see() {
+    let mut sim = Sim::logged_in(policy());
+    sim.outcome = Outcome::MovedOn;
+    sim.client("NOOP\r\n");
+    let reply = "200 ok\r\n";
+    let record = SegmentRecord {
+        kind: kind::SEGMENT,
+        side: SERVER,
+        tcp_flags: tcp::ACK,
+        seq: sim.next[1],
+        ack: sim.next[0],
+        segment_len: reply.len() as u32,
+        flags: flag::BLIND | flag::LOGGED_IN,
+        next: sim.next,
+        epoch: 5,
+        ..sim.blank()
+    };
+    sim.next[1] = sim.next[1].wrapping_add(record.segment_len);
+    sim.record(&Record::Segment(record, reply.as_bytes()));
+    assert_eq!(count(&sim, op::RESYNC), 1);
+    sim.wait(2_000_000);
+    assert_eq!(count(&sim, op::RESYNC), 2, "the segment may not have been committed");
+    sim.outcome = Outcome::Done;
+    sim.wait(SECOND);
+    assert_eq!((count(&sim, op::RESYNC), sim.engine.stats().resyncs_applied), (3, 1));
+    // Not for ever.
+    sim.outcome = Outcome::MovedOn;
+    let again =
+        SegmentRecord { flags: flag::BLIND | flag::LOGGED_IN, epoch: 6, segment_len: 0, next: sim.next, ..record };
+    sim.record(&Record::Segment(SegmentRecord { seq: sim.next[1], ..again }, b""));
+    sim.wait(10 * SECOND);
+    assert_eq!(count(&sim, op::RESYNC), 3 + 1 + 6);
+}
+
+#[test]
+fn what_was_used_before_it_could_be_confirmed_is_not_open() {
+    let mut sim = Sim::logged_in(policy());
+    let record = opening(&mut sim);
+    sim.outcome = Outcome::Used;
+    read(&mut sim, record);
+    assert_eq!((sim.opened(), sim.open_now()), (vec![PORT], 0));
+    sim.outcome = Outcome::Done;
+    // The record comes, and a reset behind it.
+    let flow = used(&sim, ID, record.seq, sim.now);
+    sim.record(&Record::FlowStart(flow));
+    sim.record(&Record::FlowRearmed(FlowRecord { kind: kind::FLOW_REARMED, ..flow }));
+    assert_eq!(sim.open_now(), 1);
+}
+
+#[test]
+fn a_kernel_that_sees_again_is_told_which_endpoint_waits_for_its_transfer() {
+    let policy = Policy { active_open: crate::engine::policy::ActiveOpen::Transfer, ..policy() };
+    let mut sim = Sim::logged_in(policy);
+    sim.client("PORT 192,0,2,10,195,149\r\n");
+    let reply = "200 ok\r\n";
+    let record = SegmentRecord {
+        kind: kind::SEGMENT,
+        side: SERVER,
+        tcp_flags: tcp::ACK,
+        seq: sim.next[1],
+        ack: sim.next[0],
+        segment_len: reply.len() as u32,
+        flags: flag::BLIND | flag::LOGGED_IN,
+        next: sim.next,
+        ..sim.blank()
+    };
+    sim.record(&Record::Segment(record, reply.as_bytes()));
+    let (command, _) = sim.commands.iter().find(|(c, _)| c.op == op::RESYNC).unwrap();
+    assert_eq!((command.flags, command.mode), (flag::LOGGED_IN | flag::ARMED, pending::PORT));
+    assert_eq!(command.pinhole.port, 50069);
 }

@@ -3,10 +3,11 @@
 use ftp_helper_common::{
     command::{Command, Outcome, op},
     key::PinholeKey,
+    record::{SynRecord, kind},
     state::{PinholeState, flag, pending, pinhole_flag},
 };
 
-use super::Kernel;
+use super::{Kernel, range::range_key};
 
 impl Kernel {
     /// Carries out a command.
@@ -24,6 +25,19 @@ impl Kernel {
                     return Outcome::Busy;
                 }
                 self.clients.remove(&c.flow.initiator);
+                return Outcome::Done;
+            }
+            op::FORGET_RANGE => return self.sweep_range(&c.pinhole),
+            op::DENY => {
+                self.tell_denied(SynRecord {
+                    kind: kind::DENIED,
+                    hook: c.mode,
+                    dropped: 1,
+                    time: now,
+                    key: c.flow,
+                    reason: c.flags,
+                    ..SynRecord::default()
+                });
                 return Outcome::Done;
             }
             _ => {}
@@ -60,18 +74,37 @@ impl Kernel {
             }
             op::STANDING => {
                 let bits = c.flags & (flag::TAINTED | flag::KILLED | flag::OPAQUE);
+                let barred = bits & (flag::TAINTED | flag::KILLED) != 0 || s.flags & flag::CLOSING != 0;
+                let (had, has) = (s.flags & flag::RANGE != 0, c.flags & flag::RANGE != 0 && !barred);
                 self.change(c, |s| {
-                    s.flags |= bits;
+                    s.flags = s.flags & !flag::RANGE | bits | if has { flag::RANGE } else { 0 };
                     s.pinhole = PinholeKey::NONE;
                 });
                 if bits != 0 {
                     self.remove_pinhole(&s.pinhole, c.session);
                 }
-                Outcome::Done
+                let hosts = range_key(&c.key, s.client_hook);
+                let mut outcome = Outcome::Done;
+                if has && !had {
+                    outcome = self.take_range(&hosts, c.session);
+                } else if had && !has {
+                    self.release_range(&hosts);
+                }
+                if outcome != Outcome::Done
+                    && let Some(s) = self.sessions.get_mut(&c.key)
+                {
+                    s.flags &= !flag::RANGE;
+                }
+                outcome
             }
             op::RESYNC => self.resync(c),
             op::FORGET => {
                 self.remove_pinhole(&s.pinhole, c.session);
+                let hosts = range_key(&c.key, s.client_hook);
+                if s.flags & flag::RANGE != 0 {
+                    self.release_range(&hosts);
+                }
+                self.sweep_range(&hosts);
                 self.sessions.remove(&c.key);
                 Outcome::Done
             }
@@ -84,7 +117,8 @@ impl Kernel {
         if s.flags & flag::BARRED != 0 {
             return Outcome::Barred;
         }
-        if s.flags & flag::BLIND == 0 && s.pinhole_seq != c.seq && s.pinhole_seq != c.replaces {
+        let younger = s.flags & flag::BLIND == 0 && s.pinhole_seq != c.seq && s.pinhole_seq != c.replaces;
+        if younger && s.pinhole.port != 0 && self.pinholes.contains_key(&s.pinhole) {
             return Outcome::MovedOn;
         }
         if s.pinhole != c.pinhole {

@@ -21,6 +21,14 @@ enum How {
     Rearm,
 }
 
+/// What becomes of a connection that begins: in the table; not, and passes; not, and does not pass.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    Yes,
+    Unknown,
+    Refused,
+}
+
 impl Kernel {
     pub(super) fn flow(&mut self, now: u64, hook: u8, p: &Packet) -> Verdict {
         if p.flags & tcp::SYN != 0 {
@@ -99,7 +107,7 @@ impl Kernel {
 
     fn answered(&mut self, now: u64, hook: u8, p: &Packet) -> Verdict {
         let pin = answered_pinhole(hook, p);
-        let Some(hole) = self.pinholes.get(&pin).copied() else { return Verdict::Pass };
+        let Some(hole) = self.pinholes.get(&pin).copied() else { return self.answered_in_range(now, hook, p) };
         if hole.bound != bound(p.ack.wrapping_sub(1), p.to.port) {
             return Verdict::Pass;
         }
@@ -116,21 +124,40 @@ impl Kernel {
             flags: hole.flags,
             ..FlowState::default()
         };
-        let key = tuple(hook, p);
+        match self.begin_flow(now, tuple(hook, p), flow) {
+            Begun::Refused => return Verdict::Drop,
+            Begun::Yes if self.remove_pinhole(&pin, hole.session) => self.happened.push(Happened::Used(pin, hole)),
+            Begun::Yes | Begun::Unknown => {}
+        }
+        Verdict::Pass
+    }
+
+    /// The responder's SYN-ACK in the range of an encrypted session.
+    fn answered_in_range(&mut self, now: u64, hook: u8, p: &Packet) -> Verdict {
+        let Some(session) = self.covered(now, p.to.addr, p.from.addr, p.from.port, hook ^ 1) else {
+            return Verdict::Pass;
+        };
+        let (key, isn) = (tuple(hook, p), [p.ack.wrapping_sub(1), p.seq]);
+        if self.flows.get(&key).is_some_and(|f| f.isn == isn) {
+            return Verdict::Pass;
+        }
+        let mode = pending::RANGE;
+        let flow = FlowState { session, start: now, last: now, isn, mode, hook: hook ^ 1, ..FlowState::default() };
+        if self.begin_flow(now, key, flow) == Begun::Refused { Verdict::Drop } else { Verdict::Pass }
+    }
+
+    fn begin_flow(&mut self, now: u64, key: TupleKey, flow: FlowState) -> Begun {
         self.flows.remove(&key);
         if self.flows.len() >= self.sizes.flows {
-            return self.drops();
+            return if self.observes() { Begun::Unknown } else { Begun::Refused };
         }
         self.flows.insert(key, flow);
         let told = FlowRecord { kind: kind::FLOW_START, ..describe(now, &key, &flow) };
         if !self.tell_flow(now, Rec::FlowStart(told)) {
             self.flows.remove(&key);
-            return Verdict::Drop;
+            return Begun::Refused;
         }
-        if self.remove_pinhole(&pin, hole.session) {
-            self.happened.push(Happened::Used(pin, hole));
-        }
-        Verdict::Pass
+        Begun::Yes
     }
 
     fn refused(&mut self, hook: u8, p: &Packet) {
@@ -190,6 +217,7 @@ fn describe(now: u64, key: &TupleKey, flow: &FlowState) -> FlowRecord {
         session: flow.session,
         time: now,
         start: flow.start,
+        deadline: flow.deadline,
         bytes: flow.bytes,
         key: key.to_flow(flow.hook),
         ..FlowRecord::default()

@@ -22,8 +22,16 @@ impl Kernel {
         };
         match verdict {
             Ok(()) => Verdict::Pass,
+            Err(reason) if reason != Reason::SynFlags && self.admits(now, hook, p) => {
+                self.happened.push(Happened::InRange(pinhole_of(hook, p)));
+                Verdict::Pass
+            }
             Err(reason) => self.deny(now, hook, p, reason),
         }
+    }
+
+    fn admits(&self, now: u64, hook: u8, p: &Packet) -> bool {
+        self.covered(now, p.from.addr, p.to.addr, p.to.port, hook).is_some()
     }
 
     /// A parked SYN that the daemon sends on, at the egress hook: whether it is turned round.
@@ -66,24 +74,28 @@ impl Kernel {
             reason: reason as u16,
             ..SynRecord::default()
         };
-        let rec = Rec::Denied(syn);
-        let _ = self.telemetry.put(rec.bytes(), rec);
-        if self.observes() {
-            return Verdict::Pass;
+        let may_be_early = matches!(reason, Reason::NoPinhole | Reason::OtherSourcePort) && p.data.is_empty();
+        if may_be_early && !self.observes() && !self.is_stale(now) && self.park(now, syn, p) {
+            return Verdict::Drop;
         }
-        if matches!(reason, Reason::NoPinhole | Reason::OtherSourcePort) && p.data.is_empty() {
-            self.park(now, syn, p);
-        }
-        Verdict::Drop
+        self.tell_denied(syn);
+        self.drops()
     }
 
-    fn park(&mut self, now: u64, syn: SynRecord, p: &Packet) {
-        let Some(entry) = self.blind_pairs.get_mut(&pair(p)) else { return };
+    pub(super) fn tell_denied(&mut self, syn: SynRecord) {
+        let rec = Rec::Denied(syn);
+        let _ = self.telemetry.put(rec.bytes(), rec);
+    }
+
+    fn park(&mut self, now: u64, syn: SynRecord, p: &Packet) -> bool {
+        let Some(entry) = self.blind_pairs.get_mut(&pair(p)) else { return false };
         if entry.until < now || entry.budget == 0 {
-            return;
+            return false;
         }
         entry.budget -= 1;
-        let _ = self.parked.put(160, (SynRecord { kind: kind::PARKED, ..syn }, p.clone()));
+        let parked = self.parked.put(160, (SynRecord { kind: kind::PARKED, ..syn }, p.clone()));
+        self.kept += u64::from(parked);
+        parked
     }
 }
 

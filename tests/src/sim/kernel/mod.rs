@@ -9,6 +9,7 @@ mod command;
 mod flow;
 mod guard;
 mod pinhole;
+mod range;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,7 +25,7 @@ use ftp_helper_common::{
     policy::{KernelPolicy, mode, on_loss, policy_flag},
     reason::Reason,
     record::{FlowRecord, SegmentRecord, SynRecord},
-    state::{BlindPair, ClientState, FlowState, HalfOpen, PinholeState, SessionState},
+    state::{BlindPair, ClientState, FlowState, HalfOpen, PinholeState, RangeState, SessionState},
     tcp,
 };
 
@@ -100,6 +101,8 @@ pub enum Happened {
     Rearmed(PinholeKey, PinholeState),
     /// A SYN went through a pinhole.
     SynPassed(PinholeKey, PinholeState),
+    /// A SYN went to a port of its server's range.
+    InRange(PinholeKey),
     /// A responder's answer used a pinhole up.
     Used(PinholeKey, PinholeState),
     /// A segment passed that the daemon will never see.
@@ -219,6 +222,10 @@ pub struct Kernel {
     pub flows: BTreeMap<TupleKey, FlowState>,
     /// Clients.
     pub clients: BTreeMap<Addr, ClientState>,
+    /// Hosts with encrypted sessions whose server has a range.
+    pub ranges: BTreeMap<PinholeKey, RangeState>,
+    /// SYNs that were parked.
+    pub kept: u64,
     /// Records for the engine.
     pub events: Ring<Rec>,
     /// Records for people.
@@ -231,6 +238,7 @@ pub struct Kernel {
     pub happened: Vec<Happened>,
     /// The policy.
     pub policy: KernelPolicy,
+    user_policy: Policy,
     sizes: Sizes,
     denied: Vec<u16>,
     range: (u16, u16),
@@ -256,12 +264,15 @@ impl Kernel {
             pinholes: BTreeMap::new(),
             flows: BTreeMap::new(),
             clients: BTreeMap::new(),
+            ranges: BTreeMap::new(),
+            kept: 0,
             events: Ring::new(sizes.ring),
             telemetry: Ring::new(1 << 14),
             parked: Ring::new(1 << 12),
             heartbeat: 0,
             happened: Vec::new(),
             policy: kernel_policy(policy),
+            user_policy: policy.clone(),
             sizes,
             denied: policy.deny_ports.iter().chain(&policy.control_ports).copied().collect(),
             range: range.map_or((0, 65535), |r| (*r.start(), *r.end())),

@@ -14,7 +14,7 @@ use ftp_helper_common::{
     tcp,
 };
 
-use super::{Happened, InFlight, Kernel, Packet, Rec, Taken, Verdict, guard::pair, put_lru};
+use super::{Happened, InFlight, Kernel, Packet, Rec, Taken, Verdict, guard::pair, put_lru, range::range_key};
 
 const SIGN_OF_LIFE: u64 = 1_000_000_000;
 const PARK_FOR: u64 = 1_000_000_000;
@@ -66,10 +66,16 @@ impl Kernel {
         } else if made.has(bit::REVOKE) {
             next.pinhole = PinholeKey::NONE;
         }
+        let closing = next.flags & flag::CLOSING != 0;
         let ends = next.flags & flag::CLOSING & !snapshot.flags;
+        let mut ranged = false;
+        if closing {
+            next.flags &= !flag::RANGE;
+        }
         let (mut lost, mut twice, mut theirs) = (false, false, PinholeKey::NONE);
         if let Some(e) = self.sessions.get_mut(key).filter(|e| e.id == id) {
             if e.version == snapshot.version {
+                ranged = closing && e.flags & flag::RANGE != 0;
                 *e = next;
             } else {
                 lost = true;
@@ -77,7 +83,11 @@ impl Kernel {
                 e.version = e.version.wrapping_add(1);
                 e.epoch = e.epoch.wrapping_add(1);
                 e.flags |= flag::BLIND | unseen | ends;
-                if made.has(bit::REVOKE) {
+                if ends != 0 {
+                    ranged = e.flags & flag::RANGE != 0;
+                    e.flags &= !flag::RANGE;
+                }
+                if made.has(bit::REVOKE) || (made.has(bit::OPEN) && !twice) {
                     theirs = std::mem::replace(&mut e.pinhole, PinholeKey::NONE);
                 }
                 e.blind_reason = Reason::Race as u16;
@@ -87,6 +97,9 @@ impl Kernel {
                     *mark = end;
                 }
             }
+        }
+        if ranged {
+            self.release_range(&range_key(key, snapshot.client_hook));
         }
         if lost {
             self.happened.push(Happened::Raced(id));
@@ -139,6 +152,9 @@ impl Kernel {
         if let Some(old) = self.sessions.get(key).copied() {
             if old.flags & flag::CLOSING == 0 {
                 return Verdict::Pass;
+            }
+            if old.flags & flag::RANGE != 0 {
+                self.release_range(&range_key(key, old.client_hook));
             }
             self.remove_pinhole(&old.pinhole, old.id);
             self.sessions.remove(key);

@@ -69,15 +69,21 @@ impl World {
     fn waiting_for(&self, syn: &Packet) -> Option<usize> {
         let fits = |i: &usize| {
             let s = &self.sessions[*i];
-            s.client == syn.from && s.server == syn.to && s.started.is_some() && !s.over && s.v.is_none()
+            s.client == syn.from && s.server == syn.to && s.started.is_some() && !s.over && self.may_be_accepted(s)
         };
         (0..self.sessions.len()).find(fits)
+    }
+
+    /// Whether the session's server has not accepted it, or only an old SYN of its client's, which the client has reset.
+    fn may_be_accepted(&self, s: &super::Session) -> bool {
+        s.v.is_none_or(|v| self.socks[v].dead && !self.socks[v].open && self.socks[v].got.is_empty())
     }
 
     pub(super) fn accepted(&mut self, i: usize, sock: usize, at: End) {
         if at == self.sessions[i].server {
             let remote = self.socks[sock].remote;
-            let fits = |s: &super::Session| s.client == remote && s.started.is_some() && !s.over && s.v.is_none();
+            let fits =
+                |s: &super::Session| s.client == remote && s.started.is_some() && !s.over && self.may_be_accepted(s);
             if let Some(i) =
                 (0..self.sessions.len()).find(|n| self.sessions[*n].server == at && fits(&self.sessions[*n]))
             {

@@ -1,7 +1,11 @@
 //! What must hold after each step, and at the end.
 
-use ftp_helper::event::{Event, Kind, PinholeState as Shown};
+use ftp_helper::{
+    engine::policy::Opaque,
+    event::{Event, Kind, PinholeState as Shown},
+};
 use ftp_helper_common::{
+    canon::bit,
     key::PinholeKey,
     state::{PinholeState, flag},
 };
@@ -9,7 +13,7 @@ use ftp_helper_common::{
 use super::{BEGIN, Broken, SECOND, Summary, World};
 use crate::sim::{
     daemon::SWEEP,
-    kernel::Happened,
+    kernel::{Happened, InFlight},
     script::{Ending, Offer},
 };
 
@@ -26,14 +30,29 @@ impl World {
             self.hear(&event)?;
         }
         // Where segments have passed that the daemon has not seen, it can't vouch for what follows from them, and takes it back.
-        // So it is with a session that found no room in its table before it died.
-        let t = self.options.trouble;
-        let knows_all = self.summary.unrecorded == 0 && !(t.outages && t.tight);
-        if knows_all && self.daemon.engine.as_ref().is_some_and(|e| e.stats().divergences != 0) {
+        if self.summary.unrecorded == 0 && self.daemon.engine.as_ref().is_some_and(|e| e.stats().divergences != 0) {
             return broken(None, "fast ⊄ full: the kernel opened what the engine would not have");
         }
         self.check_one_each()?;
         self.check_caught_up()
+    }
+
+    /// A segment that was judged passes. Whatever has happened since, an end is an end, and what it takes back is gone.
+    pub(super) fn commit(&mut self, flight: &InFlight) -> Result<(), Broken> {
+        self.kernel.commit(flight);
+        let (made, id) = (flight.judgement.made, flight.snapshot.id);
+        let Some(s) = self.kernel.sessions.get(&flight.key).filter(|s| s.id == id) else { return Ok(()) };
+        let about = self.by_id.get(&id).copied();
+        if (made.has(bit::FIN) || made.has(bit::RESET)) && s.flags & flag::CLOSING == 0 {
+            return broken(about, format!("an end was lost: {s:?}"));
+        }
+        if made.has(bit::REVOKE) && (s.pinhole.port != 0 || self.kernel.pinholes.values().any(|p| p.session == id)) {
+            let others = self.in_flight.values().any(|(f, _)| f.snapshot.id == id);
+            if !others {
+                return broken(about, format!("what was taken back is there: {s:?} {:?}", self.kernel.pinholes));
+            }
+        }
+        Ok(())
     }
 
     /// What the kernel has done.
@@ -64,7 +83,14 @@ impl World {
             }
             Happened::RingFull => self.summary.ring_full += 1,
             Happened::Opened(key, state) => self.check_opened(key, state, false)?,
-            Happened::Rearmed(key, state) => self.check_opened(key, state, true)?,
+            Happened::Rearmed(key, state) => {
+                self.summary.rearmed += 1;
+                self.check_opened(key, state, true)?;
+            }
+            Happened::InRange(key) => {
+                self.summary.in_range += 1;
+                self.check_in_range(key)?;
+            }
             Happened::SynPassed(key, state) => {
                 if state.deadline <= self.now {
                     return broken(None, format!("a SYN passed by a pinhole whose time is over: {key:?}"));
@@ -111,20 +137,42 @@ impl World {
             return broken(Some(i), format!("{key:?} opened after a later announcement had"));
         }
         self.sessions[i].last_open = n;
+        self.sessions[i].opened[n] = true;
+        Ok(())
+    }
+
+    /// What passes by no pinhole goes from the client of an encrypted session that lives to a passive port of its server,
+    /// which the administrator has opened for such sessions.
+    fn check_in_range(&self, key: &PinholeKey) -> Result<(), Broken> {
+        let range =
+            self.policy.servers.iter().filter(|s| s.opaque == Opaque::Range).find_map(|s| s.passive_ports.clone());
+        let live = |s: &super::Session| {
+            let accepted = s.script.encrypted_at.is_some_and(|e| s.replied > e);
+            (s.client.addr, s.server.addr, s.hook) == (key.initiator, key.responder, key.hook) && accepted
+        };
+        let lives = self.sessions.iter().filter(|s| live(s)).any(|s| {
+            let busy = |id: &u64| self.in_flight.values().any(|(f, _)| f.snapshot.id == *id);
+            let entry = self.kernel.sessions.get(&s.key()).filter(|k| s.ids.contains(&k.id));
+            entry.is_some_and(|k| k.flags & flag::OPAQUE != 0 && k.flags & flag::CLOSING == 0) || s.ids.iter().any(busy)
+        });
+        if !range.is_some_and(|r| r.contains(&key.port)) || !lives {
+            return broken(None, format!("a SYN passed by a range that nobody has: {key:?}"));
+        }
         Ok(())
     }
 
     /// Nothing passes for a session that may open nothing any more.
     fn check_standing(&self, key: &PinholeKey, state: &PinholeState, what: &str) -> Result<(), Broken> {
         let about = self.by_id.get(&state.session).copied();
-        // What observes lets through is no matter of pinholes.
-        let busy = self.in_flight.values().any(|(f, _)| f.snapshot.id == state.session);
-        if busy || self.kernel.observes() {
+        // The segment that ends it is not committed yet.
+        if self.in_flight.values().any(|(f, _)| f.snapshot.id == state.session) {
             return Ok(());
         }
+        // `observe` has lost sight of the session for good, and leaves what was open to its time: it drops nothing anyhow.
+        let lost = if self.kernel.observes() { flag::LOST } else { 0 };
         match self.kernel.sessions.values().find(|s| s.id == state.session) {
             None => broken(about, format!("I5: {what} for a session that is gone: {key:?}")),
-            Some(s) if s.flags & flag::BARRED != 0 => {
+            Some(s) if s.flags & flag::BARRED & !lost != 0 => {
                 broken(about, format!("I5: {what} for a session that may open nothing (flags {:#x}): {key:?}", s.flags))
             }
             Some(_) => Ok(()),
@@ -201,7 +249,7 @@ impl World {
             let Some((_, opens)) = s.announcement(key) else { continue };
             // A daemon that takes over a session the kernel is blind to skips the rest of a line, and with it perhaps the
             // command that takes the pinhole back: then its time ends it.
-            if self.options.trouble.outages {
+            if self.daemon.joined_blind.contains(&p.session) {
                 continue;
             }
             if s.ids.last() == Some(&p.session) && s.revoked_since(opens.exchange) {
@@ -245,6 +293,7 @@ impl World {
     pub(super) fn came_out(&mut self, i: usize, offer: &Offer, well: bool) -> Result<(), Broken> {
         let s = &self.sessions[i];
         let by_right = s.script.opens.iter().any(|o| o.port == offer.port && o.used);
+        let by_right = by_right || s.script.ranged.contains(&offer.port);
         // Unless the daemon is so slow that it has not come to it yet.
         if !well && by_right && self.is_benign() && self.kernel.events.is_empty() {
             return broken(Some(i), format!("a legitimate transfer to port {} did not come through", offer.port));
@@ -284,17 +333,22 @@ impl World {
         self.note_engine_stats();
         let Some(engine) = &self.daemon.engine else { return Ok(()) };
         let k = &self.kernel;
+        self.summary.given_up = self.daemon.settled - self.summary.unparked.min(self.daemon.settled);
+        if k.kept != self.daemon.settled || !k.parked.is_empty() {
+            return broken(None, format!("{} SYNs were parked, and {} have come out", k.kept, self.daemon.settled));
+        }
         let left = (engine.sessions().count(), k.sessions.len(), k.pinholes.len(), k.flows.len(), k.clients.len());
-        if left != (0, 0, 0, 0, 0) || !engine.is_idle() {
+        if left != (0, 0, 0, 0, 0) || !k.ranges.is_empty() || !engine.is_idle() {
             let (sessions, flows) = (&k.sessions, &k.flows);
             return broken(
                 sessions.values().next().and_then(|s| self.by_id.get(&s.id).copied()),
                 format!(
-                    "something is left: engine {:?}, idle {}; kernel {sessions:?} {:?} {flows:?} {:?}",
+                    "something is left: engine {:?}, idle {}; kernel {sessions:?} {:?} {flows:?} {:?} {:?}",
                     engine.sessions().collect::<Vec<_>>(),
                     engine.is_idle(),
                     k.pinholes,
-                    k.clients
+                    k.clients,
+                    k.ranges
                 ),
             );
         }
@@ -340,10 +394,11 @@ impl World {
         for (i, s) in self.sessions.iter().enumerate() {
             let expected: Vec<u16> = s.script.opens.iter().map(|o| o.port).collect();
             // What the daemon comes to when the control connection is over opens nothing (rule 5): the last command or two,
-            // or, where it is slow, the last ones.
+            // or, where it is slow, the last ones that were left to it.
             let last = s.script.exchanges.len().saturating_sub(2);
-            let missing = s.script.opens.get(s.told.len()..).unwrap_or_default();
-            let too_late = self.options.trouble.slow || missing.iter().all(|o| o.exchange >= last);
+            let missing = s.script.opens.iter().zip(&s.opened).skip(s.told.len());
+            let too_late = missing.clone().all(|(o, _)| o.exchange >= last)
+                || self.options.trouble.slow && !missing.clone().any(|(_, opened)| *opened);
             if !expected.starts_with(&s.told) || !too_late {
                 return broken(Some(i), format!("I6: opened {:?} instead of {expected:?}", s.told));
             }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use ftp_helper::engine::policy::{ActiveOpen, Limits, Mode, OnDaemonLoss, Policy, Server, SourcePort};
+use ftp_helper::engine::policy::{ActiveOpen, Limits, Mode, OnDaemonLoss, Opaque, Policy, Server, SourcePort};
 use ftp_helper_common::{
     addr::Addr,
     key::{HOOK_IN, HOOK_OUT, SessionKey},
@@ -81,6 +81,12 @@ pub struct Summary {
     pub adopted: u64,
     /// Announcements that were refused.
     pub refused: u64,
+    /// SYNs into the range of an encrypted session.
+    pub in_range: u64,
+    /// Parked SYNs that were denied after all.
+    pub given_up: u64,
+    /// Pinholes that a reset gave back.
+    pub rearmed: u64,
 }
 
 impl std::ops::AddAssign for Summary {
@@ -99,6 +105,9 @@ impl std::ops::AddAssign for Summary {
         self.barred += o.barred;
         self.adopted += o.adopted;
         self.refused += o.refused;
+        self.in_range += o.in_range;
+        self.given_up += o.given_up;
+        self.rearmed += o.rearmed;
     }
 }
 
@@ -343,7 +352,7 @@ impl World {
             Ev::Commit(n) => {
                 self.on_the_way -= 1;
                 if let Some((flight, packet)) = self.in_flight.remove(&n) {
-                    self.kernel.commit(&flight);
+                    self.commit(&flight)?;
                     self.onward(packet);
                 }
             }
@@ -449,14 +458,11 @@ impl World {
                 if self.options.trouble.races && self.rng.chance(150) {
                     let when = self.now + self.rng.from_to(MICRO, 3 * MILLI);
                     self.next_flight += 1;
-                    if let Some(i) = about {
-                        self.sessions[i].raced = true;
-                    }
                     self.in_flight.insert(self.next_flight, (flight, packet));
                     self.on_the_way += 1;
                     self.at(when, Ev::Commit(self.next_flight));
                 } else {
-                    self.kernel.commit(&flight);
+                    self.commit(&flight)?;
                     self.onward(packet);
                 }
             }
@@ -578,7 +584,8 @@ impl World {
         let k = &self.kernel;
         let idle = k.events.is_empty() && k.telemetry.is_empty() && k.parked.is_empty();
         let due = if idle {
-            self.daemon.engine.as_ref().and_then(|e| e.poll_timeout()).unwrap_or(u64::MAX).max(self.now)
+            let engine = self.daemon.engine.as_ref().and_then(|e| e.poll_timeout()).unwrap_or(u64::MAX);
+            engine.min(self.daemon.gives_up_at().unwrap_or(u64::MAX)).max(self.now)
         } else if self.reading {
             return;
         } else if self.options.trouble.slow && self.rng.chance(300) {
@@ -641,11 +648,11 @@ fn policy(rng: &mut Rng, options: &Options) -> Policy {
         ]),
         active_source_port: if rng.chance(150) { SourcePort::Twenty } else { SourcePort::Any },
         deny_ports: [3306, 5432].into(),
-        servers: if rng.chance(250) {
+        servers: if rng.chance(350) {
             vec![Server {
                 networks: vec!["198.51.100.0/24".parse().expect("a network"), "2001:db8:2::/48".parse().expect("one")],
-                passive_ports: Some(40000..=40030),
-                opaque: Default::default(),
+                passive_ports: Some(40000..=40050),
+                opaque: if rng.chance(600) { Opaque::Range } else { Opaque::Deny },
             }]
         } else {
             Vec::new()

@@ -63,6 +63,8 @@ pub(super) struct Session {
     pub(super) ids: Vec<u64>,
     /// Ports that the engine has told to be open, in order.
     pub(super) told: Vec<u16>,
+    /// Whether the kernel has ever opened each announcement.
+    pub(super) opened: Vec<bool>,
     /// How often a data connection has used each announcement.
     pub(super) uses: Vec<u32>,
     /// The last announcement that was opened in the kernel.
@@ -109,6 +111,7 @@ impl Session {
         let command_ends = ends(script.exchanges.iter().map(|e| e.command.len()).collect());
         let reply_ends = ends(script.exchanges.iter().map(|e| e.reply[0].len() + e.reply[1].len()).collect());
         let uses = vec![0; script.opens.len()];
+        let opened = vec![false; script.opens.len()];
         Self {
             script,
             client,
@@ -135,6 +138,7 @@ impl Session {
             untold: false,
             ids: Vec::new(),
             told: Vec::new(),
+            opened,
             uses,
             last_open: 0,
         }
