@@ -65,7 +65,7 @@ impl Tap {
     pub fn stop(self) -> Result<Vec<Segment>> {
         self.process.signal(Signal::SIGINT)?;
         let done = self.process.finish(PATIENCE)?;
-        ensure!(done.output.contains(" 0 packets dropped by kernel"), "{}", done.output.replace('\n', "; "));
+        ensure!(done.output.contains("\n0 packets dropped by kernel"), "{}", done.output.replace('\n', "; "));
         let bytes = std::fs::read(&self.file)?;
         let word = |at: usize| -> Option<u32> { Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?)) };
         ensure!(word(0) == Some(0xa1b2_c3d4) && word(20) == Some(1), "not a capture of Ethernet in this byte order");

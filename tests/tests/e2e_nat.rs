@@ -196,7 +196,7 @@ fn a_server_that_knows_its_public_address() {
     }
     let lab = lab_of(Topology::ServerInside, 1);
     let options = ServerOptions { announced: Some(lab.gateway().v4()), ..ServerOptions::default() };
-    let server = Server::start(lab.server(), ServerKind::Vsftpd, &options).unwrap();
+    let server = Server::start(lab.server(), ServerKind::Pureftpd, &options).unwrap();
     prepare(&lab, &ruleset(&[Published::ftp(lab.server())], "")).unwrap();
     let gateway = Gateway::start(&lab, &settings(&lab, "drop"), &[]).unwrap();
     all_whole(&lab, &gateway, &server, ClientKind::Curl, &[(Mode::Pasv, Family::V4)], 21);
@@ -314,6 +314,64 @@ fn two_servers_announce_the_same_port_at_once() {
         }
     }
     nothing_went_wrong(&lab, &gateway);
+}
+
+/// A published server and a client behind masquerade at the same time, behind one address.
+#[test]
+fn servers_and_clients_behind_one_address() {
+    if !lab::require_root() {
+        return;
+    }
+    let lab = lab_of(Topology::ServerInside, 2);
+    let inside = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
+    let outside = Server::start(lab.stranger(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
+    prepare(&lab, &ruleset(&[Published::ftp(lab.server())], "")).unwrap();
+    let gateway = Gateway::start(&lab, &settings(&lab, "drop"), &[]).unwrap();
+    let upload = upload(&lab);
+    std::thread::scope(|scope| {
+        for (mode, family) in [PASSIVE, ACTIVE].concat() {
+            for (from, server, at) in [
+                (lab.client(), &inside, public(&lab, family, 21)),
+                (&lab.servers()[1], &outside, (lab.stranger().address(family), 21).into()),
+            ] {
+                let client = ClientKind::Curl;
+                let job = Job { from, client, mode, family, server, upload: &upload, limit: PATIENCE };
+                scope.spawn(move || {
+                    let outcome = job.run_at(at).unwrap();
+                    assert!(outcome.transferred_by(mode), "{mode} to {at}:\n{}", outcome.output);
+                });
+            }
+        }
+    });
+    nothing_went_wrong(&lab, &gateway);
+}
+
+/// A line that is not whole can't be rewritten: it passes as it is, opens nothing, and the reason is told.
+#[test]
+fn a_line_in_two_segments_is_not_rewritten() {
+    if !lab::require_root() {
+        return;
+    }
+    let lab = lab_of(Topology::ServerInside, 1);
+    let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
+    prepare(&lab, &ruleset(&[Published::ftp(lab.server())], "")).unwrap();
+    let gateway = Gateway::start(&lab, &settings(&lab, "drop"), &[]).unwrap();
+    let events = gateway.follow().unwrap();
+    let mut dialogue = Dialogue::open(lab.client(), public(&lab, Family::V4, 21), PATIENCE).unwrap();
+    for line in ["USER u", "PASS p", "SITE CUT 20"] {
+        dialogue.ask(line).unwrap();
+    }
+    let reply = dialogue.ask("PASV").unwrap();
+    assert!(reply.text.contains("(192,0,2,100,"), "{}", reply.text);
+    let refused = events.wait("it is refused", |e| e.event == Kind::Refused).unwrap();
+    assert_eq!(refused.reason, Some(Reason::NotRewritten));
+    assert!(events.of(Kind::Opened).is_empty());
+    dialogue.ask("SITE CUT 0").unwrap();
+    let reply = dialogue.ask("PASV").unwrap();
+    assert!(reply.text.contains("(203,0,113,1,"), "{}", reply.text);
+    events.wait("a whole one opens", |e| e.event == Kind::Opened).unwrap();
+    drop(dialogue);
+    responder.stop(lab.server());
 }
 
 /// The gateway gets another public address: nobody has to tell anything.

@@ -223,6 +223,6 @@ fn translated_connections_are_accepted_by_their_mark() {
         (json!([v6, by(0x0f00_0000, &value), accept.clone()]), 1),
         (json!([to, by(0x0f00_0000, &value), accept.clone()]), 1),
     ] {
-        assert_eq!(found("drop", NAT, &[rule.clone()]), left, "{rule}");
+        assert_eq!(found("drop", NAT, std::slice::from_ref(&rule)), left, "{rule}");
     }
 }
