@@ -211,6 +211,10 @@ fn give_back(s: *mut Scratch) -> i32 {
         }
         count(if back { Counter::Rearmed } else { Counter::FlowsEnded });
     }
+    if nat::is_on() {
+        // The connection that comes next, if one does, gets a translation of its own.
+        nat::end(s);
+    }
     PASS
 }
 

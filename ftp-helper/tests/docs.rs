@@ -96,6 +96,16 @@ fn the_configuration_page_holds_what_is_read() {
 }
 
 #[test]
+fn the_page_about_translation_holds_configurations() {
+    let examples = blocks(&doc("nat.md"), "toml");
+    assert!(examples.len() >= 2, "the examples are gone");
+    for example in &examples {
+        let config = Config::parse(example, Path::new("docs/nat.md")).unwrap_or_else(|e| panic!("{e}\nin\n{example}"));
+        assert!(config.policy.nat.is_some());
+    }
+}
+
+#[test]
 fn the_doctor_page_lists_every_finding() {
     let page = doc("doctor.md");
     let rows: Vec<&str> = page.lines().skip_while(|l| *l != "## Findings").filter(|l| l.starts_with("| `")).collect();

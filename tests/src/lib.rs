@@ -15,5 +15,6 @@ pub mod program;
 pub mod responder;
 pub mod sim;
 pub mod spinner;
+pub mod tap;
 pub mod testrun;
 pub mod wire;

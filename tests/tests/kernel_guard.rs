@@ -376,7 +376,11 @@ fn a_reset_gives_nothing_back_to_a_session_that_has_given_it_up() {
             assert_eq!(k.send(d.hook ^ side, &end), Verdict::Pass);
         }
     };
-    let say = |line: &'static str| move |k: &mut Kernel, d: &mut Dialogue| drop(d.client(k, line));
+    let say = |line: &'static str| {
+        move |k: &mut Kernel, d: &mut Dialogue| {
+            let _ = d.client(k, line);
+        }
+    };
     let bar = |bits| {
         move |k: &mut Kernel, d: &mut Dialogue| {
             assert_eq!(d.command(k, op::STANDING, |c| c.flags = bits), Outcome::Done);
@@ -403,7 +407,7 @@ fn a_reset_gives_nothing_back_to_a_session_that_has_given_it_up() {
             }),
         ),
         ("forgotten", Box::new(|k, d| assert_eq!(d.command(k, op::FORGET, |_| ()), Outcome::Done))),
-        ("replaced", Box::new(|k, d| drop(d.open_passive(k, PORT + 1)))),
+        ("replaced", Box::new(|k, d| assert_ne!(d.open_passive(k, PORT + 1).port, PORT))),
     ];
     for (hook, v6) in every_kind() {
         for passive in [true, false] {

@@ -556,7 +556,8 @@ fn resync(state: &mut SessionState, bits: u16) -> bool {
     state.flags &= !(flag::BLIND | flag::LOGGED_IN | flag::EPSV_ALL | flag::ARMED);
     state.flags |= bits;
     state.version = state.version.wrapping_add(1);
-    (state.unanswered, state.pending, state.multiline, state.active_kind) = (0, 0, 0, 0);
+    (state.unanswered, state.pending, state.multiline) = (0, 0, 0);
+    (state.active_kind, state.active_port) = (0, 0);
     state.blind_reason = 0;
     true
 }

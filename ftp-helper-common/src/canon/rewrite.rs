@@ -11,7 +11,7 @@ use crate::{addr::Addr, state::pending};
 pub const REWRITE_MAX: u32 = 128;
 /// See [`REWRITE_MAX`]: the longest endpoint is an EPRT of IPv6.
 pub const REWRITTEN_MAX: u32 = REWRITE_MAX + 64;
-/// Length of the sheet: the new line, and from [`ENDPOINT_AT`] on its endpoint.
+/// Length of the sheet: the new line, and from position 256 on its endpoint.
 pub const SHEET: u32 = 512;
 const ENDPOINT_AT: u32 = 256;
 /// A reply's code and the blank behind it.

@@ -26,7 +26,7 @@ pub use platform::Platform;
 pub use programs::verified_instructions;
 pub use snapshot::Counters;
 pub use tables::{Direction, FastPath, Guard};
-pub use testbed::{FRAME_MAX, FRAME_MIN, LinkLayer, Metadata, Testbed, Verdict};
+pub use testbed::{FRAME_MAX, LinkLayer, Metadata, Testbed, Verdict};
 
 use std::os::fd::{AsFd, BorrowedFd};
 

@@ -74,7 +74,7 @@ codes! {
     InterfaceMissing = "interface_missing",
     /// The interface has a link layer that is not followed.
     LinkUnsupported = "link_unsupported",
-    /// The interface is a member of a bridge, a bond or a team, which carries the addresses.
+    /// The interface is a member of a bridge, a bond or a team. Only a port of a bridge without addresses sees everything.
     InterfaceEnslaved = "interface_enslaved",
     /// The default route leaves by an interface that is not watched.
     DefaultRouteElsewhere = "default_route_elsewhere",
@@ -102,6 +102,10 @@ codes! {
     PolicyAccepts = "policy_accepts",
     /// The ruleset would drop a connection for which there is a pinhole.
     PinholeDropped = "pinhole_dropped",
+    /// The ruleset would drop a data connection that is translated: nothing accepts it by its mark.
+    MarkUnaccepted = "mark_unaccepted",
+    /// Ports of `[nat]` that this host also gives to connections of its own.
+    ActivePortsShared = "active_ports_shared",
     /// Mode `mark`, and no rule looks at the mark.
     MarkUnread = "mark_unread",
     /// The kernel's own FTP helper follows control connections, and opens ports by its own reading.

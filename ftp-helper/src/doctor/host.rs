@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    ops::RangeInclusive,
     path::Path,
 };
 
@@ -15,7 +16,10 @@ use super::{
     offload,
     rules::is_link_local,
 };
-use crate::dataplane::{Interface, Link, Platform};
+use crate::{
+    dataplane::{Interface, Link, Platform},
+    nft::Ports,
+};
 
 /// Capabilities that the daemon needs (linux/capability.h), each with what may stand in for it.
 const CAPABILITIES: [(&str, u32, u32); 4] =
@@ -163,6 +167,39 @@ pub(super) fn forwards() -> [bool; 2] {
         .map(|path| fs::read_to_string(path).is_ok_and(|s| s.trim() != "0"))
 }
 
+/// Whether this host gives ports of `[nat]` to connections of its own.
+pub(super) fn local_ports(active: &RangeInclusive<u16>, findings: &mut Vec<Finding>) {
+    const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+    const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+    let (range, reserved) = (fs::read_to_string(RANGE), fs::read_to_string(RESERVED));
+    if let (Ok(range), Ok(reserved)) = (range, reserved) {
+        findings.extend(shared_ports(active, &range, &reserved));
+    }
+}
+
+fn shared_ports(active: &RangeInclusive<u16>, range: &str, reserved: &str) -> Option<Finding> {
+    let mut ends = range.split_whitespace().filter_map(|n| n.parse::<u16>().ok());
+    let local = Ports::from(ends.next()?..=ends.next()?);
+    let number = |n: &str| n.trim().parse::<u16>().ok();
+    let kept = reserved.split(',').filter_map(|r| {
+        let (low, high) = r.split_once('-').unwrap_or((r, r));
+        Some(number(low)?..=number(high)?)
+    });
+    let shared = local.and(&Ports::from(active.clone())).without(&kept.fold(Ports::none(), Ports::with));
+    if shared.is_empty() {
+        return None;
+    }
+    let what = format!(
+        "ports {shared} of nat.active_ports are also given to this host's own connections: one of these gets lost where both \
+         meet"
+    );
+    let (low, high) = (active.start(), active.end());
+    let remedy = "keep them free, and put that into /etc/sysctl.d (what is reserved already has to be named again)";
+    let finding = Finding::new(Severity::Warning, Code::ActivePortsShared, what).at("net.ipv4.ip_local_port_range");
+    let commands = vec![format!("sysctl -w net.ipv4.ip_local_reserved_ports={low}-{high}")];
+    Some(Finding { commands, ..finding.remedy(remedy) })
+}
+
 /// Whether the old iptables has tables in this network namespace.
 pub(super) fn legacy_iptables(findings: &mut Vec<Finding>) {
     for (path, program) in [("ip_tables_names", "iptables-legacy"), ("ip6_tables_names", "ip6tables-legacy")] {
@@ -180,6 +217,15 @@ pub(super) fn legacy_iptables(findings: &mut Vec<Finding>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_that_this_host_uses_itself() {
+        let shared = |range: &str, reserved: &str| shared_ports(&(61000..=61999), range, reserved).map(|f| f.what);
+        assert_eq!(shared("32768\t60999\n", "\n"), None);
+        assert!(shared("1024\t65535\n", "\n").unwrap().starts_with("ports 61000-61999 of"));
+        assert!(shared("1024 61500\n", "8080,61000-61099\n").unwrap().starts_with("ports 61100-61500 of"));
+        assert_eq!(shared("1024 65535\n", "61000-61999\n"), None);
+    }
 
     #[test]
     fn capabilities_are_read() {

@@ -5,7 +5,7 @@
 //! ports are closed otherwise; in mode `mark` by the mark of the first SYN ([`mark`]). In mode `drop` without sets the kernel side decides, and the ruleset has to accept the
 //! guarded hosts' passive ports. Rules go into base chains by `insert`, before everything that decides otherwise.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{collections::BTreeSet, fmt::Write as _, ops::RangeInclusive};
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -118,6 +118,8 @@ fn make(ruleset: &Ruleset, ground: &Ground, notes: Vec<String>) -> anyhow::Resul
     }
     let accepts = accept_rules(&rest, ground, &mut plan);
     plan.load.push_str(&accepts);
+    let translated = translation_rules(ruleset, ground, &mut plan);
+    plan.load.push_str(&translated);
     plan.remove = gone.into_iter().filter_map(removal).collect();
     if plan.remove.iter().any(|r| r.rule.contains(',')) {
         plan.notes.push("a rule goes as a whole: add what you still want of those that are removed".to_owned());
@@ -201,7 +203,7 @@ fn accept_rules(ruleset: &Ruleset, ground: &Ground, plan: &mut Plan) -> String {
     let (mut seen, mut marked) = (BTreeSet::new(), BTreeSet::new());
     for interface in &ground.interfaces {
         for g in &ground.guards {
-            for hook in ground.hooks(&g.net) {
+            for hook in ground.hooks_of_pinholes(&g.net) {
                 for d in rules::drops(ruleset, ground, interface, g, hook) {
                     let base = d.base;
                     let manager = ruleset.manager(base);
@@ -244,6 +246,85 @@ fn accept_rules(ruleset: &Ruleset, ground: &Ground, plan: &mut Plan) -> String {
         }
     }
     load
+}
+
+/// What lets translated data connections through, and keeps masquerade off their ports.
+fn translation_rules(ruleset: &Ruleset, ground: &Ground, plan: &mut Plan) -> String {
+    let Some((mark, active)) = &ground.nat else { return String::new() };
+    let mut load = String::new();
+    let mut seen = BTreeSet::new();
+    for (interface, v4) in ground.interfaces.iter().flat_map(|i| [(i, true), (i, false)]) {
+        for d in rules::unmarked(ruleset, ground, interface, v4) {
+            let Chain { family, table, name, .. } = d.base;
+            if !seen.insert((interface, family, table, name)) {
+                continue;
+            }
+            let (value, mask) = (mark.value, mark.mask);
+            match ruleset.manager(d.base) {
+                Manager::Administrator => {
+                    let _ = writeln!(
+                        load,
+                        "insert rule {family} {table} {name} iifname \"{interface}\" ct state new meta mark & {mask:#x} == \
+                         {value:#x} counter accept comment \"{MARK} translated\""
+                    );
+                }
+                Manager::Iptables => {
+                    let program = if v4 { "iptables" } else { "ip6tables" };
+                    plan.add.push(format!(
+                        "{program} -t {table} -I {name} -i {interface} -m mark --mark {value:#x}/{mask:#x} -j ACCEPT"
+                    ));
+                }
+                Manager::Firewalld => plan.notes.push(format!(
+                    "firewalld knows no rule by mark: let what arrives by {interface} with the mark {mark} through to inside \
+                     by a policy of your own"
+                )),
+            }
+        }
+    }
+    let free = beside(active);
+    let masquerading = |c: &&Chain| c.base.as_ref().is_some_and(|b| b.hook == "postrouting" && b.kind == "nat");
+    let ours = format!("comment \"{MARK} active ports\"");
+    let is_done = |c: &&Chain| c.rules.iter().any(|r| r.text.contains(&ours));
+    for chain in ruleset.chains.iter().filter(masquerading).filter(|c| !is_done(c)) {
+        for rule in &chain.rules {
+            let (Some(to), Chain { family, table, name, .. }) = (conditions(&rule.text), chain) else { continue };
+            if ruleset.manager(chain) == Manager::Administrator {
+                let handle = rule.handle;
+                let _ = writeln!(
+                    load,
+                    "insert rule {family} {table} {name} handle {handle} {to}tcp sport 1024-65535 masquerade to :{free} {ours}"
+                );
+            } else {
+                plan.notes.push(format!(
+                    "{family} {table} {name} masquerades to any port: keep {}-{} out of it, as `--to-ports {free}` does for TCP \
+                     from ports above 1023",
+                    active.start(),
+                    active.end()
+                ));
+            }
+        }
+    }
+    load
+}
+
+/// What a rule that masquerades to any port asks for, as `nft` writes it; none if it is another rule, or one behind ours.
+fn conditions(text: &str) -> Option<String> {
+    let (before, behind) = text.split_once("masquerade")?;
+    if !behind.trim().is_empty() && !behind.trim_start().starts_with("comment ") {
+        return None;
+    }
+    let mut rest = before.to_owned();
+    if let Some((before, counts)) = rest.split_once("counter packets ") {
+        let behind: Vec<&str> = counts.splitn(4, ' ').collect();
+        rest = format!("{before}{}", behind.get(3).unwrap_or(&""));
+    }
+    Some(rest)
+}
+
+/// The wider range of ports on either side of another.
+fn beside(active: &RangeInclusive<u16>) -> String {
+    let (low, high) = (u32::from(*active.start()), u32::from(*active.end()));
+    if low.saturating_sub(1024) >= 65535 - high { format!("1024-{}", low - 1) } else { format!("{}-65535", high + 1) }
 }
 
 /// Whether our rules are in a chain.
@@ -367,5 +448,26 @@ impl Plan {
             }
         }
         s
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masquerade_leaves_the_ports_alone() {
+        assert_eq!(conditions("oifname \"wan0\" masquerade").as_deref(), Some("oifname \"wan0\" "));
+        assert_eq!(
+            conditions("ip saddr 10.0.0.0/8 counter packets 3 bytes 180 masquerade").as_deref(),
+            Some("ip saddr 10.0.0.0/8 ")
+        );
+        assert_eq!(conditions("masquerade comment \"all\"").as_deref(), Some(""));
+        for other in ["tcp dport 5 accept", "masquerade to :1024-60999", "masquerade random"] {
+            assert_eq!(conditions(other), None, "{other}");
+        }
+        assert_eq!(beside(&(61000..=61999)), "1024-60999");
+        assert_eq!(beside(&(2000..=2999)), "3000-65535");
+        assert_eq!(beside(&(1024..=65000)), "65001-65535");
     }
 }

@@ -53,6 +53,9 @@ pub fn examine(config: Option<&Config>, socket: &Path, quiet: Duration) -> Vec<F
     if let (Some(network), Some(_)) = (&network, config) {
         host::routes(&watched, network, &mut findings);
     }
+    if let Some(nat) = config.and_then(|c| c.policy.nat.as_ref()) {
+        host::local_ports(&nat.active_ports, &mut findings);
+    }
     host::legacy_iptables(&mut findings);
     let ports = config.map_or_else(|| vec![21], |c| c.watch.control_ports.clone());
     match Ruleset::read() {

@@ -1,6 +1,6 @@
 //! What the ruleset leaves open, what it would break, and who else follows FTP by it.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
 
 use ipnet::IpNet;
 
@@ -32,6 +32,8 @@ pub(super) struct Ground {
     pub(super) passive: Vec<(IpNet, Ports)>,
     /// Whether the kernel side drops what has no pinhole.
     pub(super) enforced: bool,
+    /// The mark of translated data connections, and the public ports for those of inside clients, where there are any.
+    pub(super) nat: Option<(Mark, RangeInclusive<u16>)>,
     /// The sets that are fed.
     pub(super) sets: Option<Sets>,
     /// The mark of what is permitted, in mode `mark`.
@@ -66,6 +68,7 @@ impl Ground {
             guards: Vec::new(),
             passive: Vec::new(),
             enforced: false,
+            nat: None,
             sets: None,
             mark: None,
             local,
@@ -74,6 +77,7 @@ impl Ground {
         let Some(config) = config else { return ground };
         ground.control_ports.clone_from(&config.watch.control_ports);
         ground.enforced = config.policy.mode == Mode::Drop;
+        ground.nat = config.policy.nat.as_ref().map(|n| (config.policy.mark, n.active_ports.clone()));
         ground.sets.clone_from(&config.nftables);
         ground.mark = (config.policy.mode == Mode::Mark).then_some(config.policy.mark);
         for server in &config.policy.servers {
@@ -128,6 +132,14 @@ impl Ground {
         hooks
     }
 
+    /// The hooks by which the connections of pinholes for a network pass a ruleset as they came. With translation this host's
+    /// own addresses are those of published servers, whose connections go on to inside.
+    pub(super) fn hooks_of_pinholes(&self, net: &IpNet) -> Vec<&'static str> {
+        let mut hooks = self.hooks(net);
+        hooks.retain(|h| *h != "input" || self.nat.is_none());
+        hooks
+    }
+
     /// The guarded ports of a network that its server may announce.
     pub(super) fn announced(&self, guarded: &Guarded) -> Ports {
         let known = self.passive.iter().filter(|(net, _)| net.contains(&guarded.net)).map(|(_, ports)| ports);
@@ -147,6 +159,7 @@ impl Ground {
             sets: self.sets.as_ref(),
             has_pinhole: false,
             mark: None,
+            translated: false,
             stranger: false,
         };
         self.with_pinhole(syn, false)
@@ -202,6 +215,9 @@ pub(super) fn check(ruleset: &Ruleset, ground: &Ground) -> Vec<Finding> {
             dropped(ruleset, ground, interface, guarded, &mut findings);
             unread(ruleset, ground, interface, guarded, &mut findings);
         }
+    }
+    for interface in &ground.interfaces {
+        marked(ruleset, ground, interface, &mut findings);
     }
     helpers(ruleset, &mut findings);
     readers(ruleset, ground, &mut findings);
@@ -357,7 +373,7 @@ fn add_policy(ruleset: &Ruleset, hook: &str, v4: bool, severity: Severity, what:
 /// Rules and policies that would drop a connection that has a pinhole.
 fn dropped(ruleset: &Ruleset, ground: &Ground, interface: &str, guarded: &Guarded, findings: &mut Vec<Finding>) {
     let ports = ground.announced(guarded);
-    for hook in ground.hooks(&guarded.net) {
+    for hook in ground.hooks_of_pinholes(&guarded.net) {
         for d in drops(ruleset, ground, interface, guarded, hook) {
             let decided = ground.enforced || ground.sets.is_some() || ground.mark.is_some();
             let severity = if decided { Severity::Error } else { Severity::Warning };
@@ -383,7 +399,7 @@ fn unread(ruleset: &Ruleset, ground: &Ground, interface: &str, guarded: &Guarded
     if ground.mark.is_none() {
         return;
     }
-    for hook in ground.hooks(&guarded.net) {
+    for hook in ground.hooks_of_pinholes(&guarded.net) {
         let syn = ground.syn(interface, is_v4(&guarded.net), Some(guarded.net), ground.announced(guarded));
         let [without, with] = [false, true].map(|has| {
             let syn = Syn { stranger: true, ..ground.with_pinhole(syn.clone(), has) };
@@ -413,6 +429,40 @@ pub(super) fn drops<'a>(
     let syn = Syn { stranger: true, ..ground.with_pinhole(syn, true) };
     let (mut decisions, _) = decide(ruleset, hook, &syn);
     decisions.retain(|d| !d.accepts && !d.certain.is_empty());
+    decisions
+}
+
+/// What drops a data connection that is translated.
+fn marked(ruleset: &Ruleset, ground: &Ground, interface: &str, findings: &mut Vec<Finding>) {
+    let Some((mark, _)) = &ground.nat else { return };
+    for v4 in [true, false] {
+        for d in unmarked(ruleset, ground, interface, v4) {
+            let what = format!(
+                "would drop data connections that are translated: they come in by {interface}, are new to the ruleset, and \
+                 have the mark {mark}"
+            );
+            let finding = Finding::new(Severity::Error, Code::MarkUnaccepted, what);
+            let finding = match d.rule {
+                Some(rule) => finding.about(d.chain, rule),
+                None => finding.at(format!("{} (its policy)", d.chain.place_of_policy())),
+            };
+            let word = manager_word(ruleset, d.chain);
+            let remedy = format!("accept them by their mark: `ftp-helper integrate {word} --print` writes the rule");
+            add(findings, finding.remedy(remedy));
+        }
+    }
+}
+
+/// What drops a translated data connection on its way inside, unless its initiator is one that the ruleset knows.
+pub(super) fn unmarked<'a>(ruleset: &'a Ruleset, ground: &Ground, interface: &str, v4: bool) -> Vec<Decision<'a>> {
+    let Some((mark, _)) = ground.nat.as_ref().filter(|_| ground.forwards[usize::from(!v4)]) else { return Vec::new() };
+    // Bits that are not ours are as they come: zero.
+    let mark = Some(Bits { value: mark.value, mask: u32::MAX });
+    let syn =
+        Syn { sets: None, mark, translated: true, stranger: true, ..ground.syn(interface, v4, None, ground.data()) };
+    let (mut decisions, open) = decide(ruleset, "forward", &syn);
+    // A rule that accepts some of the ports is one that somebody has thought about.
+    decisions.retain(|d| !d.accepts && !d.certain.is_empty() && open.is_empty());
     decisions
 }
 

@@ -100,6 +100,8 @@ pub(super) fn expression(ruleset: &Ruleset, chain: &Chain, left: &Value, right: 
             }
             ("ip", _) if !syn.v4() => Matches::Never,
             ("ip6", _) if syn.v4() => Matches::Never,
+            // For which of the hosts inside the rule is, is the administrator's affair.
+            ("ip" | "ip6", "daddr") if syn.translated => Matches::Always,
             ("ip" | "ip6", "daddr") => address(&values, syn.to),
             ("tcp", "flags") => {
                 let all: u32 = values.iter().map(|v| flags(v)).fold(0, |a, b| a | b);
@@ -327,6 +329,7 @@ mod tests {
             sets: None,
             has_pinhole: false,
             mark: None,
+            translated: false,
             stranger: false,
         };
         let extension = |rule: &Rule, name: &str| extension(rule, name, &syn);

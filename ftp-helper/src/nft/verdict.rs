@@ -31,6 +31,8 @@ pub struct Syn<'a> {
     pub has_pinhole: bool,
     /// The bits of its mark that are known.
     pub mark: Option<Bits>,
+    /// Whether it goes on to some host inside, translated.
+    pub translated: bool,
     /// Whether it comes from somebody of whom no rule knows anything: what asks for more than is known does not match.
     pub stranger: bool,
 }
@@ -325,6 +327,7 @@ mod tests {
             sets,
             has_pinhole,
             mark: None,
+            translated: false,
             stranger: false,
         }
     }
@@ -411,10 +414,10 @@ mod tests {
             !decide(&r, "input", &Syn { mark, stranger, ..syn(false, None) }).1.is_empty()
         };
         let ours = |value: u32| Some(Bits { value, mask: 0xf0 });
-        let by_mark = rule("==", &masked(0xf0), 0x30);
-        assert!(open(&[by_mark.clone()], ours(0x30), true));
-        assert!(!open(&[by_mark.clone()], ours(0), true) && !open(&[by_mark.clone()], ours(0), false));
-        assert!(open(&[by_mark], None, false), "nothing is known of it: it may be");
+        let by_mark = &[rule("==", &masked(0xf0), 0x30)];
+        assert!(open(by_mark, ours(0x30), true));
+        assert!(!open(by_mark, ours(0), true) && !open(by_mark, ours(0), false));
+        assert!(open(by_mark, None, false), "nothing is known of it: it may be");
         assert!(open(&[rule("!=", &masked(0xf0), 0)], ours(0x30), true));
         assert!(!open(&[rule("!=", &masked(0xf0), 0)], ours(0), true));
         assert!(open(&[rule("==", &masked(0x10), 0x10)], ours(0x30), true), "part of our bits is enough");

@@ -39,6 +39,9 @@ pub struct Daemon {
     pub released: Vec<(u8, Packet)>,
     /// Parked SYNs that were read: sent on, denied after all, forgotten beside one that was sent on, or dead with the daemon.
     pub settled: u64,
+    /// Whether records were left of a session whose entry was gone when the next daemon came: it joins in the middle, and
+    /// vouches for nothing.
+    pub orphans: bool,
     /// Sessions that a daemon took over while the kernel was blind to them.
     pub joined_blind: BTreeSet<u64>,
     policy: Policy,
@@ -57,6 +60,7 @@ impl Daemon {
             commands: Vec::new(),
             released: Vec::new(),
             settled: 0,
+            orphans: false,
             joined_blind: BTreeSet::new(),
             policy,
             parked: VecDeque::new(),
@@ -91,6 +95,8 @@ impl Daemon {
         for (key, state) in &kernel.flows {
             engine.adopt_flow(now, &key.to_flow(state.hook), state);
         }
+        let known = |id: u64| id == 0 || kernel.sessions.values().any(|s| s.id == id);
+        self.orphans |= kernel.events.iter().any(|r| !known(r.view().session()));
         self.engine = Some(engine);
         self.stopped_until = 0;
         self.act(now, kernel);

@@ -191,3 +191,38 @@ fn iptables_is_told_by_its_own_specification_unless_a_shell_would_read_more_into
         ["nft delete rule ip6 filter INPUT handle 9"]
     );
 }
+
+#[test]
+fn translated_connections_are_accepted_by_their_mark() {
+    let key = |key: &str| json!({"meta": {"key": key}});
+    let is = |left: Value, right: Value| json!({"match": {"op": "==", "left": left, "right": right}});
+    let masked = |mask: u32| json!({"&": [key("mark"), mask]});
+    let status = json!({"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}});
+    let accept = json!({"accept": null});
+    let inside = is(key("iifname"), json!("lan0"));
+    let usual = [json!([inside, accept.clone()]), json!([status, accept.clone()])];
+    let found = |policy: &str, config: &str, more: &[Value]| {
+        let rules: Vec<Value> = usual.iter().chain(more).cloned().collect();
+        let findings = check(&ruleset(policy, &rules), &ground(config));
+        findings.iter().filter(|f| f.code == Code::MarkUnaccepted).count()
+    };
+    const NAT: &str = "nat = {}";
+    assert_eq!(found("drop", NAT, &[]), 1);
+    assert_eq!(found("accept", NAT, &[]), 0);
+    assert_eq!(found("drop", "", &[]), 0);
+    let (value, other) = (json!(0x0f00_0000_u32), json!(0x0100_0000_u32));
+    let (from, to) = (is(key("iifname"), json!("wan0")), field("ip", "daddr", json!("192.0.2.100")));
+    let by = |mask: u32, value: &Value| is(masked(mask), value.clone());
+    let v6 = is(key("nfproto"), json!("ipv6"));
+    for (rule, left) in [
+        (json!([by(0x0f00_0000, &value), accept.clone()]), 0),
+        (json!([from.clone(), by(0x0f00_0000, &value), accept.clone()]), 0),
+        (json!([is(key("mark"), value.clone()), accept.clone()]), 0),
+        (json!([by(0x0f00_0000, &other), accept.clone()]), 1),
+        // Both families count.
+        (json!([v6, by(0x0f00_0000, &value), accept.clone()]), 1),
+        (json!([to, by(0x0f00_0000, &value), accept.clone()]), 1),
+    ] {
+        assert_eq!(found("drop", NAT, std::slice::from_ref(&rule)), left, "{rule}");
+    }
+}

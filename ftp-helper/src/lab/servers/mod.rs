@@ -107,7 +107,8 @@ pub struct ServerOptions {
     /// Whether control and data connections are encrypted (AUTH TLS, RFC 4217), with a certificate of the lab's own:
     /// [`ServerKind::offers_tls`].
     pub tls: bool,
-    /// The address that it announces in reply to PASV, where that is not its host's own; vsftpd can.
+    /// The address that it announces in reply to PASV, where that is not its host's own; Pure-FTPd can (vsftpd
+    /// can't where it listens on IPv6 too).
     pub announced: Option<Ipv4Addr>,
     /// The size of [`DOWNLOAD`] in bytes.
     pub size: usize,
@@ -191,8 +192,8 @@ impl Server {
         if options.tls && !kind.offers_tls() {
             return Err(LabError::Usage(format!("{} is not set up for TLS in the lab; vsftpd is", kind.name())));
         }
-        if options.announced.is_some() && kind != ServerKind::Vsftpd {
-            let text = format!("{} announces no other address in the lab; vsftpd does", kind.name());
+        if options.announced.is_some() && kind != ServerKind::Pureftpd {
+            let text = format!("{} announces no other address in the lab; Pure-FTPd does", kind.name());
             return Err(LabError::Usage(text));
         }
         let base = host.directory().join(format!("{}-{}-{}", host.name(), kind.name(), options.port));

@@ -23,6 +23,9 @@ pub(super) fn launch(setup: &Setup<'_>) -> Result<Launch> {
     command.arg("--login").arg(format!("puredb:{}", database.display()));
     command.arg("--passiveportrange").arg(format!("{}:{}", range.start(), range.end()));
     command.arg("--pidfile").arg(setup.base.join("pure-ftpd.pid"));
+    if let Some(address) = setup.options.announced {
+        command.arg("--forcepassiveip").arg(address.to_string());
+    }
     command.args(["--noanonymous", "--dontresolve", "--minuid", "1", "--maxclientsnumber", "200"]);
     Launch::process(command, "lab")
 }

@@ -18,7 +18,6 @@ pub(super) fn launch(setup: &Setup<'_>) -> Result<Launch> {
     } else {
         String::new()
     };
-    let announced = setup.options.announced.map_or_else(String::new, |a| format!("pasv_address={a}\n"));
     let text = format!(
         "\
 listen=NO
@@ -42,7 +41,7 @@ pasv_max_port={high}
 connect_from_port_20=YES
 seccomp_sandbox=NO
 xferlog_enable=NO
-{announced}{tls}",
+{tls}",
         port = setup.options.port,
         root = setup.root.display(),
         empty = empty.display(),

@@ -189,6 +189,11 @@ impl<T> Ring<T> {
         Some(record)
     }
 
+    /// What waits to be read.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.held.iter().map(|(_, record)| record)
+    }
+
     /// Whether there is nothing to read.
     #[must_use]
     pub fn is_empty(&self) -> bool {
