@@ -11,8 +11,8 @@ use aya_ebpf::{
 use ftp_helper_common::{
     canon::{REWRITE_MAX, REWRITTEN_MAX, Rules as _, Text as _},
     counter::Counter,
-    key::{CLIENT, HOOK_IN, HOOK_OUT, SERVER},
-    nat::{Alias, announced},
+    key::{HOOK_IN, HOOK_OUT, SERVER},
+    nat::announced,
     policy::{KernelPolicy, mode},
     state::pending,
     tcp,
@@ -357,5 +357,3 @@ fn keep(s: *mut Scratch) {
         unlock(at);
     }
 }
-
-const _: () = assert!(CLIENT != SERVER && size_of::<Alias>() == 48);
