@@ -318,6 +318,14 @@ impl Firewalld {
         ]
     }
 
+    /// Lets everybody outside reach FTP, and the whole passive range with it; what is inside is trusted.
+    pub fn serve_widely(&self) {
+        self.tell(&["--zone=public", "--change-interface=wan0"]);
+        self.tell(&["--zone=public", "--add-service=ftp"]);
+        self.tell(&["--zone=public", "--add-port=40000-60000/tcp"]);
+        self.tell(&["--zone=trusted", "--change-interface=lan0"]);
+    }
+
     /// Runs `firewall-cmd`, which has to succeed.
     pub fn tell(&self, args: &[&str]) {
         let mut command = Command::new(self.directory.join("bin/firewall-cmd"));

@@ -149,10 +149,7 @@ fn firewalld() {
     }
     let ground = Ground::new(true);
     let daemon = Firewalld::start(&ground.lab);
-    daemon.tell(&["--zone=public", "--change-interface=wan0"]);
-    daemon.tell(&["--zone=public", "--add-service=ftp"]);
-    daemon.tell(&["--zone=public", "--add-port=40000-60000/tcp"]);
-    daemon.tell(&["--zone=trusted", "--change-interface=lan0"]);
+    daemon.serve_widely();
     assert!(ground.answering(Family::V4) > 20_000, "the range answers before");
     let config = ground.file(&ground.settings("observe", "inet ftp_helper"));
     let (code, findings) = ground.doctor(&config);

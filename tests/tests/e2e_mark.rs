@@ -116,10 +116,7 @@ fn firewalld() {
     }
     let ground = Ground::new(true);
     let daemon = Firewalld::start(&ground.lab);
-    daemon.tell(&["--zone=public", "--change-interface=wan0"]);
-    daemon.tell(&["--zone=public", "--add-service=ftp"]);
-    daemon.tell(&["--zone=public", "--add-port=40000-60000/tcp"]);
-    daemon.tell(&["--zone=trusted", "--change-interface=lan0"]);
+    daemon.serve_widely();
     let script = integrated(&ground, "firewalld", &Firewalld::environment(&daemon.directory), || ());
     assert!(script.contains("ftp_helper_input") && script.contains("--add-rich-rule="), "{script}");
     // It does not touch what is not its own.
