@@ -1,0 +1,292 @@
+//! ftp-helper beside its peers: plain forwarding, a stateful ruleset with the passive range wide open, and the kernel's own
+//! FTP helper, on one machine, in one run.
+//!
+//! Each peer has three network namespaces in a row for itself, client, gateway and server, and stays as it is for the whole
+//! run. A round measures every row with every peer, in random order; what counts is the median of the rounds' ratios to plain
+//! forwarding in the same round. Plain forwarding is there twice: what it differs from itself is the noise.
+
+mod daemon;
+mod forge;
+mod ground;
+mod packets;
+mod plot;
+mod report;
+mod transfers;
+
+use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, ValueEnum};
+use ftp_helper::lab::{self, Lab, LabOptions};
+use serde_json::json;
+
+use crate::{
+    ground::{Ground, Peer, Size, is_known},
+    report::{CONNECT, Figures, PACKETS, SMALL, THROUGHPUT},
+};
+
+#[derive(Parser)]
+#[command(about = "ftp-helper beside plain forwarding, stateful nftables and the kernel's FTP helper; needs root")]
+struct Args {
+    /// Few rounds, each short: whether all of it can be measured, rather than how much it is.
+    #[arg(long)]
+    short: bool,
+    /// Rounds; the median is shown [default: 15, with --short 2].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// For the order in a round; printed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How the figures are printed.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Write them to a file as JSON as well.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the comparison, as SVG.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+/// How much of each is measured.
+struct Effort {
+    rounds: u32,
+    /// Bytes of a large transfer.
+    bytes: usize,
+    /// How long small transfers are counted.
+    time: Duration,
+    /// Connections, and packets of each kind.
+    connects: usize,
+    packets: usize,
+    /// First SYNs, idle and loaded each.
+    syns: usize,
+    /// Live sessions in the end.
+    sessions: u32,
+    /// How long the daemon is watched.
+    watch: Duration,
+}
+
+impl Effort {
+    fn of(args: &Args) -> Self {
+        let mut effort = if args.short {
+            Self {
+                rounds: 2,
+                bytes: 20_000_000,
+                time: Duration::from_millis(200),
+                connects: 200,
+                packets: 300,
+                syns: 500,
+                sessions: 2_000,
+                watch: Duration::from_secs(2),
+            }
+        } else {
+            Self {
+                rounds: 15,
+                bytes: 300_000_000,
+                time: Duration::from_millis(1500),
+                connects: 2_000,
+                packets: 2_000,
+                syns: 100_000,
+                sessions: 100_000,
+                watch: Duration::from_secs(20),
+            }
+        };
+        effort.rounds = args.rounds.unwrap_or(effort.rounds);
+        effort
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("bench-peers: {e:#}");
+            ExitCode::from(if nix::unistd::geteuid().is_root() { 1 } else { 5 })
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "namespaces and programs in the kernel need root");
+    lab::remove_on_signals()?;
+    let effort = Effort::of(args);
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
+    fastrand::seed(seed);
+    let peers = peers()?;
+    let mut figures = Figures::default();
+    eprintln!("seed {seed}, {} rounds", effort.rounds);
+    let grounds = peers.iter().map(|&p| Ground::new(p, Size::Default)).collect::<Result<Vec<_>>>()?;
+    // Wires and caches are warm, and every peer lets transfers through.
+    for ground in &grounds {
+        transfers::connect(ground, 50).with_context(|| ground.peer.name())?;
+    }
+    daemons(&mut figures, &grounds, &effort)?;
+    for n in 1..=effort.rounds {
+        eprintln!("round {n} of {}", effort.rounds);
+        round(&mut figures, &grounds, &effort)?;
+    }
+    losses(&mut figures, &grounds, &effort)?;
+    for ground in grounds {
+        ground.finish()?;
+    }
+    growth(&mut figures, &effort)?;
+    let missing = figures.missing(&peers);
+    ensure!(missing.is_empty(), "these have no figure: {}", missing.join("; "));
+    show(args, &effort, seed, &figures)
+}
+
+/// All that this build has.
+fn peers() -> Result<Vec<Peer>> {
+    let lab = Lab::new(&LabOptions::default())?;
+    let mut peers = Vec::new();
+    for peer in Peer::ALL {
+        if is_known(peer, &lab)? {
+            peers.push(peer);
+        } else {
+            eprintln!("left out, this build does not know it: {}", peer.name());
+        }
+    }
+    Ok(peers)
+}
+
+/// Measures every row with every peer, in random order.
+fn round(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<()> {
+    let mut order: Vec<&Ground> = grounds.iter().collect();
+    let mut parts: Vec<usize> = (0..6).collect();
+    fastrand::shuffle(&mut parts);
+    for part in parts {
+        fastrand::shuffle(&mut order);
+        for ground in &order {
+            measure(figures, ground, effort, part).with_context(|| ground.peer.name())?;
+        }
+    }
+    Ok(())
+}
+
+fn measure(figures: &mut Figures, ground: &Ground, effort: &Effort, part: usize) -> Result<()> {
+    let peer = ground.peer;
+    match part {
+        0 => figures.push(THROUGHPUT, peer, transfers::throughput(ground, effort.bytes)?),
+        1 => {
+            let (median, late) = transfers::connect(ground, effort.connects)?;
+            figures.push(CONNECT[0], peer, median);
+            figures.push(CONNECT[1], peer, late);
+        }
+        2 => {
+            let p = packets::packets(ground, effort.packets)?;
+            for (row, value) in PACKETS.into_iter().zip([p.data, p.line, p.r227, p.r229]) {
+                figures.push(row, peer, value);
+            }
+        }
+        n => {
+            let (row, clients) = SMALL[n - 3];
+            figures.push(row, peer, transfers::small(ground, clients, effort.time)?);
+        }
+    }
+    Ok(())
+}
+
+/// What the daemons take.
+fn daemons(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<()> {
+    let verifier = daemon::verifier(3)?;
+    figures.single("of that, verifier and translation", None, verifier, "s", None);
+    for ground in grounds.iter().filter(|g| g.peer.is_ours()) {
+        let peer = Some(ground.peer);
+        figures.single("start to attached", peer, ground.started.as_secs_f64(), "s", Some(1.0));
+        let (share, memory) = daemon::idle(ground, effort.watch)?;
+        figures.single("daemon idle: of a core", peer, share, "%", Some(0.1));
+        figures.single("daemon: memory", peer, memory, "MiB", Some(30.0));
+        let (share, rate) = daemon::busy(ground, effort.watch)?;
+        figures.single("daemon at 20,000 control lines/s: of a core", peer, share, "%", Some(25.0));
+        figures.single("control lines that passed", peer, rate, "1/s", None);
+    }
+    for ground in grounds.iter().filter(|g| g.peer == Peer::Plain) {
+        let own = transfers::own_share(|| transfers::small(ground, 16, effort.time))?;
+        let what = "load generator's and responder's part of the time of a small transfer";
+        figures.single(what, Some(Peer::Plain), own * 100.0, "%", Some(50.0));
+    }
+    Ok(())
+}
+
+/// First SYNs lost, with everyone that decides about them.
+fn losses(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<()> {
+    for ground in grounds {
+        let n = match ground.peer {
+            Peer::Drop => effort.syns,
+            Peer::KernelHelper | Peer::Mark | Peer::Shield => effort.syns / 10,
+            _ => continue,
+        };
+        for (load, loaded) in [("idle", false), ("all cores busy", true)] {
+            eprintln!("{n} first SYNs, {}, {load}", ground.peer.name());
+            let lost = transfers::first_syns(ground, n, loaded).with_context(|| ground.peer.name())?;
+            let what = format!("first SYNs lost of {n}, {load}");
+            figures.single(&what, Some(ground.peer), lost as f64, "", ground.peer.is_ours().then_some(0.0));
+        }
+    }
+    Ok(())
+}
+
+/// What many sessions change.
+fn growth(figures: &mut Figures, effort: &Effort) -> Result<()> {
+    let n = effort.packets.max(1000);
+    let many = effort.sessions;
+    eprintln!("growth to {many} sessions");
+    let plain = packets::growth(Peer::Plain, many, n)?;
+    let ours = packets::growth(Peer::Drop, many, n)?;
+    for (what, of) in [
+        ("229 beside 100 live sessions and pinholes", [ours.few, plain.few]),
+        ("229 of the same, beside many", [ours.few_of_many, plain.few_of_many]),
+        ("229 of any of many", [ours.many, plain.many]),
+    ] {
+        figures.single(what, Some(Peer::Drop), of[0], "ns", None);
+        figures.single(what, Some(Peer::Plain), of[1], "ns", None);
+    }
+    let peer = Some(Peer::Drop);
+    let what = format!("growth from 100 to {many}, the same sessions");
+    figures.single(&what, peer, ours.few_of_many / ours.few, "", Some(1.1));
+    let what = format!("growth from 100 to {many}, any session");
+    figures.single(&what, peer, ours.many / ours.few, "", Some(1.1));
+    Ok(())
+}
+
+fn show(args: &Args, effort: &Effort, seed: u64, figures: &Figures) -> Result<()> {
+    let host = nix::sys::utsname::uname()?;
+    let kernel = host.release().to_string_lossy();
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    let load = load.split(' ').next().unwrap_or_default();
+    let mut all = figures.json();
+    all["run"] = json!({
+        "seed": seed, "rounds": effort.rounds, "short": args.short, "kernel": kernel, "load": load,
+        "processors": std::thread::available_parallelism().map_or(0, usize::from),
+        "peers": figures.peers().into_iter().map(|p| json!({ "peer": p.letter(), "name": p.name() })).collect::<Vec<_>>(),
+    });
+    if let Some(file) = &args.json {
+        std::fs::write(file, format!("{all:#}\n")).with_context(|| format!("can't write {}", file.display()))?;
+    }
+    if let Some(file) = &args.plot {
+        let title = format!("ftp-helper and its peers, Linux {kernel}, {} rounds", effort.rounds);
+        std::fs::write(file, plot::svg(figures, &title)).with_context(|| format!("can't write {}", file.display()))?;
+    }
+    let mut out = std::io::stdout();
+    match args.output {
+        Output::Json => writeln!(out, "{all:#}"),
+        Output::Table => {
+            let peers: String =
+                figures.peers().into_iter().map(|p| format!("{}: {}\n", p.letter(), p.name())).collect();
+            writeln!(
+                out,
+                "{peers}\n{}\n\n{}\n\nseed {seed}, {} rounds, Linux {kernel}, load {load} at the end",
+                figures.comparison(),
+                figures.singles(),
+                effort.rounds
+            )
+        }
+    }
+    .context("can't print the figures")
+}
