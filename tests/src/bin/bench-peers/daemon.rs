@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use ftp_helper::dataplane::{Options, Testbed};
-use ftp_helper_tests::{
-    flood::resident,
-    gateway::{engine, until},
+use ftp_helper_tests::gateway::{engine, until};
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeValLike as _,
 };
 
 use crate::{
@@ -18,12 +19,13 @@ use crate::{
 /// Lines a second that it reads.
 pub(crate) const LINES: u32 = 20_000;
 
-/// Seconds that the kernel takes to verify and translate the programs of an interface, of `n` tries the median.
+/// Seconds of processor time that the kernel takes to verify and translate the programs of an interface, of `n` tries the
+/// median.
 pub(crate) fn verifier(n: u32) -> Result<f64> {
     let time = |programs: &'static [&'static str]| -> Result<f64> {
-        let begun = Instant::now();
+        let begun = own_time()?;
         drop(Testbed::load(&Options { instance: None, programs, ..Options::default() })?);
-        Ok(begun.elapsed().as_secs_f64())
+        Ok((own_time()? - begun) as f64 / 1e6)
     };
     let mut took = Vec::new();
     for _ in 0..n {
@@ -33,16 +35,42 @@ pub(crate) fn verifier(n: u32) -> Result<f64> {
     Ok(median(&mut took))
 }
 
-/// What part of a core it takes while nothing happens, in per cent, and its memory in MiB.
-pub(crate) fn idle(ground: &Ground, time: Duration) -> Result<(f64, f64)> {
+/// Microseconds that this thread has taken of a processor.
+fn own_time() -> Result<i64> {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD)?;
+    Ok(usage.user_time().num_microseconds() + usage.system_time().num_microseconds())
+}
+
+/// What part of a core it takes while nothing happens.
+pub(crate) fn idle(ground: &Ground, time: Duration) -> Result<f64> {
     let pid = ground.daemon()?.id().context("the daemon has ended")?;
     let begun = (Instant::now(), processor_time(pid)?);
     std::thread::sleep(time);
-    let share = (processor_time(pid)? - begun.1).as_secs_f64() / begun.0.elapsed().as_secs_f64();
-    Ok((share * 100.0, resident(pid)? as f64 / f64::from(1 << 20)))
+    Ok((processor_time(pid)? - begun.1).as_secs_f64() / begun.0.elapsed().as_secs_f64())
 }
 
-/// The same while [`LINES`] control lines a second pass, in per cent; and how many a second there were.
+/// Memory in MiB.
+pub(crate) struct Memory {
+    /// All that is in its address space, what it shares with the kernel and its program's file included.
+    pub(crate) resident: f64,
+    /// What is nobody else's and no file's.
+    pub(crate) anonymous: f64,
+}
+
+/// What it takes of memory.
+pub(crate) fn memory(ground: &Ground) -> Result<Memory> {
+    let pid = ground.daemon()?.id().context("the daemon has ended")?;
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| -> Result<f64> {
+        let line = text.lines().find_map(|l| l.strip_prefix(name)).with_context(|| format!("no {name}"))?;
+        let number = line.split_whitespace().next().with_context(|| format!("nothing in {name}"))?;
+        Ok(number.parse::<f64>()? / 1024.0)
+    };
+    Ok(Memory { resident: field("VmRSS:")?, anonymous: field("RssAnon:")? })
+}
+
+/// What part of a core it takes for [`LINES`] control lines a second; and how many a second there were, which are fewer on a
+/// machine that has other work.
 pub(crate) fn busy(ground: &Ground, time: Duration) -> Result<(f64, f64)> {
     /// A transfer's lines, and how many transfers a step has.
     const TRANSFER: u32 = 5;
@@ -80,12 +108,12 @@ pub(crate) fn busy(ground: &Ground, time: Duration) -> Result<(f64, f64)> {
         }
         let rate = f64::from(n * TRANSFER) / seconds;
         ensure!(share > 0.0, "the daemon has taken no time");
-        Ok((share * 100.0, rate))
+        Ok((share * f64::from(LINES) / rate, rate))
     })
 }
 
 /// Processor time of all threads of a process.
-fn processor_time(pid: u32) -> Result<Duration> {
+pub(crate) fn processor_time(pid: u32) -> Result<Duration> {
     let mut sum = 0;
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let text = std::fs::read_to_string(task?.path().join("schedstat"))?;

@@ -17,7 +17,7 @@ use ftp_helper_tests::{
     responder::Responder,
 };
 
-use crate::forge::PORTS;
+use crate::{daemon::processor_time, forge::PORTS};
 
 /// One that is compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -159,6 +159,8 @@ pub(crate) struct Ground {
     pub(crate) gateway: Option<Gateway>,
     /// From the start of the daemon until it is attached.
     pub(crate) started: Duration,
+    /// What it took of a processor for that.
+    pub(crate) processor: Duration,
     pub(crate) responder: Responder,
     pub(crate) lab: Lab,
 }
@@ -179,8 +181,9 @@ impl Ground {
         let settings = peer.settings(&lab, size);
         let gateway = settings.map(|s| Gateway::start(&lab, &s, &[])).transpose()?;
         let started = begun.elapsed();
+        let processor = gateway.as_ref().and_then(Gateway::id).map(processor_time).transpose()?.unwrap_or_default();
         let responder = Responder::start(lab.server(), lab.server().v4().into())?;
-        Ok(Self { peer, gateway, started, responder, lab })
+        Ok(Self { peer, gateway, started, processor, responder, lab })
     }
 
     /// The daemon.

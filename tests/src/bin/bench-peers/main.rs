@@ -31,9 +31,12 @@ struct Args {
     /// Few rounds, each short: whether all of it can be measured, rather than how much it is.
     #[arg(long)]
     short: bool,
-    /// Rounds; the median is shown [default: 15, with --short 2].
+    /// Rounds; the median is shown [default: 9, with --short 2].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
+    /// Only this part of each round, and nothing else; may be given more than once.
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
     /// For the order in a round; printed.
     #[arg(long)]
     seed: Option<u64>,
@@ -52,6 +55,21 @@ struct Args {
 enum Output {
     Table,
     Json,
+}
+
+/// What is measured together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Part {
+    Throughput,
+    Connect,
+    Packets,
+    Small1,
+    Small16,
+    Small64,
+}
+
+impl Part {
+    const ALL: [Self; 6] = [Self::Throughput, Self::Connect, Self::Packets, Self::Small1, Self::Small16, Self::Small64];
 }
 
 /// How much of each is measured.
@@ -87,9 +105,9 @@ impl Effort {
             }
         } else {
             Self {
-                rounds: 15,
+                rounds: 9,
                 bytes: 300_000_000,
-                time: Duration::from_millis(1500),
+                time: Duration::from_secs(1),
                 connects: 2_000,
                 packets: 2_000,
                 syns: 100_000,
@@ -126,18 +144,26 @@ fn run(args: &Args) -> Result<()> {
     for ground in &grounds {
         transfers::connect(ground, 50).with_context(|| ground.peer.name())?;
     }
-    daemons(&mut figures, &grounds, &effort)?;
+    let whole = args.only.is_empty();
+    if whole {
+        daemons(&mut figures, &grounds, &effort)?;
+    }
+    let parts = if whole { &Part::ALL[..] } else { &args.only };
     for n in 1..=effort.rounds {
         eprintln!("round {n} of {}", effort.rounds);
-        round(&mut figures, &grounds, &effort)?;
+        round(&mut figures, &grounds, &effort, parts)?;
     }
-    losses(&mut figures, &grounds, &effort)?;
+    if whole {
+        losses(&mut figures, &grounds, &effort)?;
+    }
     for ground in grounds {
         ground.finish()?;
     }
-    growth(&mut figures, &effort)?;
-    let missing = figures.missing(&peers);
-    ensure!(missing.is_empty(), "these have no figure: {}", missing.join("; "));
+    if whole {
+        growth(&mut figures, &effort)?;
+        let missing = figures.missing(&peers);
+        ensure!(missing.is_empty(), "these have no figure: {}", missing.join("; "));
+    }
     show(args, &effort, seed, &figures)
 }
 
@@ -156,9 +182,9 @@ fn peers() -> Result<Vec<Peer>> {
 }
 
 /// Measures every row with every peer, in random order.
-fn round(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<()> {
+fn round(figures: &mut Figures, grounds: &[Ground], effort: &Effort, parts: &[Part]) -> Result<()> {
     let mut order: Vec<&Ground> = grounds.iter().collect();
-    let mut parts: Vec<usize> = (0..6).collect();
+    let mut parts = parts.to_vec();
     fastrand::shuffle(&mut parts);
     for part in parts {
         fastrand::shuffle(&mut order);
@@ -169,25 +195,25 @@ fn round(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<(
     Ok(())
 }
 
-fn measure(figures: &mut Figures, ground: &Ground, effort: &Effort, part: usize) -> Result<()> {
+fn measure(figures: &mut Figures, ground: &Ground, effort: &Effort, part: Part) -> Result<()> {
     let peer = ground.peer;
+    let small = |clients| transfers::small(ground, clients, effort.time);
     match part {
-        0 => figures.push(THROUGHPUT, peer, transfers::throughput(ground, effort.bytes)?),
-        1 => {
+        Part::Throughput => figures.push(THROUGHPUT, peer, transfers::throughput(ground, effort.bytes)?),
+        Part::Connect => {
             let (median, late) = transfers::connect(ground, effort.connects)?;
             figures.push(CONNECT[0], peer, median);
             figures.push(CONNECT[1], peer, late);
         }
-        2 => {
+        Part::Packets => {
             let p = packets::packets(ground, effort.packets)?;
             for (row, value) in PACKETS.into_iter().zip([p.data, p.line, p.r227, p.r229]) {
                 figures.push(row, peer, value);
             }
         }
-        n => {
-            let (row, clients) = SMALL[n - 3];
-            figures.push(row, peer, transfers::small(ground, clients, effort.time)?);
-        }
+        Part::Small1 => figures.push(SMALL[0], peer, small(1)?),
+        Part::Small16 => figures.push(SMALL[1], peer, small(16)?),
+        Part::Small64 => figures.push(SMALL[2], peer, small(64)?),
     }
     Ok(())
 }
@@ -195,16 +221,18 @@ fn measure(figures: &mut Figures, ground: &Ground, effort: &Effort, part: usize)
 /// What the daemons take.
 fn daemons(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<()> {
     let verifier = daemon::verifier(3)?;
-    figures.single("of that, verifier and translation", None, verifier, "s", None);
+    figures.single("verifier and translation, processor time", None, verifier, "s", None);
     for ground in grounds.iter().filter(|g| g.peer.is_ours()) {
         let peer = Some(ground.peer);
         figures.single("start to attached", peer, ground.started.as_secs_f64(), "s", Some(1.0));
-        let (share, memory) = daemon::idle(ground, effort.watch)?;
-        figures.single("daemon idle: of a core", peer, share, "%", Some(0.1));
-        figures.single("daemon: memory", peer, memory, "MiB", Some(30.0));
+        figures.single("start to attached, processor time", peer, ground.processor.as_secs_f64(), "s", None);
+        figures.single("daemon idle: of a core", peer, daemon::idle(ground, effort.watch)? * 100.0, "%", Some(0.1));
+        let memory = daemon::memory(ground)?;
+        figures.single("daemon: resident", peer, memory.resident, "MiB", Some(30.0));
+        figures.single("daemon: of that its own (anonymous)", peer, memory.anonymous, "MiB", None);
         let (share, rate) = daemon::busy(ground, effort.watch)?;
-        figures.single("daemon at 20,000 control lines/s: of a core", peer, share, "%", Some(25.0));
-        figures.single("control lines that passed", peer, rate, "1/s", None);
+        figures.single("daemon at 20,000 control lines/s: of a core", peer, share * 100.0, "%", Some(25.0));
+        figures.single("control lines/s that passed meanwhile", peer, rate, "1/s", None);
     }
     for ground in grounds.iter().filter(|g| g.peer == Peer::Plain) {
         let own = transfers::own_share(|| transfers::small(ground, 16, effort.time))?;

@@ -46,7 +46,7 @@ pub(crate) const ROWS: [Row; 10] = [
     Row { announcement: true, ..row("229", "ns", Kind::Extra(0.4)) },
 ];
 pub(crate) const THROUGHPUT: usize = 0;
-pub(crate) const SMALL: [(usize, usize); 3] = [(1, 1), (2, 16), (3, 64)];
+pub(crate) const SMALL: [usize; 3] = [1, 2, 3];
 pub(crate) const CONNECT: [usize; 2] = [4, 5];
 pub(crate) const PACKETS: [usize; 4] = [6, 7, 8, 9];
 
@@ -256,22 +256,15 @@ fn met(verdict: Option<&Verdict>) -> &'static str {
 
 /// Three digits that count, or the whole number.
 fn digits(x: f64) -> String {
-    match x.abs() {
+    let places = match x.abs() {
+        0.0 => 0,
         x if x >= 100.0 => 0,
         x if x >= 10.0 => 1,
         x if x >= 1.0 => 2,
         _ => 3,
-    }
-    .pipe(|n| if x == 0.0 { "0".to_owned() } else { format!("{x:.n$}") })
+    };
+    format!("{x:.places$}")
 }
-
-/// For what reads better behind a value.
-trait Pipe: Sized {
-    fn pipe<T>(self, f: impl FnOnce(Self) -> T) -> T {
-        f(self)
-    }
-}
-impl Pipe for usize {}
 
 fn spread(mut values: Vec<f64>) -> Spread {
     values.sort_by(f64::total_cmp);
