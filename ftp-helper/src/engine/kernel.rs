@@ -224,6 +224,14 @@ impl Session {
         self.tell_revoked(now, core, hole, reason);
     }
 
+    /// Records were missed: a pinhole that is gone may have been used or taken back by what nobody told of, and is not opened
+    /// again.
+    pub(super) fn lose_missing(&mut self, now: Nanos, core: &mut Core) {
+        if self.pinhole.is_some_and(|p| matches!(p.stage, Stage::Missing { .. })) {
+            self.revoke(now, core, Reason::DaemonLoss);
+        }
+    }
+
     /// A data connection has used the pinhole of this announcement.
     pub(super) fn used(&mut self, now: Nanos, core: &mut Core, seq: u32) -> Option<Pinhole> {
         self.last = now;
@@ -433,6 +441,7 @@ impl Session {
             Outcome::Quota => Reason::ClientQuota,
             Outcome::Barred => Reason::SessionClosing,
             Outcome::MovedOn | Outcome::Busy => Reason::Race,
+            Outcome::Unseen => Reason::DaemonLoss,
             Outcome::NoPinhole | Outcome::NoSession | Outcome::Malformed | Outcome::Used => Reason::Forgotten,
         };
         self.drop_pinhole(core);

@@ -348,6 +348,7 @@ impl Session {
         let ahead = [0, 1].map(|side| distance(record.next[side], next[side]));
         let missed = ahead != [0, 0] && ahead.iter().all(|n| *n >= 0);
         if record.flags & flag::UNRECORDED != 0 && missed && self.standing == Standing::Good {
+            self.lose_missing(now, core);
             self.rebase(record);
         }
     }

@@ -87,7 +87,9 @@ impl World {
             if let Some(i) =
                 (0..self.sessions.len()).find(|n| self.sessions[*n].server == at && fits(&self.sessions[*n]))
             {
-                self.sessions[i].v = Some(sock);
+                // What was said to a client that never was is said again.
+                let s = &mut self.sessions[i];
+                (s.v, s.replied, s.waiting) = (Some(sock), 0, false);
                 self.owner[sock] = i;
             }
         } else if let Some(d) = &mut self.sessions[i].data {
