@@ -293,8 +293,15 @@ impl World {
     /// A SYN that comes when the pinhole's time is over.
     fn late(&mut self, i: usize, offer: Offer) {
         let (from, to) = self.data_ends(i, offer);
-        let syn =
-            Packet { from, to, flags: ftp_helper_common::tcp::SYN, seq: self.rng.word(), ack: 0, data: Vec::new() };
+        let syn = Packet {
+            from,
+            to,
+            flags: ftp_helper_common::tcp::SYN,
+            seq: self.rng.word(),
+            ack: 0,
+            data: Vec::new(),
+            damaged: false,
+        };
         let when = self.now + self.policy.pinhole_timeout.as_nanos() as u64 + 3 * SECOND;
         self.at(when, Ev::Late(i, syn));
     }
