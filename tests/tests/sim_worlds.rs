@@ -124,6 +124,13 @@ fn what_was_found_stays_away() {
             "nasty slow",
             "the model: its ends began anew before it was read",
         ),
+        (
+            7277928699923066398,
+            5608977465888709608,
+            11,
+            "nasty network",
+            "blind for good behind a segment that acknowledges what was never sent",
+        ),
     ];
     for &(dialogue, network, sessions, troubles, what) in FOUND {
         let has = |name: &str| troubles.split(' ').any(|t| t == name);
