@@ -131,6 +131,13 @@ fn what_was_found_stays_away() {
             "nasty network",
             "blind for good behind a segment that acknowledges what was never sent",
         ),
+        (
+            4807093609366569761,
+            1242494988997575525,
+            6,
+            "nasty network races noise",
+            "what the engine had opened was taken back when the fast path saw a copy of the segment",
+        ),
     ];
     for &(dialogue, network, sessions, troubles, what) in FOUND {
         let has = |name: &str| troubles.split(' ').any(|t| t == name);

@@ -140,6 +140,23 @@ fn a_pinhole_that_is_being_opened_is_asked_about_again() {
 }
 
 #[test]
+fn what_the_engine_and_the_fast_path_open_by_copies_of_one_segment_is_open_once() {
+    for used_before in [false, true] {
+        let mut sim = Sim::logged_in(policy());
+        let record = opening(&mut sim);
+        // Nothing is known of it to the CPU that has it first.
+        read(&mut sim, SegmentRecord { made: Made::default(), ..record });
+        assert_eq!((sim.opened_by(By::Daemon), sim.open_now()), (1, 1));
+        if used_before {
+            sim.record(&Record::FlowStart(used(&sim, ID, record.seq, sim.now)));
+        }
+        read(&mut sim, record);
+        assert_eq!((sim.opened(), sim.engine.stats().divergences), (vec![PORT], 0));
+        assert_eq!((sim.open_now(), count(&sim, op::REVOKE)), if used_before { (0, 1) } else { (1, 0) });
+    }
+}
+
+#[test]
 fn a_segment_that_two_cpus_had_in_hand_opens_once() {
     let mut sim = Sim::logged_in(policy());
     let record = opening(&mut sim);
