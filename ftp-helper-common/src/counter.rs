@@ -81,6 +81,8 @@ counters! {
     Rewritten = 23 "rewritten",
     /// Data connections whose addresses are translated.
     Translated = 24 "translated",
+    /// SYNs of those denied that the shield dropped in XDP, before the stack saw them.
+    SynShielded = 25 "syn_shielded",
 }
 
 /// The counter of a reason.

@@ -1,13 +1,12 @@
 //! The packet view: where the headers lie, and what TCP says.
 
-use core::ptr::{addr_of, addr_of_mut};
+use core::ptr::addr_of_mut;
 
-use aya_ebpf::{EbpfContext as _, helpers::bpf_skb_load_bytes, programs::TcContext};
 use ftp_helper_common::{addr::Addr, canon::Text as _};
 
 use crate::{
+    frame::{Frame, IPV4, IPV6, load},
     scratch::{self, InScratch, OF_HOOKS, Scratch, launder},
-    util::load,
 };
 
 /// What a packet is to us.
@@ -63,14 +62,14 @@ impl View {
 
     /// Puts the packet's two ends into the working memory, its sender first; whether they could be read.
     #[inline(always)]
-    pub fn ends(&self, ctx: &TcContext, s: *mut Scratch) -> bool {
+    pub fn ends(&self, ctx: &impl Frame, s: *mut Scratch) -> bool {
         // SAFETY: `s` is this CPU's working memory; the two addresses lie one behind the other, aligned to four bytes.
         unsafe {
             let ends = addr_of_mut!((*s).ends);
             // Stored in units as they are loaded again: a wider load would wait for the stores before it.
             ends.cast::<u32>().add(8).write(self.source_port as u32 | (self.destination_port as u32) << 16);
             if self.v6 {
-                return bpf_skb_load_bytes(ctx.as_ptr(), self.l3 + 8, ends.cast(), 32) == 0;
+                return ctx.copy(self.l3 + 8, ends.cast(), 32);
             }
             let Some((from, to)) = self.addresses_v4(ctx) else { return false };
             let halves = ends.cast::<u64>();
@@ -85,8 +84,8 @@ impl View {
     /// Source and destination of an IPv4 packet, as they lie in memory: without a call where they are in the linear
     /// part.
     #[inline(always)]
-    fn addresses_v4(&self, ctx: &TcContext) -> Option<(u32, u32)> {
-        let (data, end) = ends(ctx);
+    fn addresses_v4(&self, ctx: &impl Frame) -> Option<(u32, u32)> {
+        let (data, end) = ctx.linear();
         // Two tags at most before it: the mask only tells the verifier.
         let l3 = data + (self.l3 & 31) as usize;
         if l3 + 20 <= end {
@@ -102,8 +101,6 @@ impl View {
 const MAPPED: u64 = u32::from_ne_bytes([0, 0, 0xff, 0xff]) as u64;
 const _: () = assert!(core::mem::offset_of!(Scratch, ends) % 8 == 0 && align_of::<Addr>() == 4);
 
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
 const VLAN: u16 = 0x8100;
 const QINQ: u16 = 0x88a8;
 const TCP: u8 = 6;
@@ -118,15 +115,14 @@ const EXTENSIONS_MAX: u32 = 8;
 
 /// Looks at a packet whose IP header begins `LINK` bytes in, or behind tags.
 #[inline(always)]
-pub fn view<const LINK: u32>(ctx: &TcContext, view: &mut View) -> Kind {
+pub fn view<const LINK: u32>(ctx: &impl Frame, view: &mut View) -> Kind {
     (view.v6, view.fragment) = (false, false);
     // The common case costs no call: no tags, no IP options, no extension headers, headers in the linear part.
-    let (data, end) = ends(ctx);
+    let (data, end) = ctx.linear();
     let l3 = data + LINK as usize;
     if l3 + 60 <= end || l3 + 40 <= end {
         let protocol = if LINK == 0 {
-            // SAFETY: the context is readable; the field is in network byte order.
-            u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16)
+            ctx.protocol()
         } else {
             // SAFETY: within the linear part, compared above.
             u16::from_be(unsafe { *((data + 12) as *const u16) })
@@ -164,7 +160,7 @@ pub fn view<const LINK: u32>(ctx: &TcContext, view: &mut View) -> Kind {
 
 /// Reads the TCP header at `t` (20 bytes there are in the linear part), behind `ip` bytes of IP header.
 #[inline(always)]
-fn transport(ctx: &TcContext, view: &mut View, t: usize, l3: u32, ip: u32, total: u32) -> Kind {
+fn transport(ctx: &impl Frame, view: &mut View, t: usize, l3: u32, ip: u32, total: u32) -> Kind {
     // SAFETY: the caller has compared `t + 20` with the end of the linear part.
     unsafe {
         view.source_port = u16::from_be(*(t as *const u16));
@@ -178,9 +174,9 @@ fn transport(ctx: &TcContext, view: &mut View, t: usize, l3: u32, ip: u32, total
 
 /// What follows from the header lengths. `total` is the IP packet's length, 0 if it says so itself (BIG TCP).
 #[inline(always)]
-fn fill(ctx: &TcContext, view: &mut View, offset: u8, l3: u32, ip: u32, total: u32) -> Kind {
+fn fill(ctx: &impl Frame, view: &mut View, offset: u8, l3: u32, ip: u32, total: u32) -> Kind {
     let header = (offset >> 4) as u32 * 4;
-    let total = if total == 0 { ctx.len().wrapping_sub(l3) } else { total };
+    let total = if total == 0 { ctx.total().wrapping_sub(l3) } else { total };
     let headers = ip + header;
     view.l3 = l3;
     if header < 20 || headers > total {
@@ -195,12 +191,11 @@ fn fill(ctx: &TcContext, view: &mut View, offset: u8, l3: u32, ip: u32, total: u
 
 /// Tags, IP options, extension headers, fragments, headers outside the linear part: by copying, with calls.
 #[inline(never)]
-fn slow<const LINK: u32>(ctx: &TcContext, view: &mut View) -> Kind {
+fn slow<const LINK: u32>(ctx: &impl Frame, view: &mut View) -> Kind {
     view.clear();
     let mut l3 = LINK;
     let mut protocol = if LINK == 0 {
-        // SAFETY: the context is readable.
-        u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16)
+        ctx.protocol()
     } else {
         let Some(p) = load::<u16>(ctx, 12) else { return Kind::Other };
         u16::from_be(p)
@@ -225,7 +220,7 @@ fn slow<const LINK: u32>(ctx: &TcContext, view: &mut View) -> Kind {
 }
 
 #[inline(always)]
-fn slow_v4(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
+fn slow_v4(ctx: &impl Frame, view: &mut View, l3: u32) -> Kind {
     let Some(h) = load::<[u8; 20]>(ctx, l3) else { return Kind::Other };
     if h[9] != TCP {
         return Kind::Other;
@@ -249,11 +244,11 @@ fn slow_v4(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
 /// Whether one of these IPv4 options names the hosts to pass: a host behind a router that follows it is another than the
 /// header's.
 #[inline(always)]
-fn is_source_routed(ctx: &TcContext, at: u32, len: u32) -> bool {
+fn is_source_routed(ctx: &impl Frame, at: u32, len: u32) -> bool {
     let Some(s) = scratch::scratch(OF_HOOKS) else { return true };
     let len = launder(s, len) & 63;
     // SAFETY: the buffer in this CPU's working memory has room for 63 bytes.
-    let read = len != 0 && unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, addr_of_mut!((*s).buffer).cast(), len) } == 0;
+    let read = len != 0 && unsafe { ctx.copy(at, addr_of_mut!((*s).buffer).cast(), len) };
     read && ftp_names_hosts(len) != 0
 }
 
@@ -289,7 +284,7 @@ extern "C" fn ftp_names_hosts(len: u32) -> u32 {
 }
 
 #[inline(always)]
-fn slow_v6(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
+fn slow_v6(ctx: &impl Frame, view: &mut View, l3: u32) -> Kind {
     let Some(h) = load::<[u8; 8]>(ctx, l3) else { return Kind::Other };
     view.v6 = true;
     let payload = u16::from_be_bytes([h[4], h[5]]) as u32;
@@ -331,7 +326,7 @@ fn slow_v6(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
 }
 
 #[inline(always)]
-fn slow_transport(ctx: &TcContext, view: &mut View, l3: u32, ip: u32, total: u32) -> Kind {
+fn slow_transport(ctx: &impl Frame, view: &mut View, l3: u32, ip: u32, total: u32) -> Kind {
     let Some(t) = load::<[u32; 5]>(ctx, l3 + ip) else {
         // A first fragment too short for the header (RFC 1858), or a truncated packet; the ports may be there.
         if let Some([from, to]) = load::<[u16; 2]>(ctx, l3 + ip) {
@@ -346,13 +341,4 @@ fn slow_transport(ctx: &TcContext, view: &mut View, l3: u32, ip: u32, total: u32
     let [offset, flags, ..] = t[3].to_ne_bytes();
     view.flags = flags;
     fill(ctx, view, offset, l3, ip, total)
-}
-
-/// Begin and end of the linear part. Volatile, or LLVM merges the loads of two paths and zero-extends the pointer, which
-/// the verifier then takes for a number.
-#[inline(always)]
-fn ends(ctx: &TcContext) -> (usize, usize) {
-    let skb = ctx.as_ptr().cast::<aya_ebpf::bindings::__sk_buff>();
-    // SAFETY: the context is readable.
-    unsafe { (addr_of!((*skb).data).read_volatile() as usize, addr_of!((*skb).data_end).read_volatile() as usize) }
 }

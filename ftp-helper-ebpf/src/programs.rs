@@ -2,8 +2,8 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    macros::classifier,
-    programs::TcContext,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
 };
 use ftp_helper_common::{
     key::{CLIENT, HOOK_IN, HOOK_OUT, SERVER},
@@ -14,7 +14,7 @@ use ftp_helper_common::{
 use crate::{
     command, floor, flow, guard, nat,
     packet::{self, Kind},
-    rules, watch,
+    rules, shield, watch,
 };
 
 /// Hands the packet to the next program and filter (`TCX_NEXT` has the same value).
@@ -44,6 +44,19 @@ pub fn ftp_ingress_l3(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn ftp_egress_l3(ctx: TcContext) -> i32 {
     hook::<0>(&ctx, HOOK_OUT)
+}
+
+/// Arriving on an Ethernet interface, before the stack sees it. Frames of several buffers are taken (large MTUs): headers
+/// that are not in the first one are copied.
+#[xdp(frags)]
+pub fn ftp_shield(ctx: XdpContext) -> u32 {
+    shield::shield::<14>(&ctx)
+}
+
+/// The same on an interface without a link-layer header.
+#[xdp(frags)]
+pub fn ftp_shield_l3(ctx: XdpContext) -> u32 {
+    shield::shield::<0>(&ctx)
 }
 
 /// What the daemon runs to change the tables; never attached.

@@ -59,6 +59,20 @@ pub struct Watch {
     pub interfaces: Vec<String>,
     /// Ports that speak FTP, ascending.
     pub control_ports: Vec<u16>,
+    /// Where programs are attached.
+    pub hook: Hook,
+}
+
+/// Where programs are attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub enum Hook {
+    /// TC, both ways.
+    #[default]
+    #[serde(rename = "tc")]
+    Tc,
+    /// The shield in XDP beside it.
+    #[serde(rename = "xdp+tc")]
+    XdpTc,
 }
 
 /// Networks and ports where a new TCP connection needs a pinhole.
