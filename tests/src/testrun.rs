@@ -188,6 +188,17 @@ impl Kernel {
         verdict
     }
 
+    /// Runs the shield on a packet: its verdict, to pass or to drop.
+    pub fn shield(&mut self, packet: &Packet) -> Verdict {
+        let (link, bytes) =
+            if self.bare { (LinkLayer::None, packet.bare()) } else { (LinkLayer::Ethernet, packet.frame()) };
+        let verdict = self.bed.shield(link, &bytes).expect("a test run");
+        if self.draining {
+            self.drain();
+        }
+        verdict
+    }
+
     /// Carries out a command.
     pub fn command(&self, command: &Command) -> Outcome {
         self.bed.plane().command(command).expect("a test run")
