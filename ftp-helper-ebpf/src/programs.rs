@@ -46,15 +46,22 @@ pub fn ftp_egress_l3(ctx: TcContext) -> i32 {
     hook::<0>(&ctx, HOOK_OUT)
 }
 
-/// Arriving on an Ethernet interface, before the stack sees it. Frames of several buffers are taken (large MTUs): headers
-/// that are not in the first one are copied.
+/// Arriving on an Ethernet interface, in the driver, before the stack sees it. Frames of several buffers are taken (large
+/// MTUs): headers that are not in the first one are copied.
 #[xdp(frags)]
 pub fn ftp_shield(ctx: XdpContext) -> u32 {
     shield::shield::<14>(&ctx)
 }
 
-/// The same on an interface without a link-layer header.
-#[xdp(frags)]
+/// The same in generic XDP. There each packet is in one piece, unless the program takes several; then it may be copied, and
+/// the copy does not know how long its link-layer header is (seen with Linux 6.18): TC would read it from the wrong place.
+#[xdp]
+pub fn ftp_shield_generic(ctx: XdpContext) -> u32 {
+    shield::shield::<14>(&ctx)
+}
+
+/// The same on an interface without a link-layer header, for which there is generic XDP only.
+#[xdp]
 pub fn ftp_shield_l3(ctx: XdpContext) -> u32 {
     shield::shield::<0>(&ctx)
 }

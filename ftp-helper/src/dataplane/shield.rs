@@ -82,10 +82,10 @@ impl Dataplane {
         }
         let mut refused = Vec::new();
         for kind in shield.kinds() {
-            let attached = load_xdp(&mut self.ebpf, program_name(link))?.attach_to_if_index(index, kind.mode());
+            let attached = load_xdp(&mut self.ebpf, program_name(link, *kind))?.attach_to_if_index(index, kind.mode());
             let e = match attached {
                 Ok(id) => {
-                    let link: XdpLink = load_xdp(&mut self.ebpf, program_name(link))?.take_link(id)?;
+                    let link: XdpLink = load_xdp(&mut self.ebpf, program_name(link, *kind))?.take_link(id)?;
                     match FdLink::try_from(link) {
                         Ok(link) => {
                             self.keep(link, &pin_name(index, *kind))?;
@@ -143,7 +143,7 @@ impl Dataplane {
         for path in places.into_iter().filter(|p| p.exists()) {
             let Ok(old) = PinnedLink::from_pin(&path) else { continue };
             let Ok(old) = XdpLink::try_from(FdLink::from(old)) else { continue };
-            let program = load_xdp(&mut self.ebpf, program_name(link))?;
+            let program = load_xdp(&mut self.ebpf, program_name(link, kind))?;
             // A link whose interface was made anew under the same number can't be updated.
             let Ok(id) = program.attach_to_link(old) else { continue };
             let link = FdLink::try_from(program.take_link(id)?).map_err(|e| anyhow!("{e}"))?;
@@ -171,10 +171,11 @@ pub(super) fn pin_name(index: u32, kind: ShieldKind) -> String {
     format!("link-{index}-xdp-{}", kind.as_str())
 }
 
-fn program_name(link: Link) -> &'static str {
-    match link {
-        Link::Ethernet => "ftp_shield",
-        Link::None => "ftp_shield_l3",
+fn program_name(link: Link, kind: ShieldKind) -> &'static str {
+    match (link, kind) {
+        (Link::Ethernet, ShieldKind::Native) => "ftp_shield",
+        (Link::Ethernet, ShieldKind::Generic) => "ftp_shield_generic",
+        (Link::None, _) => "ftp_shield_l3",
     }
 }
 

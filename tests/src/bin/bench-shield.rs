@@ -174,7 +174,7 @@ impl Ground {
                 break;
             }
         }
-        self.detach(links)?;
+        self.detach(contender, links)?;
         self.kernel.discard();
         let judged = seen - before;
         Ok((judged >= u64::from(syns) / 100 * 99).then(|| took.as_nanos() as f64 / judged as f64))
@@ -199,7 +199,7 @@ impl Ground {
             Ok(took)
         })?;
         self.server.remove_uploads()?;
-        self.detach(links)?;
+        self.detach(contender, links)?;
         self.kernel.discard();
         Ok(took)
     }
@@ -227,19 +227,19 @@ impl Ground {
         links.ingress = Some(attach_tc(&mut self.kernel, &host, "ftp_ingress", TcAttachType::Ingress)?);
         links.egress = Some(attach_tc(&mut self.kernel, &host, "ftp_egress", TcAttachType::Egress)?);
         if let Some(mode) = mode {
-            let program = xdp(&mut self.kernel)?;
+            let program = xdp(&mut self.kernel, contender)?;
             links.shield = Some(host.run_in(|| program.attach(OUTSIDE_INTERFACE, mode))??);
         }
         Ok(links)
     }
 
-    fn detach(&mut self, links: Links) -> anyhow::Result<()> {
+    fn detach(&mut self, contender: Contender, links: Links) -> anyhow::Result<()> {
         let Links { shield, ingress, egress } = links;
         if shield.is_none() && ingress.is_none() {
             self.lab.load_ruleset(None)?;
         }
         if let Some(id) = shield {
-            xdp(&mut self.kernel)?.detach(id)?;
+            xdp(&mut self.kernel, contender)?.detach(id)?;
         }
         for (name, id) in [("ftp_ingress", ingress), ("ftp_egress", egress)] {
             if let Some(id) = id {
@@ -265,8 +265,9 @@ impl Ground {
     }
 }
 
-fn xdp(kernel: &mut Kernel) -> anyhow::Result<&mut Xdp> {
-    Ok(kernel.plane().ebpf_mut().program_mut("ftp_shield").context("no such program")?.try_into()?)
+fn xdp(kernel: &mut Kernel, contender: Contender) -> anyhow::Result<&mut Xdp> {
+    let name = if contender == Contender::Native { "ftp_shield" } else { "ftp_shield_generic" };
+    Ok(kernel.plane().ebpf_mut().program_mut(name).context("no such program")?.try_into()?)
 }
 
 fn classifier<'a>(kernel: &'a mut Kernel, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
