@@ -48,7 +48,7 @@ fn what_nobody_negotiated_is_dropped_and_told_once() {
         let large = Packet { payload: vec![0; 8000], ..syn(v6, PORT) };
         assert_eq!(k.shield(&large), Verdict::Drop);
         k.expect("of several buffers", SHIELDED);
-        k.denied_ports();
+        let _ = (k.denied_ports(), k.records());
         // More tags than two are left to TC, and so is what is no first SYN, or of a control port.
         let base = syn(v6, PORT);
         let control = |p: SocketAddr| SocketAddr::new(p.ip(), 21);
