@@ -214,7 +214,7 @@ impl Ground {
                 PORTS.end()
             );
             let file = self.lab.directory().join("drop.nft");
-            std::fs::write(&file, format!("{chain}\n{rule}\n}} }}\n"))?;
+            std::fs::write(&file, format!("{chain}\n{rule}\n}}\n}}\n"))?;
             self.lab.load_ruleset(Some(&file))?;
             return Ok(links);
         }
