@@ -81,6 +81,8 @@ counters! {
     Rewritten = 23 "rewritten",
     /// Data connections whose addresses are translated.
     Translated = 24 "translated",
+    /// ICMP errors about them that were translated.
+    TranslatedIcmp = 25 "translated_icmp",
 }
 
 /// The counter of a reason.

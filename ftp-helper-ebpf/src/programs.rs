@@ -81,6 +81,10 @@ fn hook<const LINK: u32>(ctx: &TcContext, hook: u8) -> i32 {
         Kind::Fragment => return guard::fragment(ctx, view, hook, Reason::Fragment as u16),
         Kind::Unreadable => return guard::fragment(ctx, view, hook, Reason::UnreadableHeaders as u16),
         Kind::SourceRouted => return guard::source_routed(),
+        Kind::Icmp => {
+            nat::icmp(ctx, view, hook);
+            return PASS;
+        }
         Kind::Tcp => {}
     }
     let to_control = rules::is_control(view.destination_port);

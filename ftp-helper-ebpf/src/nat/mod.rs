@@ -6,7 +6,10 @@
 //! its exact five-tuple, and no longer than it lives.
 
 pub mod control;
+mod icmp;
 mod write;
+
+pub use self::icmp::icmp;
 
 use core::ptr::{addr_of, addr_of_mut};
 
@@ -82,11 +85,16 @@ pub fn inward(ctx: &TcContext, view: &View, policy: &KernelPolicy) {
         copy(t, addr_of_mut!((*s).translation));
     }
     if write::end(ctx, view, s, false) {
-        // To the ruleset it is a new connection that nobody has translated: the mark says who has let it in.
-        // SAFETY: the context is readable.
-        let mark = unsafe { (*ctx.skb.skb).mark };
-        ctx.set_mark(mark & !policy.mark_mask | policy.mark_value);
+        put_mark(ctx, policy);
     }
+}
+
+/// To the ruleset it is a new connection that nobody has translated: the mark says who has let it in.
+#[inline(always)]
+fn put_mark(ctx: &TcContext, policy: &KernelPolicy) {
+    // SAFETY: the context is readable.
+    let mark = unsafe { (*ctx.skb.skb).mark };
+    ctx.set_mark(mark & !policy.mark_mask | policy.mark_value);
 }
 
 /// A SYN goes through this pinhole, and its ends are in the working memory: from now on its connection is translated, if its
