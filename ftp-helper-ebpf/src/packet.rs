@@ -90,8 +90,8 @@ impl View {
     #[inline(always)]
     fn addresses_v4(&self, ctx: &TcContext) -> Option<(u32, u32)> {
         let (data, end) = ends(ctx);
-        // Two tags at most before it: the mask only tells the verifier.
-        let l3 = data + (self.l3 & 31) as usize;
+        // Two tags at most before it, or before the IPv4 and ICMP headers of what quotes it: the mask only tells the verifier.
+        let l3 = data + (self.l3 & 127) as usize;
         if l3 + 20 <= end {
             // SAFETY: 20 bytes from `l3` on are within the linear part, compared above.
             return Some(unsafe { (*((l3 + 12) as *const u32), *((l3 + 16) as *const u32)) });

@@ -99,14 +99,14 @@ fn hook<const LINK: u32>(ctx: &TcContext, hook: u8) -> i32 {
         return data(ctx, view, hook);
     }
     if hook == HOOK_OUT {
-        nat::outward(ctx, view);
-        return data(ctx, view, hook);
+        let verdict = nat::outward(ctx, view);
+        return if verdict == PASS { data(ctx, view, hook) } else { verdict };
     }
     let verdict = data(ctx, view, hook);
     if verdict == PASS
         && let Some(policy) = rules::policy()
     {
-        nat::inward(ctx, view, policy);
+        return nat::inward(ctx, view, policy);
     }
     verdict
 }

@@ -143,6 +143,11 @@ impl Kernel {
         self.bed.plane_mut()
     }
 
+    /// The same, to be read.
+    pub fn plane_of(&self) -> &Dataplane {
+        self.bed.plane()
+    }
+
     /// Puts a policy and guards in force.
     pub fn set(&mut self, policy: &Policy, guards: &[Guard]) {
         self.bed.plane_mut().apply(policy, guards, FastPath::default()).expect("the policy fits");
@@ -186,6 +191,18 @@ impl Kernel {
             self.drain();
         }
         verdict
+    }
+
+    /// Runs the program of `hook` on a frame: the verdict, and the frame as it goes on.
+    pub fn change(&mut self, hook: u8, bytes: &[u8]) -> (Verdict, Vec<u8>) {
+        let metadata = Metadata { mark: self.mark, ingress_ifindex: self.ingress_ifindex };
+        let (verdict, mark, after) =
+            self.bed.change_frame(hook, LinkLayer::Ethernet, bytes, metadata).expect("a test run");
+        self.marked = mark;
+        if self.draining {
+            self.drain();
+        }
+        (verdict, after)
     }
 
     /// Carries out a command.

@@ -98,6 +98,34 @@ impl Testbed {
     /// # Errors
     /// When the kernel refuses the run, as it does where the frame is shorter than an Ethernet header or too long.
     pub fn run(&self, hook: u8, link: LinkLayer, frame: &[u8], metadata: Metadata) -> anyhow::Result<(Verdict, u32)> {
+        self.run_into(hook, link, frame, metadata, None).map(|(verdict, mark, _)| (verdict, mark))
+    }
+
+    /// The same, with the frame as the program leaves it.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn change_frame(
+        &self,
+        hook: u8,
+        link: LinkLayer,
+        frame: &[u8],
+        metadata: Metadata,
+    ) -> anyhow::Result<(Verdict, u32, Vec<u8>)> {
+        let mut after = vec![0; FRAME_MAX];
+        let (verdict, mark, len) = self.run_into(hook, link, frame, metadata, Some(&mut after))?;
+        after.truncate(len);
+        Ok((verdict, mark, after))
+    }
+
+    fn run_into(
+        &self,
+        hook: u8,
+        link: LinkLayer,
+        frame: &[u8],
+        metadata: Metadata,
+        frame_after: Option<&mut [u8]>,
+    ) -> anyhow::Result<(Verdict, u32, usize)> {
         let name = match (hook, link) {
             (HOOK_IN, LinkLayer::Ethernet) => "ftp_ingress",
             (_, LinkLayer::Ethernet) => "ftp_egress",
@@ -109,6 +137,7 @@ impl Testbed {
         let program = self.plane.classifier(name)?;
         let options = TestRunOptions {
             data_in: Some(frame),
+            data_out: frame_after,
             ctx_in: (!context.is_empty()).then_some(&context),
             ctx_out: Some(&mut after),
             ..TestRunOptions::new()
@@ -121,7 +150,7 @@ impl Testbed {
             other => bail!("the program {name} returned {other}, which is no verdict of its"),
         };
         let [.., a, b, c, d] = *after.first_chunk::<12>().context("a context is longer")?;
-        Ok((verdict, u32::from_ne_bytes([a, b, c, d])))
+        Ok((verdict, u32::from_ne_bytes([a, b, c, d]), result.data_size_out as usize))
     }
 
     /// Hands over and frees every record that the programs have written: those that the engine must see in their order, then
