@@ -65,27 +65,30 @@ fn learned(host: &Host, to: IpAddr) -> Option<String> {
     said.split("mtu ").nth(1).and_then(|t| t.split_whitespace().next()).map(ToOwned::to_owned)
 }
 
-/// Links with a smaller MTU outside and inside, which only ICMP tells of: large transfers pass, both ways.
+/// A link with a smaller MTU, which only ICMP tells of: large transfers pass, and who sends too much hears of it.
 #[test]
 fn narrow_links_on_both_sides() {
     if !lab::require_root() {
         return;
     }
-    for topology in Topology::ALL {
+    for (topology, narrow_outside) in Topology::ALL.into_iter().flat_map(|t| [(t, true), (t, false)]) {
         let lab = lab_of(topology);
         let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
         let inward = topology == Topology::ServerInside;
         let published = [Published::ftp(lab.server())];
         prepare(&lab, &ruleset(if inward { &published } else { &[] }, "")).unwrap();
         let (outside, inside) = if inward { (lab.client(), lab.server()) } else { (lab.server(), lab.client()) };
-        through(lab.gateway(), outside, lab.stranger());
-        narrow(lab.gateway(), INSIDE_INTERFACE, inside);
+        if narrow_outside {
+            through(lab.gateway(), outside, lab.stranger());
+        } else {
+            narrow(lab.gateway(), INSIDE_INTERFACE, inside);
+        }
         let gateway = Gateway::start(&lab, &settings(&lab, "drop"), &[]).unwrap();
         let upload = lab.directory().join("upload.bin");
         std::fs::write(&upload, lab::servers::pattern(200_000)).unwrap();
         // Passive mode to outside servers is the kernel's own business.
-        let modes: &[Mode] = if inward { &[Mode::Epsv] } else { &[Mode::Eprt] };
-        for (&mode, family) in modes.iter().flat_map(|m| Family::ALL.map(|f| (m, f))) {
+        let mode = if inward { Mode::Epsv } else { Mode::Eprt };
+        for family in Family::ALL {
             let at = match topology {
                 Topology::ServerInside => public(&lab, family, 21),
                 Topology::ClientInside => (server.host().address(family), 21).into(),
@@ -95,12 +98,12 @@ fn narrow_links_on_both_sides() {
             let before = counter(&gateway.status().unwrap(), "translated_icmp");
             let outcome = job.run_at(at).unwrap();
             let status = gateway.status().unwrap();
-            assert!(outcome.transferred_by(mode), "{topology:?} {mode}:\n{}\n{:?}", outcome.output, status.counters);
-            assert!(counter(&status, "translated_icmp") >= before + 2, "{:?}", status.counters);
-            // Both have learned of it, each by the address that it knows.
-            assert_eq!(learned(inside, outside.address(family)).as_deref(), Some(MTU), "{topology:?} {family}");
-            let gateway_outside = lab.gateway().address(family);
-            assert_eq!(learned(outside, gateway_outside).as_deref(), Some(MTU), "{topology:?} {family}");
+            let what = format!("{topology:?}, narrow outside {narrow_outside}, IPv{family}: {:?}", status.counters);
+            assert!(outcome.transferred_by(mode), "{what}\n{}", outcome.output);
+            assert!(counter(&status, "translated_icmp") > before, "{what}");
+            // By the address that it knows.
+            let (who, to) = if narrow_outside { (inside, outside) } else { (outside, lab.gateway()) };
+            assert_eq!(learned(who, to.address(family)).as_deref(), Some(MTU), "{what}");
         }
     }
 }

@@ -182,7 +182,7 @@ fn errors(v6: bool) -> Vec<[u8; 2]> {
 fn quotations(packet: &Packet) -> Vec<Vec<u8>> {
     let whole = packet.bare();
     let tcp = whole.len() - packet.payload.len() - 20 - packet.tcp_options;
-    [whole.len(), tcp + 20, tcp + 18, tcp + 17, tcp + 8].map(|n| whole[..n].to_vec()).to_vec()
+    [whole.len(), tcp + 20, tcp + 18, tcp + 16, tcp + 8].map(|n| whole[..n].to_vec()).to_vec()
 }
 
 #[test]

@@ -83,7 +83,11 @@ struct Run<'a> {
 /// What is not as it must be.
 pub fn run(bench: &mut Bench<'_>, s: &Stimulus, hook: u8, mode: Mode) -> Result<Came, String> {
     let Bench { k, applied, nat } = bench;
+    let nat = *nat;
     k.clear();
+    if nat {
+        k.forget_translations();
+    }
     let mut policy = Policy { mode, ..policy(s.knob) };
     let inside = nat.then(|| inside(hook, s.v6));
     // The only port that there is: what is announced has it.
@@ -105,7 +109,14 @@ pub fn run(bench: &mut Bench<'_>, s: &Stimulus, hook: u8, mode: Mode) -> Result<
         run.step(step).map_err(|e| format!("step {i}, {step:?}: {e}"))?;
     }
     let came = run.came();
-    s.check(&came)?;
+    if nat && came.reasons.contains("not_rewritten") {
+        // A line that is not whole in its segment opens nothing there; what does is one of those that must.
+        if let Some(port) = came.opened.iter().find(|p| !s.opens.contains(p)) {
+            return Err(format!("{port} must not open: {came:?}"));
+        }
+    } else {
+        s.check(&came)?;
+    }
     run.events.clear();
     run.p1(s.v6 || s.by_epsv, BEHIND[0]).map_err(|e| format!("P1 in the same session: {e}"))?;
     if s.goes_on() != (run.came().opened.len() == 1) {
