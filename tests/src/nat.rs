@@ -15,9 +15,7 @@ use ftp_helper_common::{
     nat::{Alias, Translation},
     state::Locked,
 };
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
-};
+use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket};
 
 use crate::gateway::{Gateway, PATIENCE, Settings, list, pins};
 

@@ -17,7 +17,7 @@ use ftp_helper::lab::{
     servers::{Server, ServerKind, ServerOptions},
 };
 use ftp_helper_tests::{
-    gateway::{Gateway, PATIENCE, counter, engine, full, held_up, until},
+    gateway::{Gateway, PATIENCE, Settings, counter, engine, full, held_up, until},
     nat::{Published, forget_connections, prepare, public, ruleset, run, settings},
     responder::{CONTENT, Responder},
     spinner::{Mode as Spins, Spinner, hurry, syn_retransmissions},
@@ -94,7 +94,8 @@ fn narrow_links_on_both_sides() {
                 Topology::ClientInside => (server.host().address(family), 21).into(),
             };
             let client = ClientKind::Curl;
-            let job = Job { from: lab.client(), client, mode, family, server: &server, upload: &upload, limit: PATIENCE };
+            let job =
+                Job { from: lab.client(), client, mode, family, server: &server, upload: &upload, limit: PATIENCE };
             let before = counter(&gateway.status().unwrap(), "translated_icmp");
             let outcome = job.run_at(at).unwrap();
             let status = gateway.status().unwrap();
@@ -123,7 +124,8 @@ impl Transfer {
         }
         // A server that announces what the test listens on.
         let port = dialogue.epsv().unwrap();
-        let listener = lab.server().run_in(|| TcpListener::bind((lab.server().address(family), port)).unwrap()).unwrap();
+        let listener =
+            lab.server().run_in(|| TcpListener::bind((lab.server().address(family), port)).unwrap()).unwrap();
         let to = public(lab, family, port);
         let client = lab.client().run_in(|| TcpStream::connect_timeout(&to, PATIENCE).unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
@@ -243,20 +245,60 @@ fn set_loose(lab: &Lab, value: &str) {
     lab.gateway().run_in(set).unwrap();
 }
 
-/// A client inside that goes to the public address never crosses the outside interface. With DNAT and masquerade for such
-/// connections (`docs/nat.md`) EPSV works, and PASV with clients that go by the control connection's peer.
+/// A client inside that goes to the public address never crosses the outside interface: with nothing but DNAT of what arrives
+/// there, it reaches the gateway itself.
 #[test]
-fn clients_inside_that_go_to_the_public_address() {
+fn clients_inside_do_not_reach_the_public_address() {
+    if !lab::require_root() {
+        return;
+    }
+    let lab = Lab::new(&LabOptions { servers: 2, ..LabOptions::default() }).unwrap();
+    let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
+    prepare(&lab, &ruleset(&[Published::ftp(lab.server())], "")).unwrap();
+    let gateway = Gateway::start(&lab, &settings(&lab, "drop"), &[]).unwrap();
+    let inside = &lab.servers()[1];
+    for family in Family::ALL {
+        let to = public(&lab, family, 21);
+        let refused = inside.run_in(|| TcpStream::connect_timeout(&to, PATIENCE).map_err(|e| e.kind())).unwrap();
+        assert_eq!(refused.unwrap_err(), std::io::ErrorKind::ConnectionRefused);
+        // By its own address (split DNS) it is plain FTP that no outside interface sees.
+        let mut dialogue = Dialogue::open(inside, (server.host().address(family), 21).into(), PATIENCE).unwrap();
+        dialogue.login(server.login()).unwrap();
+        dialogue.epsv().unwrap();
+    }
+    assert_eq!(gateway.sessions().unwrap(), []);
+}
+
+/// Whoever has an address of the interface is held to a guard for it, and no longer than that: nobody restarts anything.
+#[test]
+fn initiators_follow_the_addresses_of_an_interface() {
     if !lab::require_root() {
         return;
     }
     let lab = lab_of(Topology::ServerInside);
-    let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
-    let inside = &lab.servers()[0];
-    let _ = inside;
     prepare(&lab, &ruleset(&[Published::ftp(lab.server())], "")).unwrap();
-    let gateway = Gateway::start(&lab, &settings(&lab, "drop"), &[]).unwrap();
-    let _ = (server, gateway);
+    let client = lab.client().v4();
+    let guards =
+        format!("[[guard]]\ndirection = \"out\"\nnetworks = [\"{client}\"]\ninitiators = [\"@{OUTSIDE_INTERFACE}\"]\n");
+    let gateway = Gateway::start(&lab, &Settings { guards, ..settings(&lab, "drop") }, &[]).unwrap();
+    // curl's exit code: 7 can't connect, at once; 28 nothing came back.
+    let curl = |from: &str| {
+        let mut command = lab.gateway().command("curl");
+        command.args(["-s", "--connect-timeout", "1", "--interface", from, &format!("http://{client}:40404/")]);
+        command.status().unwrap().code()
+    };
+    let (wan, other) = (lab.gateway().v4().to_string(), "203.0.113.77");
+    assert_eq!(curl(&wan), Some(28));
+    let to = format!("{client}:40404");
+    let why = |from: &str| gateway.ask(&["why", from, &to]).unwrap().code;
+    assert_eq!((why(&wan), why(other)), (10, 0));
+    let address = format!("{other}/24");
+    run(lab.gateway(), "ip", &["addr", "add", &address, "dev", OUTSIDE_INTERFACE]).unwrap();
+    until("the new address is held to it", || (why(other) == 10).then_some(())).unwrap();
+    assert_eq!((curl(other), curl(&wan)), (Some(28), Some(28)));
+    run(lab.gateway(), "ip", &["addr", "del", &address, "dev", OUTSIDE_INTERFACE]).unwrap();
+    until("it is not any more", || (why(other) == 0).then_some(())).unwrap();
+    assert_eq!((why(&wan), curl(&wan)), (10, Some(28)));
 }
 
 /// Active mode behind masquerade, with a server that connects the instant it has read the command, while both cores are busy.

@@ -51,11 +51,8 @@ fn error(ctx: &TcContext, view: &View, s: *mut Scratch, hook: u8) {
     }
     // What arrives speaks of a packet that left, as it was outside; what leaves of one that arrived, as it is inside.
     let source = hook == HOOK_IN;
-    let found = if source {
-        INWARD.get_ptr(flow::tuple_in(s, HOOK_OUT))
-    } else {
-        OUTWARD.get_ptr(flow::tuple_in(s, HOOK_IN))
-    };
+    let found =
+        if source { INWARD.get_ptr(flow::tuple_in(s, HOOK_OUT)) } else { OUTWARD.get_ptr(flow::tuple_in(s, HOOK_IN)) };
     let Some(t) = found else { return };
     // SAFETY: a live value of the table; `s` is this CPU's working memory.
     unsafe {

@@ -78,13 +78,8 @@ pub fn quotation(
             let change = difference(old.0, new.0);
             if change < 0
                 || bpf_l4_csum_replace(skb, sum, 0, change as u64, 0) != 0
-                || bpf_skb_store_bytes(
-                    skb.cast(),
-                    quoted.l3 + at_v6(source),
-                    core::ptr::from_ref(new.0).cast(),
-                    16,
-                    0,
-                ) != 0
+                || bpf_skb_store_bytes(skb.cast(), quoted.l3 + at_v6(source), core::ptr::from_ref(new.0).cast(), 16, 0)
+                    != 0
                 || (was.is_some() && bpf_l4_csum_replace(skb, at, 0, change as u64, 0) != 0)
             {
                 return false;

@@ -140,7 +140,8 @@ fn guard(section: Section<'_>, mode: Mode) -> Guard {
     ];
     match section.get("initiators") {
         Some(item) => {
-            const REMEDY: &str = "write a list of addresses, prefixes or interfaces, such as [\"192.0.2.0/24\", \"@wan0\"]";
+            const REMEDY: &str =
+                "write a list of addresses, prefixes or interfaces, such as [\"192.0.2.0/24\", \"@wan0\"]";
             if let Some(list) = item.list(REMEDY) {
                 if item.is_empty_list() {
                     item.refuse::<()>("is empty: the guard would hold nobody", "name the initiators' networks");

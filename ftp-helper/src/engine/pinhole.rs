@@ -133,7 +133,8 @@ pub(super) fn judge(
         return Err(Reason::ModeDisabled);
     }
     // Who waits for a connection that comes in is the end inside.
-    let as_inside = pinhole.hook == HOOK_IN && a.addr.is_some() && a.addr == inside && inside != Some(pinhole.responder);
+    let as_inside =
+        pinhole.hook == HOOK_IN && a.addr.is_some() && a.addr == inside && inside != Some(pinhole.responder);
     if let Some(addr) = a.addr
         && addr != pinhole.responder
         && !as_inside

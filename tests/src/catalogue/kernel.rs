@@ -31,7 +31,8 @@ use ftp_helper_common::{
 };
 
 use super::{
-    BEHIND, Begin, Came, PORT, Data, Host, LOGIN, Seen, Segment, Step, Stimulus, address, engine, p1, policy, talk::Talk,
+    BEHIND, Begin, Came, Data, Host, LOGIN, PORT, Seen, Segment, Step, Stimulus, address, engine, p1, policy,
+    talk::Talk,
 };
 use crate::{
     packet::Packet,
