@@ -34,13 +34,13 @@ pub fn holds(ctx: &TcContext, s: *mut Scratch, view: &View, n: u32) -> u32 {
         return 1;
     }
     let from = if view.v6 { view.tcp } else { view.l3 };
-    let (ip, all) = (view.tcp - from, launder(s, view.payload - from) & 127);
-    // SAFETY: the buffer in this CPU's working memory has room for 127 bytes there.
-    let read = all != 0
-        && unsafe {
-            let to = addr_of_mut!((*s).buffer).cast::<u8>().add(HEADERS as usize);
-            bpf_skb_load_bytes(ctx.as_ptr(), from, to.cast(), all) == 0
-        };
+    // 1..=128, which kernels before 6.8 see only in this form.
+    let (ip, all) = (view.tcp - from, (launder(s, view.payload - from - 1) & 127) + 1);
+    // SAFETY: the buffer in this CPU's working memory has room for 128 bytes there.
+    let read = unsafe {
+        let to = addr_of_mut!((*s).buffer).cast::<u8>().add(HEADERS as usize);
+        bpf_skb_load_bytes(ctx.as_ptr(), from, to.cast(), all) == 0
+    };
     if !read || view.payload - from > 127 {
         return 0;
     }

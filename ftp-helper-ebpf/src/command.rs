@@ -6,7 +6,7 @@ use aya_ebpf::{EbpfContext as _, bindings::bpf_spin_lock, helpers::bpf_skb_load_
 use ftp_helper_common::{
     command::{Command, Outcome, op},
     counter::Counter,
-    key::{HOOK_IN, HOOK_OUT, PinholeKey},
+    key::{HOOK_IN, HOOK_OUT},
     nat::Alias,
     policy::KernelPolicy,
     state::{PinholeState, flag, pending, pinhole_flag},
@@ -14,10 +14,10 @@ use ftp_helper_common::{
 
 use crate::{
     guard::Denied,
-    maps::{ALIASES, AliasSlot, CLIENTS, FLOWS, PINHOLES, SESSIONS, SessionSlot},
+    maps::{ALIASES, AliasSlot, CLIENTS, FLOWS, PINHOLES, PinholeSlot, SESSIONS, SessionSlot},
     nat, pinhole, range, rules,
     scratch::{self, OF_COMMANDS, Scratch},
-    util::{count, lock, now, unlock},
+    util::{count, lock, now, unlock, zero},
 };
 
 /// Carries out the command in the packet; the return value is an [`Outcome`].
@@ -95,7 +95,8 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
             },
             ..PinholeState::default()
         };
-        let outcome = pinhole::open(&c.pinhole, &state, policy);
+        let new = PinholeSlot { state, lock: bpf_spin_lock { val: 0 }, pad: 0 };
+        let outcome = pinhole::open(&c.pinhole, &new, policy);
         if outcome != Outcome::Done as u32 {
             return outcome;
         }
@@ -153,7 +154,7 @@ fn revoke(c: &Command, slot: *mut SessionSlot) -> u32 {
         let key = (*slot).state.pinhole;
         if same && key.port != 0 {
             (*slot).state.version = (*slot).state.version.wrapping_add(1);
-            (*slot).state.pinhole = PinholeKey::NONE;
+            zero(addr_of_mut!((*slot).state.pinhole));
         }
         unlock(at);
         let same = same && key.port != 0;
@@ -203,7 +204,7 @@ fn standing(c: &Command, slot: *mut SessionSlot) -> u32 {
         if same {
             (*slot).state.version = (*slot).state.version.wrapping_add(1);
             (*slot).state.flags = (*slot).state.flags & !flag::RANGE | bits | if has_range { flag::RANGE } else { 0 };
-            (*slot).state.pinhole = PinholeKey::NONE;
+            zero(addr_of_mut!((*slot).state.pinhole));
         }
         unlock(at);
         if !same {

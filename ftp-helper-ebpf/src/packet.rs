@@ -281,9 +281,10 @@ fn slow_v4(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
 #[inline(always)]
 fn is_source_routed(ctx: &TcContext, at: u32, len: u32) -> bool {
     let Some(s) = scratch::scratch(OF_HOOKS) else { return true };
-    let len = launder(s, len) & 63;
-    // SAFETY: the buffer in this CPU's working memory has room for 63 bytes.
-    let read = len != 0 && unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, addr_of_mut!((*s).buffer).cast(), len) } == 0;
+    // 1..=64, which kernels before 6.8 see only in this form. There are some: the caller has looked.
+    let len = (launder(s, len - 1) & 63) + 1;
+    // SAFETY: the buffer in this CPU's working memory has room for 64 bytes.
+    let read = unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, addr_of_mut!((*s).buffer).cast(), len) } == 0;
     read && ftp_names_hosts(len) != 0
 }
 

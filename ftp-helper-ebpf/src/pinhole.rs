@@ -2,7 +2,6 @@
 
 use core::ptr::addr_of_mut;
 
-use aya_ebpf::bindings::bpf_spin_lock;
 use ftp_helper_common::{
     addr::Addr,
     command::Outcome,
@@ -20,23 +19,23 @@ use crate::{
 
 const NO_EXIST: u64 = 1;
 
-/// Opens a pinhole for `state.session`. One of the same session at the same key is renewed; a live one of another
-/// session is left alone.
+/// Opens a pinhole for `slot.state.session`. One of the same session at the same key is renewed; a live one of another
+/// session is left alone. The lock in `slot` is not looked at.
 #[inline(never)]
-pub fn open(key: &PinholeKey, state: &PinholeState, policy: &KernelPolicy) -> u32 {
+pub fn open(key: &PinholeKey, slot: &PinholeSlot, policy: &KernelPolicy) -> u32 {
+    let state = &slot.state;
     let client = client_of(key, state.mode);
     let quota = take(&client, policy.per_client);
     if quota != Outcome::Done as u32 {
         // Renewing asks for nothing more than the session has.
         return if renew(key, state) == Outcome::Done as u32 { Outcome::Done as u32 } else { quota };
     }
-    let slot = PinholeSlot { state: *state, lock: bpf_spin_lock { val: 0 }, pad: 0 };
     // As a rule nothing is there: looking first would be a look-up more.
-    if PINHOLES.insert(key, &slot, NO_EXIST).is_ok() {
+    if PINHOLES.insert(key, slot, NO_EXIST).is_ok() {
         return Outcome::Done as u32;
     }
     let mut outcome = renew(key, state);
-    if outcome == Outcome::NoPinhole as u32 && PINHOLES.insert(key, &slot, NO_EXIST).is_ok() {
+    if outcome == Outcome::NoPinhole as u32 && PINHOLES.insert(key, slot, NO_EXIST).is_ok() {
         return Outcome::Done as u32;
     }
     release(&client);

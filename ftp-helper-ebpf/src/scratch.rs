@@ -103,6 +103,16 @@ pub fn launder(s: *mut Scratch, v: u32) -> u32 {
     }
 }
 
+/// `v & MASK`, as an instruction of its own. LLVM leaves a mask out where comparisons have told it the range, and kernels
+/// before 6.8 learn less from comparisons than LLVM does: they need the mask right where the position is used.
+#[inline(always)]
+pub fn masked<const MASK: u32>(v: u32) -> usize {
+    let mut v = v as u64;
+    // SAFETY: one instruction on one register.
+    unsafe { core::arch::asm!("{0} &= {1}", inout(reg) v, const MASK, options(nomem, nostack, preserves_flags, pure)) };
+    v as usize
+}
+
 /// The sheet that lines are rewritten on: behind any payload, before what `checksum` reads.
 #[inline(always)]
 pub fn sheet(s: *mut Scratch) -> *mut u8 {
@@ -123,13 +133,13 @@ impl Text for InScratch {
     #[inline(always)]
     fn at(self, i: u32) -> u8 {
         // SAFETY: the mask keeps the position inside the buffer.
-        unsafe { addr_of!((*self.0).buffer).cast::<u8>().add((i & (BUFFER as u32 - 1)) as usize).read() }
+        unsafe { addr_of!((*self.0).buffer).cast::<u8>().add(masked::<{ BUFFER as u32 - 1 }>(i)).read() }
     }
 
     #[inline(always)]
     fn word(self, i: u32) -> u64 {
         // SAFETY: as above; the buffer begins at a multiple of eight.
-        unsafe { addr_of!((*self.0).buffer).cast::<u64>().add((i & (BUFFER as u32 / 8 - 1)) as usize).read() }
+        unsafe { addr_of!((*self.0).buffer).cast::<u64>().add(masked::<{ BUFFER as u32 / 8 - 1 }>(i)).read() }
     }
 
     #[inline(always)]
@@ -140,25 +150,25 @@ impl Text for InScratch {
     #[inline(always)]
     fn put(self, slot: u32, v: u32) {
         // SAFETY: the mask keeps the position inside the array.
-        unsafe { addr_of_mut!((*self.0).slots).cast::<u32>().add((slot & 31) as usize).write_volatile(v) }
+        unsafe { addr_of_mut!((*self.0).slots).cast::<u32>().add(masked::<31>(slot)).write_volatile(v) }
     }
 
     #[inline(always)]
     fn get(self, slot: u32) -> u32 {
         // SAFETY: as above.
-        unsafe { addr_of!((*self.0).slots).cast::<u32>().add((slot & 31) as usize).read_volatile() }
+        unsafe { addr_of!((*self.0).slots).cast::<u32>().add(masked::<31>(slot)).read_volatile() }
     }
 
     #[inline(always)]
     fn sheet(self, i: u32) -> u8 {
         // SAFETY: the mask keeps the position inside the sheet, which lies in the buffer.
-        unsafe { sheet(self.0).add((i & (SHEET - 1)) as usize).read() }
+        unsafe { sheet(self.0).add(masked::<{ SHEET - 1 }>(i)).read() }
     }
 
     #[inline(always)]
     fn write(self, i: u32, byte: u8) {
         // SAFETY: as above.
-        unsafe { sheet(self.0).add((i & (SHEET - 1)) as usize).write(byte) }
+        unsafe { sheet(self.0).add(masked::<{ SHEET - 1 }>(i)).write(byte) }
     }
 
     #[inline(always)]

@@ -106,6 +106,24 @@ pub unsafe fn copy<T: Copy>(from: *const T, to: *mut T) {
     unsafe { core::ptr::copy_nonoverlapping(from, to, 1) };
 }
 
+/// Whether two values are the same, word by word. Written as a comparison it becomes a call of `bcmp`, and kernels before
+/// 6.9 let nobody call anything under a lock.
+///
+/// # Safety
+/// Both must be readable, aligned to four bytes and without padding, and their size a multiple of four.
+#[inline(always)]
+pub unsafe fn same<T>(a: *const T, b: *const T) -> bool {
+    const { assert!(size_of::<T>() % 4 == 0) };
+    let mut differ = 0;
+    let mut i = 0;
+    while i < size_of::<T>() / 4 {
+        // SAFETY: the caller's promise. Volatile, or LLVM makes the call of it again.
+        differ |= unsafe { a.cast::<u32>().add(i).read_volatile() ^ b.cast::<u32>().add(i).read_volatile() };
+        i += 1;
+    }
+    differ == 0
+}
+
 /// Adds one to a shared counter, atomically (the target has no atomics in `core`).
 ///
 /// # Safety

@@ -30,7 +30,7 @@ use crate::{
     range, record,
     rules::{self, InTables},
     scratch::{self, InScratch, OF_HOOKS, Scratch},
-    util::{copy, count, count_reason, lock, now, unlock, zero},
+    util::{copy, count, count_reason, lock, now, same, unlock, zero},
 };
 
 const ANY: u64 = 0;
@@ -404,7 +404,7 @@ fn open(s: *mut Scratch, policy: &KernelPolicy, made: u64) -> u32 {
         }
         // Kept beside the snapshot: `commit` makes it the session's.
         (*s).opened = key;
-        pinhole::open(&key, &*hole, policy)
+        pinhole::open(&*addr_of!((*s).opened), &*hole.cast(), policy)
     }
 }
 
@@ -523,7 +523,7 @@ fn commit(s: *mut Scratch, slot: *mut SessionSlot, made: u64, unseen: u16, recor
                 lost = true;
                 let e = addr_of_mut!((*slot).state);
                 // Another CPU had the same segment in hand: what both have opened stays.
-                twice = (*e).pinhole_seq == (*s).segment.seq && (*e).pinhole == *opened;
+                twice = (*e).pinhole_seq == (*s).segment.seq && same(addr_of!((*e).pinhole), opened);
                 (*e).version = (*e).version.wrapping_add(1);
                 (*e).epoch = (*e).epoch.wrapping_add(1);
                 // An end is an end, and what is taken back or superseded is given up, whatever else has happened: no

@@ -7,6 +7,7 @@ mod demo;
 mod docs;
 mod fuzz;
 mod host;
+mod kernels;
 mod setup;
 mod test;
 

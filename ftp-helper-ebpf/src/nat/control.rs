@@ -108,7 +108,7 @@ extern "C" fn ftp_announce(side: u32, n: u32) -> u32 {
             // Part of what was sent before, or another line in its place: no announcement, whatever it looks like.
             return n;
         }
-        let public = if again { last as u16 as u32 } else { choose(s, policy, kind, inside) };
+        let public = if again { last as u16 as u32 } else { choose(s, policy, kind as u32, inside) };
         if public == 0 {
             return n;
         }
@@ -180,8 +180,9 @@ pub fn send_on(ctx: &TcContext, view: &View, s: *mut Scratch, hook: u8) -> i32 {
 /// The inside host reads what is selectively acknowledged by its own numbers; whether the packet may go on.
 #[inline(always)]
 fn selective(ctx: &TcContext, view: &View, s: *mut Scratch) -> bool {
-    let n = launder(s, view.payload - view.tcp - 20) & 60;
-    if n == 0 || n > OPTIONS_MAX {
+    // 1..=64, which kernels before 6.8 see only in this form. There are some: the caller has looked.
+    let n = (launder(s, view.payload - view.tcp - 21) & 63) + 1;
+    if n > OPTIONS_MAX {
         return true;
     }
     // SAFETY: the sheet has room for twice 64 bytes.
@@ -274,9 +275,10 @@ const PORT: u32 = u32::from_le_bytes(*b"PORT");
 const EPRT: u32 = u32::from_le_bytes(*b"EPRT");
 
 /// The public port of an endpoint: a server's own unless another server behind the same address has announced it to the same
-/// client; for a client, one of those that are kept free. 0 where there is none.
-#[inline(always)]
-fn choose(s: *mut Scratch, policy: &KernelPolicy, kind: u8, inside: u32) -> u32 {
+/// client; for a client, one of those that are kept free. 0 where there is none. Not inlined: the caller's stack is short.
+#[inline(never)]
+fn choose(s: *mut Scratch, policy: &KernelPolicy, kind: u32, inside: u32) -> u32 {
+    let kind = kind as u8;
     let passive = kind == pending::PASV || kind == pending::EPSV;
     let mut candidate = inside;
     let [low, high] = policy.nat_ports;

@@ -135,15 +135,14 @@ pub fn number(ctx: &TcContext, view: &View, at: u32, old: u32, new: u32) -> bool
 /// behind them.
 #[inline(always)]
 pub fn options(ctx: &TcContext, view: &View, s: *mut Scratch, n: u32) -> bool {
-    let n = launder(s, n) & 60;
+    let n = (launder(s, n - 1) & 63) + 1;
     let skb = ctx.as_ptr().cast::<__sk_buff>();
     // SAFETY: the sheet has room for twice 64 bytes; the helpers check the packet's offsets.
     unsafe {
         let new = sheet(s);
         let old = new.add(64);
         let change = bpf_csum_diff(old.cast(), n, new.cast(), n, 0);
-        n != 0
-            && change >= 0
+        change >= 0
             && bpf_l4_csum_replace(skb, view.tcp + TCP_SUM, 0, change as u64, 0) == 0
             && bpf_skb_store_bytes(skb.cast(), view.tcp + 20, new.cast(), n, 0) == 0
     }

@@ -15,7 +15,10 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-pub(crate) use self::need::Purpose;
+pub(crate) use self::{
+    need::{BUSYBOX, Purpose},
+    servers::Packages,
+};
 use self::{
     need::{NEEDS, Need},
     plan::{Action, Plan},

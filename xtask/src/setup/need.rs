@@ -45,7 +45,7 @@ enum Probe {
     /// A library that the dynamic linker finds.
     Library(&'static str),
     /// A server that was unpacked.
-    Server(&'static Packages),
+    Server(&'static Packages<'static>),
 }
 
 /// Which tasks need something.
@@ -63,11 +63,14 @@ pub(crate) enum Purpose {
     Fuzz,
     /// Coverage of the tests.
     Coverage,
+    /// Virtual machines with other kernels.
+    Machines,
 }
 
 impl Purpose {
     /// Everything.
-    pub(crate) const ALL: [Self; 6] = [Self::Build, Self::Lab, Self::Kernel, Self::Checks, Self::Fuzz, Self::Coverage];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Build, Self::Lab, Self::Kernel, Self::Checks, Self::Fuzz, Self::Coverage, Self::Machines];
 }
 
 /// How to get something.
@@ -92,7 +95,7 @@ pub(crate) enum Remedy {
     /// `rustup component add`.
     Component(&'static str),
     /// Debian's packages, unpacked into a directory of their own since they exclude one another.
-    Server(&'static Packages),
+    Server(&'static Packages<'static>),
     /// Mounting the BPF file system.
     MountBpffs,
     /// Nothing that could be installed: what the reader has to change.
@@ -104,7 +107,7 @@ pub(crate) enum Remedy {
 pub(crate) struct Version(pub(crate) [u32; 3]);
 
 /// firewalld: installed, it would take over the firewall of the host.
-static FIREWALLD: Packages = Packages {
+static FIREWALLD: Packages<'static> = Packages {
     name: "firewalld",
     dir: "firewalld",
     server: &["firewalld", "python3-firewall"],
@@ -116,6 +119,10 @@ static FIREWALLD: Packages = Packages {
         "usr/lib/python3/dist-packages/firewall/client.py",
     ],
 };
+
+/// What a virtual machine has for a shell: linked with nothing.
+pub(crate) static BUSYBOX: Packages<'static> =
+    Packages { name: "BusyBox", dir: "busybox", server: &["busybox-static"], libraries: &[], files: &["bin/busybox"] };
 
 /// Everything that is needed, in the order in which it is told.
 pub(crate) static NEEDS: &[Need] = &[
@@ -216,6 +223,17 @@ pub(crate) static NEEDS: &[Need] = &[
         probe: Probe::Fact(crate::coverage::has_tools),
         remedy: Remedy::Apt { packages: &["llvm-22"], elsewhere: "llvm of the version that `rustc -vV` names" },
     },
+    machine("qemu-system-x86_64", "boots other kernels", &["qemu-system-x86"]),
+    machine("cpio", "packs the file system that they boot with", &["cpio"]),
+    machine("depmod", "lists those kernels' modules", &["kmod"]),
+    machine("strip", "makes the test programs small enough for it", &["binutils"]),
+    Need {
+        what: BUSYBOX.name,
+        why: "the shell of those machines",
+        purpose: Purpose::Machines,
+        probe: Probe::Server(&BUSYBOX),
+        remedy: Remedy::Server(&BUSYBOX),
+    },
     Need {
         what: "BPF file system",
         why: "where maps and programs are pinned",
@@ -264,6 +282,12 @@ const fn program(name: &'static str, why: &'static str, packages: &'static [&'st
     Need { what: name, why, purpose: Purpose::Lab, probe: Probe::Program(name), remedy }
 }
 
+/// A program for virtual machines; elsewhere its package is called the same.
+const fn machine(name: &'static str, why: &'static str, packages: &'static [&'static str]) -> Need {
+    let remedy = Remedy::Apt { packages, elsewhere: packages[0] };
+    Need { what: name, why, purpose: Purpose::Machines, probe: Probe::Program(name), remedy }
+}
+
 /// A library of a server that is unpacked, not installed.
 const fn library(soname: &'static str, why: &'static str, packages: &'static [&'static str]) -> Need {
     let remedy = Remedy::Apt { packages, elsewhere: soname };
@@ -271,7 +295,7 @@ const fn library(soname: &'static str, why: &'static str, packages: &'static [&'
 }
 
 /// A server of the lab.
-const fn server(server: &'static Packages) -> Need {
+const fn server(server: &'static Packages<'static>) -> Need {
     let why = "an FTP server of the lab";
     Need { what: server.name, why, purpose: Purpose::Lab, probe: Probe::Server(server), remedy: Remedy::Server(server) }
 }

@@ -29,7 +29,7 @@ pub(crate) enum Action {
     /// A command that runs as whoever we are.
     User(Vec<String>),
     /// A server to download and unpack.
-    Unpack(&'static Packages),
+    Unpack(&'static Packages<'static>),
 }
 
 /// Decides what to do about `missing`, where `servers` is the directory of the lab's servers.

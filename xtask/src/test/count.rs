@@ -31,6 +31,12 @@ impl Count {
         count
     }
 
+    /// The same, the failures told as those on `place`.
+    pub(crate) fn on(mut self, place: &str) -> Self {
+        self.failures = self.failures.iter().map(|name| format!("{name} (on {place})")).collect();
+        self
+    }
+
     /// Adds another run.
     pub(crate) fn add(&mut self, other: Self) {
         let Self { passed, failed, ignored, failures } = other;

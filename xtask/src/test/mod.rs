@@ -11,10 +11,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use self::{count::Count, step::Steps};
+pub(crate) use self::{count::Count, step::Steps};
 use crate::{
     command, docs, fuzz,
     host::{Host, Rights, output_of},
+    kernels::{self, KERNELS, Kernel},
     setup::{Purpose, Setup},
 };
 
@@ -33,8 +34,18 @@ pub(crate) struct Options {
     /// Show what the steps print while they run; always so where the variable CI is set.
     #[arg(long, short)]
     verbose: bool,
+    /// Only what has to work on every kernel, on Debian's newest kernel of this series, in a virtual machine. May be given
+    /// more than once.
+    #[arg(long, value_name = "SERIES", value_parser = kernel, conflicts_with_all = ["full", "advisories", "filter"])]
+    kernel: Vec<Kernel>,
     /// Only the tests with this in their names, and no other check.
     filter: Option<String>,
+}
+
+/// Reads a series of kernels.
+fn kernel(series: &str) -> Result<Kernel, String> {
+    let known = || KERNELS.map(|kernel| kernel.series).join(" and ");
+    KERNELS.into_iter().find(|kernel| kernel.series == series).ok_or_else(|| format!("the tests know {}", known()))
 }
 
 /// Runs them.
@@ -42,22 +53,38 @@ pub(crate) struct Options {
 /// # Errors
 /// A step failed, or no test ran.
 pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
+    let machines = kernels::are_possible(host);
+    if let (false, Err(why)) = (options.kernel.is_empty(), machines) {
+        bail!("{why}");
+    }
+    let whole = options.filter.is_none() && options.kernel.is_empty();
     let mut purposes = vec![Purpose::Build, Purpose::Lab, Purpose::Kernel];
-    if options.filter.is_none() {
+    if whole {
         purposes.extend([Purpose::Checks, Purpose::Fuzz]);
+    }
+    if machines.is_ok() && options.filter.is_none() {
+        purposes.push(Purpose::Machines);
     }
     Setup::of(host, &purposes).install()?;
     let verbose = options.verbose || env::var_os("CI").is_some();
     let mut steps = Steps::new(host.root.join("target/xtask"), verbose)?;
-    if options.filter.is_none() {
+    let mut count = Count::default();
+    if !options.kernel.is_empty() {
+        kernels::run(host, &options.kernel, &mut steps, &mut count)?;
+        return finish(&steps, &count);
+    }
+    if whole {
         checks(host, options, &mut steps)?;
     }
-    let mut count = Count::default();
     let (unit, build, end_to_end) = tests(host, options)?;
     count.add(tested("unit and integration", unit, options, &mut steps)?);
     steps.command("build", &mut { build })?;
     count.add(tested("end to end", end_to_end, options, &mut steps)?);
-    if options.filter.is_none() {
+    if whole {
+        match machines {
+            Ok(()) => kernels::run(host, &KERNELS, &mut steps, &mut count)?,
+            Err(why) => println!("other kernels: not tried: {why}"),
+        }
         steps.check("documented configurations", || configurations(host))?;
         steps.command("fuzz build", &mut fuzz::build(host, None)?)?;
         let mut executions = 0;
@@ -68,6 +95,15 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
         })?;
         steps.note(&format!("{executions} executions"));
     }
+    finish(&steps, &count)?;
+    if let (Some(filter), 0) = (&options.filter, count.run()) {
+        bail!("no test has {filter:?} in its name");
+    }
+    Ok(())
+}
+
+/// Tells how it all went.
+fn finish(steps: &Steps, count: &Count) -> Result<()> {
     println!("\n{}", steps.table());
     for name in &count.failures {
         println!("failed: {name}");
@@ -77,9 +113,6 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
     let failed = steps.failed();
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
-    }
-    if let (Some(filter), 0) = (&options.filter, count.run()) {
-        bail!("no test has {filter:?} in its name");
     }
     Ok(())
 }
@@ -195,7 +228,7 @@ mod tests {
     use super::*;
 
     fn options(full: bool) -> Options {
-        Options { full, advisories: false, verbose: false, filter: None }
+        Options { full, advisories: false, verbose: false, kernel: Vec::new(), filter: None }
     }
 
     fn host(rights: Rights) -> Host {

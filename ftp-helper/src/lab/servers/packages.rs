@@ -12,21 +12,21 @@ use std::{
 
 /// A server, and where it comes from.
 #[derive(Debug)]
-pub(crate) struct Packages {
+pub(crate) struct Packages<'a> {
     /// Its name.
-    pub(crate) name: &'static str,
+    pub(crate) name: &'a str,
     /// Its directory among the servers.
-    pub(crate) dir: &'static str,
+    pub(crate) dir: &'a str,
     /// The packages that hold it.
-    pub(crate) server: &'static [&'static str],
+    pub(crate) server: &'a [&'a str],
     /// Those of its libraries that a plain system lacks.
-    pub(crate) libraries: &'static [&'static str],
+    pub(crate) libraries: &'a [&'a str],
     /// A file of each of the server's packages.
-    pub(crate) files: &'static [&'static str],
+    pub(crate) files: &'a [&'a str],
 }
 
 /// vsftpd.
-pub(crate) static VSFTPD: Packages = Packages {
+pub(crate) static VSFTPD: Packages<'static> = Packages {
     name: "vsftpd",
     dir: "vsftpd",
     server: &["vsftpd"],
@@ -35,7 +35,7 @@ pub(crate) static VSFTPD: Packages = Packages {
 };
 
 /// ProFTPD, with TLS.
-pub(crate) static PROFTPD: Packages = Packages {
+pub(crate) static PROFTPD: Packages<'static> = Packages {
     name: "ProFTPD",
     dir: "proftpd",
     server: &["proftpd-core", "proftpd-mod-crypto"],
@@ -44,7 +44,7 @@ pub(crate) static PROFTPD: Packages = Packages {
 };
 
 /// Pure-FTPd.
-pub(crate) static PURE_FTPD: Packages = Packages {
+pub(crate) static PURE_FTPD: Packages<'static> = Packages {
     name: "Pure-FTPd",
     dir: "pureftpd",
     server: &["pure-ftpd", "pure-ftpd-common"],
@@ -52,10 +52,16 @@ pub(crate) static PURE_FTPD: Packages = Packages {
     files: &["usr/sbin/pure-ftpd", "usr/bin/pure-pw", "etc/pure-ftpd/pure-ftpd.conf"],
 };
 
-impl Packages {
+impl Packages<'_> {
     /// Whether the server is in this directory of servers, whole.
     pub(crate) fn is_in(&self, servers: &Path) -> bool {
         self.files.iter().all(|file| servers.join(self.dir).join(file).is_file())
+    }
+
+    /// Where a file of the packages is.
+    #[allow(dead_code, reason = "set-up compiles this file as well, and uses another part of it")]
+    pub(crate) fn file(&self, servers: &Path, file: &str) -> std::path::PathBuf {
+        servers.join(self.dir).join(file)
     }
 
     /// Downloads the packages and unpacks them into the directory of servers. What is there already is replaced at the
