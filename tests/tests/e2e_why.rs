@@ -250,8 +250,7 @@ fn the_answer_is_the_programs_behind_address_translation() {
 fn attached(lab: &Lab) -> SchedClassifier {
     let find = || SchedClassifier::query_tcx(OUTSIDE_INTERFACE, TcAttachType::Ingress).unwrap().1.pop().unwrap();
     let info = lab.gateway().run_in(find).unwrap();
-    // SAFETY: the programs that are attached by TCX are of this type.
-    unsafe { SchedClassifier::from_program_info(info, "ftp_ingress".into()) }.unwrap()
+    SchedClassifier::from_program_info(info, "ftp_ingress".into()).unwrap()
 }
 
 #[test]
