@@ -31,7 +31,7 @@ mount -t tmpfs run /run
 mount -t bpf bpf /sys/fs/bpf
 ip link set lo up
 uname -r
-for module in veth tun sch_ingress cls_bpf nf_tables nft_ct; do modprobe "$module" || echo "no module $module"; done
+for module in veth bridge tun sch_ingress cls_bpf nf_tables nft_ct; do modprobe "$module" || echo "no module $module"; done
 ran=yes
 for test in /t/deps/*; do
     echo "== ${test##*/}"
