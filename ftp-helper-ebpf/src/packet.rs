@@ -6,6 +6,7 @@ use ftp_helper_common::{addr::Addr, canon::Text as _};
 
 use crate::{
     frame::{Frame, IPV4, IPV6, load},
+    nat,
     scratch::{self, InScratch, OF_HOOKS, Scratch, launder},
 };
 
@@ -16,6 +17,8 @@ pub enum Kind {
     Other,
     /// TCP, with a whole header.
     Tcp,
+    /// ICMP or ICMPv6, whole, where addresses are translated: it may speak of a translated connection.
+    Icmp,
     /// A later fragment of TCP.
     Fragment,
     /// It may be TCP, but its headers can't be followed.
@@ -29,7 +32,7 @@ pub enum Kind {
 pub struct View {
     /// Where the IP header begins.
     pub l3: u32,
-    /// Where the TCP header begins.
+    /// Where the TCP header begins, or that of ICMP.
     pub tcp: u32,
     /// Where the payload begins.
     pub payload: u32,
@@ -86,8 +89,8 @@ impl View {
     #[inline(always)]
     fn addresses_v4(&self, ctx: &impl Frame) -> Option<(u32, u32)> {
         let (data, end) = ctx.linear();
-        // Two tags at most before it: the mask only tells the verifier.
-        let l3 = data + (self.l3 & 31) as usize;
+        // Two tags at most before it, or before the IPv4 and ICMP headers of what quotes it: the mask only tells the verifier.
+        let l3 = data + (self.l3 & 127) as usize;
         if l3 + 20 <= end {
             // SAFETY: 20 bytes from `l3` on are within the linear part, compared above.
             return Some(unsafe { (*((l3 + 12) as *const u32), *((l3 + 16) as *const u32)) });
@@ -105,6 +108,8 @@ const VLAN: u16 = 0x8100;
 const QINQ: u16 = 0x88a8;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 /// Loose and strict source routing.
 const LSRR: u8 = 131;
 const SSRR: u8 = 137;
@@ -131,10 +136,10 @@ pub fn view<const LINK: u32>(ctx: &impl Frame, view: &mut View) -> Kind {
             // SAFETY: 40 bytes from `l3` on are within the linear part, compared above.
             let (first, proto, fragment) =
                 unsafe { (*(l3 as *const u8), *((l3 + 9) as *const u8), *((l3 + 6) as *const u16)) };
-            if proto != TCP {
+            if proto != TCP && !(proto == ICMP && nat::is_on()) {
                 return Kind::Other;
             }
-            if first == 0x45 && u16::from_be(fragment) & 0x3fff == 0 {
+            if proto == TCP && first == 0x45 && u16::from_be(fragment) & 0x3fff == 0 {
                 // SAFETY: as above.
                 let total = u16::from_be(unsafe { *((l3 + 2) as *const u16) }) as u32;
                 return transport(ctx, view, l3 + 20, LINK, 20, if total == 0 { 0 } else { total });
@@ -142,7 +147,7 @@ pub fn view<const LINK: u32>(ctx: &impl Frame, view: &mut View) -> Kind {
         } else if protocol == IPV6 {
             // SAFETY: as above.
             let next = unsafe { *((l3 + 6) as *const u8) };
-            if next == UDP {
+            if next == UDP || (next == ICMPV6 && !nat::is_on()) {
                 return Kind::Other;
             }
             if next == TCP && l3 + 60 <= end {
@@ -210,22 +215,47 @@ fn slow<const LINK: u32>(ctx: &impl Frame, view: &mut View) -> Kind {
         l3 += 4;
         tags += 1;
     }
-    view.l3 = l3;
     match protocol {
-        IPV4 => slow_v4(ctx, view, l3),
-        IPV6 => slow_v6(ctx, view, l3),
+        IPV4 => network(ctx, view, l3, false),
+        IPV6 => network(ctx, view, l3, true),
         // More tags than two, too: what is in there is as foreign as in any tunnel.
         _ => Kind::Other,
     }
 }
 
+/// What an ICMP error quotes: the beginning of a packet whose IP header lies at `l3`. Whether it is TCP, and so much of it that
+/// its ends are there; `view.len` means nothing then.
+#[inline(always)]
+pub fn quoted(ctx: &impl Frame, view: &mut View, l3: u32, v6: bool) -> bool {
+    view.clear();
+    (view.v6, view.fragment) = (false, false);
+    match network(ctx, view, l3, v6) {
+        Kind::Tcp => true,
+        // Eight bytes of it are enough (RFC 792).
+        Kind::Unreadable => view.source_port != 0 && view.destination_port != 0,
+        Kind::Other | Kind::Icmp | Kind::Fragment | Kind::SourceRouted => false,
+    }
+}
+
+/// Goes through the headers of IP.
+#[inline(never)]
+fn network(ctx: &impl Frame, view: &mut View, l3: u32, v6: bool) -> Kind {
+    view.l3 = l3;
+    if v6 { slow_v6(ctx, view, l3) } else { slow_v4(ctx, view, l3) }
+}
+
 #[inline(always)]
 fn slow_v4(ctx: &impl Frame, view: &mut View, l3: u32) -> Kind {
     let Some(h) = load::<[u8; 20]>(ctx, l3) else { return Kind::Other };
-    if h[9] != TCP {
+    let icmp = h[9] == ICMP && nat::is_on();
+    if h[9] != TCP && !icmp {
         return Kind::Other;
     }
     let ip = (h[0] & 15) as u32 * 4;
+    if icmp {
+        view.tcp = l3 + ip;
+        return if u16::from_be_bytes([h[6], h[7]]) & 0x3fff == 0 { Kind::Icmp } else { Kind::Other };
+    }
     if h[0] >> 4 != 4 || ip < 20 {
         return Kind::Unreadable;
     }
@@ -319,6 +349,10 @@ fn slow_v6(ctx: &impl Frame, view: &mut View, l3: u32) -> Kind {
                 view.fragment = fragment & 1 != 0;
                 ip += 8;
             }
+            ICMPV6 if nat::is_on() => {
+                view.tcp = l3 + ip;
+                return if view.fragment { Kind::Other } else { Kind::Icmp };
+            }
             _ => return Kind::Other,
         }
         k += 1;
@@ -328,6 +362,7 @@ fn slow_v6(ctx: &impl Frame, view: &mut View, l3: u32) -> Kind {
 
 #[inline(always)]
 fn slow_transport(ctx: &impl Frame, view: &mut View, l3: u32, ip: u32, total: u32) -> Kind {
+    view.tcp = l3 + ip;
     let Some(t) = load::<[u32; 5]>(ctx, l3 + ip) else {
         // A first fragment too short for the header (RFC 1858), or a truncated packet; the ports may be there.
         if let Some([from, to]) = load::<[u16; 2]>(ctx, l3 + ip) {

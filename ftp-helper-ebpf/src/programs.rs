@@ -101,6 +101,10 @@ fn hook<const LINK: u32>(ctx: &TcContext, hook: u8) -> i32 {
         Kind::Fragment => return guard::fragment(ctx, view, hook, Reason::Fragment as u16),
         Kind::Unreadable => return guard::fragment(ctx, view, hook, Reason::UnreadableHeaders as u16),
         Kind::SourceRouted => return guard::source_routed(),
+        Kind::Icmp => {
+            nat::icmp(ctx, view, hook);
+            return PASS;
+        }
         Kind::Tcp => {}
     }
     let to_control = rules::is_control(view.destination_port);
@@ -115,14 +119,14 @@ fn hook<const LINK: u32>(ctx: &TcContext, hook: u8) -> i32 {
         return data(ctx, view, hook);
     }
     if hook == HOOK_OUT {
-        nat::outward(ctx, view);
-        return data(ctx, view, hook);
+        let verdict = nat::outward(ctx, view);
+        return if verdict == PASS { data(ctx, view, hook) } else { verdict };
     }
     let verdict = data(ctx, view, hook);
     if verdict == PASS
         && let Some(policy) = rules::policy()
     {
-        nat::inward(ctx, view, policy);
+        return nat::inward(ctx, view, policy);
     }
     verdict
 }

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf};
 use ftp_helper_common::state::pending;
 use serde::Serialize;
 
-use super::{Config, Direction, Hook, Network};
+use super::{Config, Direction, Hook};
 use crate::engine::policy::{ActiveOpen, LineEndings, Mode, OnDaemonLoss, Opaque, SourcePort};
 
 /// A configuration in words and numbers, defaults filled in. The field names are those of the file.
@@ -146,14 +146,7 @@ impl Config {
                 .iter()
                 .map(|g| GuardExplanation {
                     direction: g.direction,
-                    networks: g
-                        .networks
-                        .iter()
-                        .map(|n| match n {
-                            Network::Prefix(net) => net.to_string(),
-                            Network::Interface(name) => format!("@{name}"),
-                        })
-                        .collect(),
+                    networks: g.networks.iter().map(ToString::to_string).collect(),
                     initiators: g.initiators.iter().map(ToString::to_string).collect(),
                     ports: range(&g.ports),
                     except_ports: g.except_ports.iter().map(range).collect(),

@@ -138,16 +138,18 @@ fn guard(section: Section<'_>, mode: Mode) -> Guard {
         None => section.missing("networks", "is missing", NETWORKS),
     }
     let mut initiators = vec![
-        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
-        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+        Network::Prefix(IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0))),
+        Network::Prefix(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))),
     ];
     match section.get("initiators") {
         Some(item) => {
-            if let Some(list) = values::prefixes(&item) {
+            const REMEDY: &str =
+                "write a list of addresses, prefixes or interfaces, such as [\"192.0.2.0/24\", \"@wan0\"]";
+            if let Some(list) = item.list(REMEDY) {
                 if item.is_empty_list() {
                     item.refuse::<()>("is empty: the guard would hold nobody", "name the initiators' networks");
                 }
-                initiators = list;
+                initiators = list.iter().filter_map(network).collect();
             }
         }
         None if direction == Direction::Out => section.missing(

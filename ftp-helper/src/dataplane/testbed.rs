@@ -98,6 +98,34 @@ impl Testbed {
     /// # Errors
     /// When the kernel refuses the run, as it does where the frame is shorter than an Ethernet header or too long.
     pub fn run(&self, hook: u8, link: LinkLayer, frame: &[u8], metadata: Metadata) -> anyhow::Result<(Verdict, u32)> {
+        self.run_into(hook, link, frame, metadata, None).map(|(verdict, mark, _)| (verdict, mark))
+    }
+
+    /// The same, with the frame as the program leaves it.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn change_frame(
+        &self,
+        hook: u8,
+        link: LinkLayer,
+        frame: &[u8],
+        metadata: Metadata,
+    ) -> anyhow::Result<(Verdict, u32, Vec<u8>)> {
+        let mut after = vec![0; FRAME_MAX];
+        let (verdict, mark, len) = self.run_into(hook, link, frame, metadata, Some(&mut after))?;
+        after.truncate(len);
+        Ok((verdict, mark, after))
+    }
+
+    fn run_into(
+        &self,
+        hook: u8,
+        link: LinkLayer,
+        frame: &[u8],
+        metadata: Metadata,
+        frame_after: Option<&mut [u8]>,
+    ) -> anyhow::Result<(Verdict, u32, usize)> {
         let name = match (hook, link) {
             (HOOK_IN, LinkLayer::Ethernet) => "ftp_ingress",
             (_, LinkLayer::Ethernet) => "ftp_egress",
@@ -108,6 +136,7 @@ impl Testbed {
         let mut after = [0; SKB];
         let options = TestRunOptions {
             data_in: Some(frame),
+            data_out: frame_after,
             ctx_in: (!context.is_empty()).then_some(&context),
             ctx_out: Some(&mut after),
             ..TestRunOptions::new()
@@ -120,7 +149,7 @@ impl Testbed {
             other => bail!("the program {name} returned {other}, which is no verdict of its"),
         };
         let [.., a, b, c, d] = *after.first_chunk::<12>().context("a context is longer")?;
-        Ok((verdict, u32::from_ne_bytes([a, b, c, d])))
+        Ok((verdict, u32::from_ne_bytes([a, b, c, d]), result.data_size_out as usize))
     }
 
     /// Runs the shield on a frame, as if it had just arrived: its verdict, to pass or to drop.
