@@ -92,7 +92,7 @@ pub fn run(bench: &mut Bench<'_>, s: &Stimulus, hook: u8, mode: Mode) -> Result<
     let mut policy = Policy { mode, ..policy(s.knob) };
     let inside = nat.then(|| inside(hook, s.v6));
     // The only port that there is: what is announced has it.
-    policy.nat = nat.then(|| Nat { active_ports: PORT..=PORT });
+    policy.nat = nat.then_some(Nat { active_ports: PORT..=PORT });
     if applied.as_ref() != Some(&policy) {
         let fast = FastPath { parking: false, ..FastPath::default() };
         k.plane().apply(&policy, &guards(), fast).expect("the policy fits");
@@ -226,7 +226,7 @@ impl Run<'_> {
 
     /// A packet as it is at the hook: what leaves comes from inside. Where the kernel's own translation has the connection, it
     /// has been there before: of the control connection only the text is what the inside host has written.
-    fn from_inside(&self, packet: &Packet, hook: u8) -> Packet {
+    fn as_inside(&self, packet: &Packet, hook: u8) -> Packet {
         let mut packet = packet.clone();
         let (Some(inside), HOOK_OUT) = (self.inside, hook) else { return packet };
         let d = &self.talk.dialogue;
@@ -319,7 +319,7 @@ impl Run<'_> {
     /// Sends a packet, compares, and lets the engine read what there is to read.
     fn send(&mut self, packet: &Packet, hook: u8, verdict: Verdict, expected: &Counts) -> Result<(), String> {
         let before = self.state();
-        let got = self.k.send(hook, &self.from_inside(packet, hook));
+        let got = self.k.send(hook, &self.as_inside(packet, hook));
         let verdict = if self.policy.mode == Mode::Observe { Verdict::Pass } else { verdict };
         let mut counted = self.k.counted();
         if self.inside.is_some() {
