@@ -12,7 +12,7 @@ use aya::{
     },
 };
 
-use super::{Dataplane, interfaces::Link, load::load_program, netlink};
+use super::{Dataplane, ShieldKind, interfaces::Link, load::load_classifier, netlink, shield};
 use crate::error::{Code, Fault};
 
 /// How programs are attached.
@@ -38,6 +38,8 @@ pub struct Attached {
     pub link: Link,
     /// TCX or clsact.
     pub kind: AttachKind,
+    /// Where its shield is, if it has one.
+    pub shield: Option<ShieldKind>,
     /// Held while the programs are: nobody else attaches to the interface.
     _claim: UnixDatagram,
 }
@@ -47,7 +49,7 @@ const PRIORITY: u16 = 0x2121;
 const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 impl Dataplane {
-    /// Attaches to an interface: both hooks or none. Programs that an earlier daemon left there are replaced atomically.
+    /// Attaches to an interface: both hooks, and the shield if there is to be one, or nothing. Programs that an earlier daemon left there are replaced atomically.
     ///
     /// # Errors
     /// When another instance holds the interface, the link layer is not followed, or the kernel refuses.
@@ -56,13 +58,16 @@ impl Dataplane {
         let link = Link::of(name)?;
         // First: what comes in by another outside interface is not judged again where it leaves.
         self.set_outside(index, true)?;
-        let result = self.attach_hooks(name, index, link);
-        if let Err(e) = result {
-            self.detach_hooks(name, index);
-            self.set_outside(index, false)?;
-            return Err(e.context(format!("can't attach to {name}")));
-        }
-        self.attached.push(Attached { name: name.into(), index, link, kind: self.kind, _claim: claim });
+        let attached = self.attach_hooks(name, index, link).and_then(|()| self.attach_shield(name, index, link));
+        let shield = match attached {
+            Ok(shield) => shield,
+            Err(e) => {
+                self.detach_hooks(name, index);
+                self.set_outside(index, false)?;
+                return Err(e.context(format!("can't attach to {name}")));
+            }
+        };
+        self.attached.push(Attached { name: name.into(), index, link, kind: self.kind, shield, _claim: claim });
         Ok(())
     }
 
@@ -91,15 +96,22 @@ impl Dataplane {
         }
     }
 
-    /// Removes what daemons of other versions or sizes left behind, once our own programs are in place.
+    /// Removes what earlier daemons left behind, once our own programs are in place: those of other versions or sizes, and
+    /// programs on interfaces that are not watched any more, or in XDP where there is to be no shield.
     ///
     /// # Errors
     /// When something can't be removed.
     pub fn remove_leftovers(&self) -> anyhow::Result<()> {
-        match &self.pins {
-            Some(pins) => pins.remove_others(),
-            None => Ok(()),
+        let Some(pins) = &self.pins else { return Ok(()) };
+        let mut kept: Vec<String> = Vec::new();
+        for a in &self.attached {
+            kept.extend(["in", "out"].map(|word| pin_name(a.index, word)));
+            kept.extend(a.shield.map(|kind| shield::pin_name(a.index, kind)));
         }
+        for name in pins.names("link-").into_iter().filter(|n| !kept.contains(n)) {
+            pins.remove(&name)?;
+        }
+        pins.remove_others()
     }
 
     fn attach_hooks(&mut self, name: &str, index: u32, link: Link) -> anyhow::Result<()> {
@@ -110,7 +122,7 @@ impl Dataplane {
             let pin = pin_name(index, word);
             let path = self.pins.as_ref().map(|p| p.pin(&pin));
             let kind = self.kind;
-            let program = load_program(&mut self.ebpf, program_name(direction, link))?;
+            let program = load_classifier(&mut self.ebpf, program_name(direction, link))?;
             let id = match kind {
                 AttachKind::Clsact => {
                     let old = SchedClassifierLink::attached(name, direction, PRIORITY, HANDLE, None)?;
@@ -130,8 +142,11 @@ impl Dataplane {
                         None => None,
                     };
                     match replaced {
-                        // Pinned already.
-                        Some(_) => continue,
+                        // Pinned already: what we hold of it would outlive the pin.
+                        Some(id) => {
+                            drop(program.take_link(id)?);
+                            continue;
+                        }
                         None => program.attach_with_options(
                             name,
                             direction,
@@ -140,20 +155,20 @@ impl Dataplane {
                     }
                 }
             };
-            if let (AttachKind::Tcx | AttachKind::Auto, Some(path)) = (kind, path) {
-                let _ = std::fs::remove_file(&path);
+            if kind != AttachKind::Clsact && path.is_some() {
                 let link: FdLink = program.take_link(id)?.try_into().map_err(|e| anyhow!("{e}"))?;
-                link.pin(&path).with_context(|| format!("can't pin a link at {}", path.display()))?;
+                self.keep(link, &pin)?;
             } else if kind == AttachKind::Clsact && self.pins.is_some() {
                 // The filter stays when the daemon dies; it is removed by name.
-                std::mem::forget(load_program(&mut self.ebpf, program_name(direction, link))?.take_link(id)?);
+                std::mem::forget(load_classifier(&mut self.ebpf, program_name(direction, link))?.take_link(id)?);
             }
         }
         Ok(())
     }
 
-    /// Removes both hooks' programs. The interface may be gone, and its links with it: then there is nothing to remove.
+    /// Removes the programs of both hooks, and the shield. The interface may be gone, and its links with it: then there is nothing to remove.
     fn detach_hooks(&mut self, name: &str, index: u32) {
+        self.detach_shield(index);
         for (direction, word) in [(TcAttachType::Ingress, "in"), (TcAttachType::Egress, "out")] {
             match self.kind {
                 AttachKind::Clsact => {

@@ -274,6 +274,11 @@ impl Gateway {
         Ok(self.client()?.reload()?)
     }
 
+    /// Another configuration for the next start.
+    pub fn set(&mut self, settings: &Settings) {
+        self.settings = settings.clone();
+    }
+
     /// Sends a signal, such as SIGSTOP, SIGCONT or SIGHUP.
     ///
     /// # Errors
