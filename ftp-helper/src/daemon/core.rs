@@ -1,7 +1,7 @@
 //! The loop's state: kernel side, engine, interfaces, and the answers to questions.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -12,7 +12,7 @@ use ftp_helper_common::{
     command::{Command, Outcome, op},
     key::{FlowKey, PinholeKey},
     record::SynRecord,
-    state::{FlowState, flag},
+    state::{FlowState, PinholeState, flag},
 };
 use tokio::{
     io::unix::AsyncFd,
@@ -26,13 +26,14 @@ use super::{
     clock, guards,
     nat::Translator,
     rings::{Found, Rings},
+    saved::Saved,
     status, why,
 };
 use crate::{
     api::ReloadReport,
     config::{self, Config},
     dataplane::{self, Dataplane, Guard, Interface, Options, Parking, Ring},
-    engine::{Action, Engine, Nanos, Record, policy::Mode},
+    engine::{Action, Engine, Left, Nanos, Record, policy::Mode},
     event::{self, Event},
     nft::{self, Feeder},
 };
@@ -62,6 +63,8 @@ pub(super) struct Daemon {
     troubles: BTreeMap<String, String>,
     next_beat: Instant,
     next_sweep: Nanos,
+    /// Sessions of which something is saved for the next daemon.
+    saved: Saved,
     /// Data connections that the engine knew of at the last sweep and the kernel did not.
     missing: HashSet<FlowKey>,
     logger: Option<AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>>,
@@ -127,6 +130,7 @@ impl Daemon {
             troubles: BTreeMap::new(),
             next_beat: Instant::now() + BEAT,
             next_sweep: now + SWEEP,
+            saved: Saved::default(),
             missing: HashSet::new(),
             logger,
         };
@@ -231,14 +235,27 @@ impl Daemon {
 
     /// Takes over sessions and data connections of an earlier daemon, and sessions that began while none was there.
     fn adopt(&mut self, now: Nanos) -> anyhow::Result<()> {
+        let saved = self.plane.saved()?;
         let sessions = self.plane.sessions()?;
-        let flows = self.plane.flows()?;
+        let pinholes: HashMap<PinholeKey, PinholeState> = self.plane.pinholes()?.into_iter().collect();
         for (key, state) in &sessions {
-            self.engine.adopt(now, key, state);
+            let pinhole = pinholes.get(&state.pinhole).filter(|p| p.session == state.id);
+            let left = Left {
+                state,
+                deadline: pinhole.map(|p| p.deadline),
+                saved: saved.get(&state.id).map(|b| b.as_slice()),
+            };
+            self.engine.adopt_before(now, key, &left);
         }
+        self.saved = Saved::of(saved.into_keys());
+        // What that daemon has not read leads from where it was to where the tables are.
+        while !self.read()? {}
+        let flows = self.plane.flows()?;
         for (key, state) in &flows {
             self.engine.adopt_flow(now, &key.to_flow(state.hook), state);
         }
+        self.engine.adopted_all(clock::now());
+        self.saved.follow_all(&self.engine, &mut self.plane)?;
         tracing::info!("took over {} sessions and {} data connections", sessions.len(), flows.len());
         Ok(())
     }
@@ -254,7 +271,7 @@ impl Daemon {
     }
 
     fn read_some(&mut self) -> anyhow::Result<Found> {
-        let Self { rings, engine, parking, plane, outlets, translator, .. } = self;
+        let Self { rings, engine, parking, plane, outlets, translator, saved, .. } = self;
         let mut result = Ok(());
         let mut early = Vec::new();
         let found = rings.read(|ring, bytes| {
@@ -266,8 +283,10 @@ impl Daemon {
                 }
                 return;
             }
+            let mut session = None;
             match Record::parse(bytes) {
                 Ok(record) => {
+                    session = Some(record.session()).filter(|_| ring == Ring::Events);
                     engine.handle_record(now, &record);
                     if let (Some(translator), Ok(())) = (translator.as_mut(), &result) {
                         result = translator.see(engine, plane, &record);
@@ -281,6 +300,10 @@ impl Daemon {
             }
             if result.is_ok() {
                 result = act(engine, plane, parking, outlets);
+            }
+            // Before the record counts as read: whoever goes on from there needs this.
+            if let (Some(session), Ok(())) = (session, &result) {
+                result = saved.follow(engine, plane, session);
             }
         });
         result?;
@@ -416,6 +439,7 @@ impl Daemon {
             }
         }
         self.plane.forget_idle()?;
+        self.saved.follow_all(&self.engine, &mut self.plane)?;
         self.act()
     }
 

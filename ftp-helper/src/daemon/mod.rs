@@ -9,6 +9,7 @@ mod core;
 mod guards;
 mod nat;
 mod rings;
+mod saved;
 mod status;
 mod why;
 

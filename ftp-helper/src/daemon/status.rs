@@ -204,6 +204,7 @@ fn engine_counters(d: &Daemon) -> BTreeMap<String, u64> {
         ("records", s.records),
         ("sessions_started", s.sessions_started),
         ("sessions_adopted", s.adopted),
+        ("sessions_restored", s.restored),
         ("sessions_refused", s.sessions_refused),
         ("announcements", s.announcements),
         ("taken_by_fast_path", s.taken_by_fast_path),

@@ -65,8 +65,9 @@ impl Default for Options {
 /// Handshakes, and other tables that make room by themselves.
 const TRANSIENT: u32 = 16384;
 /// Tables that outlive the daemon: what the next one takes over, and what the programs go by until it replaces them.
-pub const PINNED: [&str; 23] = [
+pub const PINNED: [&str; 24] = [
     "SESSIONS",
+    "SAVED",
     "PINHOLES",
     "FLOWS",
     "CLIENTS",
@@ -180,12 +181,13 @@ pub(super) fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result
     Ok(program)
 }
 
-fn sizes(options: &Options) -> [(&'static str, u32); 12] {
+fn sizes(options: &Options) -> [(&'static str, u32); 13] {
     let n = options.sessions.max(1);
     // A data connection has its quiet time after its end, when the session has the next one already.
     let (aliases, translations) = if options.nat { (n, n.saturating_mul(2)) } else { (1, 1) };
     [
         ("SESSIONS", n),
+        ("SAVED", n),
         // While one replaces another, a session has two.
         ("PINHOLES", n.saturating_add(n / 8).saturating_add(64)),
         ("FLOWS", n.saturating_mul(2)),
@@ -202,7 +204,7 @@ fn sizes(options: &Options) -> [(&'static str, u32); 12] {
 }
 
 /// Grows with every change of the tables' contents that their sizes do not show.
-const TABLES: u32 = 8;
+const TABLES: u32 = 9;
 
 /// Stands for everything that the tables' contents depend on.
 fn layout(options: &Options) -> u64 {
