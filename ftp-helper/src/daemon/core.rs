@@ -190,6 +190,16 @@ impl Daemon {
         }
     }
 
+    /// What it does, in one line for a service manager.
+    pub(super) fn summary(&self) -> String {
+        let mode = match self.config.policy.mode {
+            Mode::Observe => "observes, drops nothing",
+            Mode::Drop => "drops what nobody negotiated",
+            Mode::Mark => "marks what was negotiated",
+        };
+        format!("{mode}; interfaces: {}", self.config.watch.interfaces.join(", "))
+    }
+
     /// Reads the configuration again, and says in the log what came of it.
     pub(super) fn reload_and_tell(&mut self) {
         match self.reload() {

@@ -10,6 +10,7 @@ mod guards;
 mod nat;
 mod rings;
 mod saved;
+mod service;
 mod status;
 mod why;
 
@@ -23,7 +24,7 @@ use tokio::{
 };
 
 pub(crate) use self::guards::resolve as guards;
-use self::{backend::Handle, core::Daemon};
+use self::{backend::Handle, core::Daemon, service::Watchdog};
 pub use crate::dataplane::{AttachKind, FastPath};
 use crate::{
     api::{self, access::Access},
@@ -80,16 +81,24 @@ async fn serve(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let mut daemon = Daemon::start(config, options, events)?;
     let server = tokio::spawn(api::server::serve(listener, access, handle.clone()));
     let metrics = metrics_listener.map(|l| tokio::spawn(metrics::serve(l, move || handle.clone().snapshot())));
+    let mut watchdog = Watchdog::start();
+    service::ready(&daemon.summary());
     let result = loop {
         tokio::select! {
             biased;
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
-            _ = hangup.recv() => daemon.reload_and_tell(),
+            _ = hangup.recv() => {
+                service::reloading();
+                daemon.reload_and_tell();
+                service::ready(&daemon.summary());
+            }
+            () = watchdog.alive() => {}
             Some(question) = questions.recv() => daemon.answer(question),
             step = daemon.step() => if let Err(e) = step { break Err(e) },
         }
     };
+    service::stopping();
     server.abort();
     if let Some(m) = metrics {
         m.abort();

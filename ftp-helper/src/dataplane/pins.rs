@@ -41,7 +41,8 @@ impl PinDir {
         let instance =
             Path::new(BPFFS).join("ftp-helper").join(format!("{namespace}-{:08x}", fnv(instance.as_bytes()) as u32));
         let path = instance.join(format!("{layout:016x}"));
-        fs::create_dir_all(&path).map_err(|e| {
+        // Once more: the last of the others may remove the folder of all at this moment.
+        fs::create_dir_all(&path).or_else(|_| fs::create_dir_all(&path)).map_err(|e| {
             let remedy = match e.kind() {
                 io::ErrorKind::PermissionDenied => "; run as root, or make this user the owner of its parent",
                 _ => "",
@@ -110,12 +111,17 @@ impl PinDir {
         Ok(())
     }
 
-    /// Removes everything, the folder included.
+    /// Removes everything, the folder included, and the folder of all instances if this was the last one.
     ///
     /// # Errors
     /// When something can't be removed.
     pub fn remove_all(&self) -> anyhow::Result<()> {
-        remove_tree(&self.instance)
+        remove_tree(&self.instance)?;
+        // It stays where others are in it, or where somebody has made it for a user who may not remove it.
+        if let Some(all) = self.instance.parent() {
+            let _ = fs::remove_dir(all);
+        }
+        Ok(())
     }
 }
 
