@@ -22,9 +22,11 @@ use tokio::{
 
 use super::{
     RunOptions,
+    audit::Audit,
     backend::Question,
     clock, guards,
     nat::Translator,
+    privileges,
     rings::{Found, Rings},
     saved::Saved,
     status, why,
@@ -63,6 +65,9 @@ pub(super) struct Daemon {
     troubles: BTreeMap<String, String>,
     next_beat: Instant,
     next_sweep: Nanos,
+    pub(super) audit: Audit,
+    /// How long the host had been suspended when it was looked at last.
+    suspended: Nanos,
     /// Sessions of which something is saved for the next daemon.
     saved: Saved,
     /// Data connections that the engine knew of at the last sweep and the kernel did not.
@@ -96,6 +101,10 @@ impl Daemon {
             bench: false,
         })?;
         let adopted = plane.adopted();
+        // Before there is any other thread.
+        if let Err(e) = privileges::give_up() {
+            return Err(undone(plane, adopted, e));
+        }
         let prepared = (|| {
             let logger = match options.kernel_log {
                 0 => None,
@@ -130,6 +139,8 @@ impl Daemon {
             troubles: BTreeMap::new(),
             next_beat: Instant::now() + BEAT,
             next_sweep: now + SWEEP,
+            audit: Audit::default(),
+            suspended: clock::suspended(),
             saved: Saved::default(),
             missing: HashSet::new(),
             logger,
@@ -156,6 +167,7 @@ impl Daemon {
         }
         // Before the look: what is written meanwhile is younger.
         let now = clock::now();
+        self.notice_suspend(now);
         if self.read()? {
             self.engine.handle_timeout(now);
         }
@@ -354,6 +366,19 @@ impl Daemon {
         act(&mut self.engine, &mut self.plane, &mut self.parking, &mut self.outlets)
     }
 
+    /// The seconds of a pinhole go on while the host is suspended, and the kernel's clock does not.
+    fn notice_suspend(&mut self, now: Nanos) {
+        /// The two clocks are read one after the other, and the daemon may have to wait in between.
+        const NOTABLE: Nanos = 100_000_000;
+        let suspended = clock::suspended();
+        let time = suspended.saturating_sub(self.suspended);
+        if time > NOTABLE {
+            tracing::info!("the host was suspended for {:?}", Duration::from_nanos(time));
+            self.suspended = suspended;
+            self.engine.handle_suspend(now, time, clock::wall_offset());
+        }
+    }
+
     /// Once a second: the sign of life, interfaces that come and go, and now and then a sweep.
     fn beat(&mut self) -> anyhow::Result<()> {
         self.next_beat = Instant::now() + BEAT;
@@ -374,7 +399,7 @@ impl Daemon {
             self.next_sweep = now + SWEEP;
             self.sweep(now)?;
         }
-        Ok(())
+        self.audit.look(now, &self.plane, &self.engine)
     }
 
     /// Attaches to what has appeared, lets go of what is gone.

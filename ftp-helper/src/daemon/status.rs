@@ -217,6 +217,8 @@ fn engine_counters(d: &Daemon) -> BTreeMap<String, u64> {
         ("resyncs_applied", s.resyncs_applied),
         ("commands_failed", s.commands_failed),
         ("refusals_untold", s.refusals_untold),
+        ("audit_looks", d.audit.looks()),
+        ("audit_differences", d.audit.differences()),
     ]
     .into_iter()
     .map(|(name, n)| (name.to_string(), n))

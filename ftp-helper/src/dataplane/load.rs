@@ -258,6 +258,21 @@ fn explain(e: anyhow::Error) -> anyhow::Error {
         let last: Vec<_> = last.into_iter().rev().collect();
         return anyhow!("the kernel's verifier refuses it:\n{}", last.join("\n"));
     }
+    let no_room = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| matches!(io.raw_os_error(), Some(libc::ENOMEM | libc::E2BIG)))
+    };
+    let table = e.downcast_ref::<EbpfError>().and_then(|e| match e {
+        EbpfError::MapError(MapError::CreateError { name, io_error, .. }) if no_room(io_error) => Some(name.clone()),
+        _ => None,
+    });
+    if let Some(table) = table {
+        return Fault::new(
+            Code::Failure,
+            format!("the kernel has no memory for the table {table}: set limits.sessions or limits.ring lower, or give it more"),
+        )
+        .into();
+    }
     if denied || !nix::unistd::geteuid().is_root() {
         return Fault::new(
             Code::NoPermission,

@@ -136,6 +136,16 @@ impl Dataplane {
         Ok(self.entries::<TupleKey, Locked<FlowState>>("FLOWS", LOCKED)?.map(|(k, v)| (k, v.state)).collect())
     }
 
+    /// One data connection.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn flow(&self, key: &TupleKey) -> anyhow::Result<Option<FlowState>> {
+        let map = self.ebpf.map("FLOWS").ok_or_else(|| anyhow!("no table FLOWS in the object"))?;
+        let table = HashMap::<_, TupleKey, Locked<FlowState>>::try_from(map)?;
+        Ok(table.get(key, LOCKED).ok().map(|v| v.state))
+    }
+
     /// Every client's quota.
     ///
     /// # Errors

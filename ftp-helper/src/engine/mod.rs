@@ -35,7 +35,7 @@ use std::collections::HashMap;
 use ftp_helper_common::{
     addr::Addr,
     command::{Command, Outcome, op},
-    key::{FlowKey, SessionKey},
+    key::{FlowKey, PinholeKey, SessionKey},
     reason::Reason,
     record::SegmentRecord,
     state::{FlowState, SessionState, flag},
@@ -254,6 +254,40 @@ impl Engine {
     /// Every session, in no particular order.
     pub fn sessions(&self) -> impl Iterator<Item = SessionView> {
         self.sessions.values().map(|s| s.view())
+    }
+
+    /// The ids and keys of all sessions, in no particular order.
+    pub fn session_keys(&self) -> impl Iterator<Item = (u64, SessionKey)> {
+        self.sessions.iter().map(|(id, s)| (*id, s.key))
+    }
+
+    /// Whether there is a session of this id.
+    pub fn has_session(&self, id: u64) -> bool {
+        self.sessions.contains_key(&id)
+    }
+
+    /// Whether this is the session's unconsumed pinhole.
+    pub fn has_pinhole(&self, session: u64, key: &PinholeKey) -> bool {
+        self.sessions.get(&session).and_then(|s| s.pinhole).is_some_and(|p| p.key == *key)
+    }
+
+    /// Whether this data connection is known.
+    pub fn has_flow(&self, key: &FlowKey) -> bool {
+        self.core.flows.contains_key(key)
+    }
+
+    /// The host was suspended for `time` nanoseconds, which its clock does not count and a pinhole's seconds do: what is over by
+    /// now expires. `wall_offset` is the new one.
+    pub fn handle_suspend(&mut self, now: Nanos, time: Nanos, wall_offset: u64) {
+        self.core.set_wall_offset(wall_offset);
+        let ids: Vec<u64> = self.sessions.keys().copied().collect();
+        for id in ids {
+            if let Some(hole) = self.sessions.get_mut(&id).and_then(|s| s.pinhole.as_mut()) {
+                hole.deadline = hole.deadline.saturating_sub(time);
+            }
+            self.settle(now, id);
+        }
+        self.run_due(now);
     }
 
     /// Every data connection that is running, in no particular order.
