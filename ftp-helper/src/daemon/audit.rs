@@ -133,9 +133,7 @@ fn differs(suspect: &Suspect, now: Nanos, plane: &Dataplane, engine: &Engine) ->
             p.session == *session && (p.deadline.saturating_add(PERSISTS) < now || !engine.has_pinhole(*session, key))
         }),
         Suspect::Flow(key, hook) => plane.flow(&key.to_tuple(*hook))?.is_some() && !engine.has_flow(key),
-        Suspect::MissingSession(id, key) => {
-            engine.has_session(*id) && plane.session(key)?.is_none_or(|s| s.id != *id)
-        }
+        Suspect::MissingSession(id, key) => engine.has_session(*id) && plane.session(key)?.is_none_or(|s| s.id != *id),
     })
 }
 

@@ -27,10 +27,21 @@ pub(super) fn give_up() -> anyhow::Result<()> {
     let stands_in = held.contains(&Capability::CAP_SYS_ADMIN) && !needed.is_subset(&held);
     let kept: HashSet<Capability> =
         held.into_iter().filter(|c| needed.contains(c) || stands_in && *c == Capability::CAP_SYS_ADMIN).collect();
-    caps::clear(None, CapSet::Ambient).context("can't clear the ambient capabilities")?;
-    for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        let kept = if matches!(set, CapSet::Inheritable) { HashSet::new() } else { kept.clone() };
-        caps::set(None, set, &kept).with_context(|| format!("can't give up capabilities ({set:?})"))?;
+    // A service manager that gives no more than is needed may also forbid capset(2): what is right already is not set again.
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        let now = caps::read(None, set).context("can't read the capabilities")?;
+        let kept: HashSet<Capability> = now.intersection(&kept).copied().collect();
+        if kept != now {
+            caps::set(None, set, &kept).with_context(|| format!("can't give up capabilities ({set:?})"))?;
+        }
+    }
+    // What programs would inherit that the daemon executed. It executes none.
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
+        if caps::read(None, set).is_ok_and(|now| !now.is_empty())
+            && let Err(e) = caps::clear(None, set)
+        {
+            tracing::debug!("can't clear the capabilities of other programs: {e}");
+        }
     }
     Ok(())
 }
