@@ -113,12 +113,21 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::start`]; when it is running.
     pub fn start_again(&mut self) -> Result<()> {
+        self.begin_again()?;
+        self.wait_attached()
+    }
+
+    /// The same without waiting for anything.
+    ///
+    /// # Errors
+    /// When the program can't be started, or is running.
+    pub fn begin_again(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the daemon is running already");
         self.write_config()?;
         let mut command: Command = self.host.command(program()?);
         command.arg("run").arg("-c").arg(&self.config).args(&self.arguments);
         self.process = Some(Process::spawn(command)?);
-        self.wait_attached()
+        Ok(())
     }
 
     fn wait_attached(&mut self) -> Result<()> {
