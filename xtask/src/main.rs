@@ -4,6 +4,7 @@ mod bench;
 mod command;
 mod coverage;
 mod demo;
+mod dist;
 mod docs;
 mod fuzz;
 mod host;
@@ -49,6 +50,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Build the Debian package and the tarball, into target/dist.
+    Dist {
+        /// Instead, build the package around the program of the tests, and try it in a fresh Debian tree.
+        #[arg(long)]
+        check: bool,
+    },
     /// Build and run a benchmark: the comparison with ftp-helper's peers, or the one that is named.
     Bench {
         /// A name (`path` is the program `bench-path` of the tests; without one, `bench-peers`), and what is passed on to it.
@@ -79,6 +86,8 @@ fn run(cli: Cli) -> Result<()> {
         Task::Fuzz(options) => fuzz::run(&host, &options),
         Task::Coverage(options) => coverage::run(&host, &options),
         Task::Demo { args } => demo::run(&host, &args),
+        Task::Dist { check: false } => dist::run(&host),
+        Task::Dist { check: true } => dist::try_out(&host),
         Task::Bench { args } => {
             let (name, args) = bench::split(&args)?;
             bench::run(&host, &name, args)

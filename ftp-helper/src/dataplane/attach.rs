@@ -12,7 +12,7 @@ use aya::{
     },
 };
 
-use super::{Dataplane, interfaces::Link, load::load_program, netlink};
+use super::{Dataplane, ShieldKind, interfaces::Link, load::load_classifier};
 use crate::error::{Code, Fault};
 
 /// How programs are attached.
@@ -38,16 +38,22 @@ pub struct Attached {
     pub link: Link,
     /// TCX or clsact.
     pub kind: AttachKind,
+    /// Where its shield is, if it has one.
+    pub shield: Option<ShieldKind>,
     /// Held while the programs are: nobody else attaches to the interface.
     _claim: UnixDatagram,
 }
 
 /// Priority and handle of our filters: fixed, so that a later daemon finds and replaces them.
-const PRIORITY: u16 = 0x2121;
-const HANDLE: TcHandle = TcHandle::new(0, 1);
+pub(super) const PRIORITY: u16 = 0x2121;
+pub(super) const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// Beginnings of the marks of interfaces with our filters, and with a clsact qdisc that we have made.
+pub(super) const FILTER: &str = "filter-";
+pub(super) const QDISC: &str = "qdisc-";
 
 impl Dataplane {
-    /// Attaches to an interface: both hooks or none. Programs that an earlier daemon left there are replaced atomically.
+    /// Attaches to an interface: both hooks, and the shield if there is to be one, or nothing. Programs that an earlier daemon left there are replaced atomically.
     ///
     /// # Errors
     /// When another instance holds the interface, the link layer is not followed, or the kernel refuses.
@@ -56,13 +62,16 @@ impl Dataplane {
         let link = Link::of(name)?;
         // First: what comes in by another outside interface is not judged again where it leaves.
         self.set_outside(index, true)?;
-        let result = self.attach_hooks(name, index, link);
-        if let Err(e) = result {
-            self.detach_hooks(name, index);
-            self.set_outside(index, false)?;
-            return Err(e.context(format!("can't attach to {name}")));
-        }
-        self.attached.push(Attached { name: name.into(), index, link, kind: self.kind, _claim: claim });
+        let attached = self.attach_hooks(name, index, link).and_then(|()| self.attach_shield(name, index, link));
+        let shield = match attached {
+            Ok(shield) => shield,
+            Err(e) => {
+                self.detach_hooks(name, index);
+                self.set_outside(index, false)?;
+                return Err(e.context(format!("can't attach to {name}")));
+            }
+        };
+        self.attached.push(Attached { name: name.into(), index, link, kind: self.kind, shield, _claim: claim });
         Ok(())
     }
 
@@ -91,17 +100,6 @@ impl Dataplane {
         }
     }
 
-    /// Removes what daemons of other versions or sizes left behind, once our own programs are in place.
-    ///
-    /// # Errors
-    /// When something can't be removed.
-    pub fn remove_leftovers(&self) -> anyhow::Result<()> {
-        match &self.pins {
-            Some(pins) => pins.remove_others(),
-            None => Ok(()),
-        }
-    }
-
     fn attach_hooks(&mut self, name: &str, index: u32, link: Link) -> anyhow::Result<()> {
         if self.kind == AttachKind::Clsact {
             self.add_clsact(name)?;
@@ -110,7 +108,7 @@ impl Dataplane {
             let pin = pin_name(index, word);
             let path = self.pins.as_ref().map(|p| p.pin(&pin));
             let kind = self.kind;
-            let program = load_program(&mut self.ebpf, program_name(direction, link))?;
+            let program = load_classifier(&mut self.ebpf, program_name(direction, link))?;
             let id = match kind {
                 AttachKind::Clsact => {
                     let old = SchedClassifierLink::attached(name, direction, PRIORITY, HANDLE, None)?;
@@ -130,8 +128,11 @@ impl Dataplane {
                         None => None,
                     };
                     match replaced {
-                        // Pinned already.
-                        Some(_) => continue,
+                        // Pinned already: what we hold of it would outlive the pin.
+                        Some(id) => {
+                            drop(program.take_link(id)?);
+                            continue;
+                        }
                         None => program.attach_with_options(
                             name,
                             direction,
@@ -140,56 +141,49 @@ impl Dataplane {
                     }
                 }
             };
-            if let (AttachKind::Tcx | AttachKind::Auto, Some(path)) = (kind, path) {
-                let _ = std::fs::remove_file(&path);
+            if kind != AttachKind::Clsact && path.is_some() {
                 let link: FdLink = program.take_link(id)?.try_into().map_err(|e| anyhow!("{e}"))?;
-                link.pin(&path).with_context(|| format!("can't pin a link at {}", path.display()))?;
+                self.keep(link, &pin)?;
             } else if kind == AttachKind::Clsact && self.pins.is_some() {
                 // The filter stays when the daemon dies; it is removed by name.
-                std::mem::forget(load_program(&mut self.ebpf, program_name(direction, link))?.take_link(id)?);
+                std::mem::forget(load_classifier(&mut self.ebpf, program_name(direction, link))?.take_link(id)?);
             }
         }
         Ok(())
     }
 
-    /// Removes both hooks' programs. The interface may be gone, and its links with it: then there is nothing to remove.
+    /// Removes the programs of both hooks, and the shield. The interface may be gone, and its links with it: then there is
+    /// nothing to remove.
     fn detach_hooks(&mut self, name: &str, index: u32) {
-        for (direction, word) in [(TcAttachType::Ingress, "in"), (TcAttachType::Egress, "out")] {
-            match self.kind {
-                AttachKind::Clsact => {
-                    if let Ok(link) = SchedClassifierLink::attached(name, direction, PRIORITY, HANDLE, None) {
-                        drop(link);
-                    }
-                }
-                _ => {
-                    if let Some(path) = self.pins.as_ref().map(|p| p.pin(&pin_name(index, word))) {
-                        let _ = std::fs::remove_file(path);
-                    }
-                }
-            }
-        }
+        self.detach_shield(index);
         if self.kind == AttachKind::Clsact {
-            let mark = qdisc_mark(name);
-            let ours = self.pins.as_ref().is_none_or(|p| p.has(&mark));
-            if ours {
-                if let Err(e) = netlink::delete_clsact(index) {
-                    tracing::warn!("can't remove the clsact qdisc of {name}: {e}");
-                }
-                if let Some(pins) = &self.pins {
-                    let _ = pins.remove(&mark);
-                }
+            if let Err(e) = self.remove_filters(name) {
+                tracing::warn!("{e:#}");
+            }
+            return;
+        }
+        for word in words() {
+            if let Some(path) = self.pins.as_ref().map(|p| p.pin(&pin_name(index, word))) {
+                let _ = std::fs::remove_file(path);
             }
         }
     }
 
-    /// Adds the clsact qdisc unless somebody else has, and remembers which.
+    /// Adds the clsact qdisc unless somebody else has, and remembers which; the marks come first, so that a daemon that dies on
+    /// the way leaves nothing that the next one would not remove.
     fn add_clsact(&mut self, name: &str) -> anyhow::Result<()> {
+        let mark = format!("{QDISC}{}", as_pin(name));
+        let marked = self.pins.as_ref().is_some_and(|p| p.has(&mark));
+        if let Some(pins) = &self.pins {
+            pins.mark(&format!("{FILTER}{}", as_pin(name)))?;
+            pins.mark(&mark)?;
+        }
         match tc::qdisc_add_clsact(name) {
-            Ok(()) => match &self.pins {
-                Some(pins) => pins.mark(&qdisc_mark(name)),
-                None => Ok(()),
+            Ok(()) => Ok(()),
+            Err(TcError::NetlinkError(e)) if e.raw_os_error() == Some(libc::EEXIST) => match &self.pins {
+                Some(pins) if !marked => pins.remove(&mark),
+                _ => Ok(()),
             },
-            Err(TcError::NetlinkError(e)) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
             Err(e) => Err(e).with_context(|| format!("can't add the clsact qdisc to {name}")),
         }
     }
@@ -216,12 +210,18 @@ fn program_name(direction: TcAttachType, link: Link) -> &'static str {
     }
 }
 
-fn pin_name(index: u32, word: &str) -> String {
+pub(super) fn pin_name(index: u32, word: &str) -> String {
     format!("link-{index}-{word}")
 }
 
-fn qdisc_mark(name: &str) -> String {
-    format!("qdisc-{name}")
+/// What the two hooks are called in the names of pins.
+pub(super) fn words() -> impl Iterator<Item = &'static str> {
+    ["in", "out"].into_iter()
+}
+
+/// An interface's name in that of a mark: bpffs reserves the dot.
+pub(super) fn as_pin(name: &str) -> String {
+    name.replace('.', "_")
 }
 
 /// Claims an interface for this process: an abstract socket, which the kernel keeps apart by network namespace and frees

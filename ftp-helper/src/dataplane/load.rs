@@ -4,7 +4,7 @@ use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::MapError,
-    programs::{ProgramError, SchedClassifier},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
 use ftp_helper_common::{
     command::Command,
@@ -15,7 +15,7 @@ use ftp_helper_common::{
 };
 
 use super::{
-    AttachKind, Dataplane,
+    AttachKind, Dataplane, Shield,
     pins::{PinDir, fnv},
     platform::Platform,
 };
@@ -32,6 +32,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// How programs are attached.
     pub attach: AttachKind,
+    /// Whether there is a shield in XDP before them.
+    pub shield: Shield,
     /// Names the instance: tables and links are pinned under it and outlive the daemon. None: nothing is pinned, and
     /// programs are loaded at once, to be run without an interface.
     pub instance: Option<String>,
@@ -53,6 +55,7 @@ impl Default for Options {
             sessions: 65536,
             ring_bytes: 16 << 20,
             attach: AttachKind::Auto,
+            shield: Shield::Off,
             instance: None,
             programs: &[],
             log_level: 0,
@@ -65,8 +68,9 @@ impl Default for Options {
 /// Handshakes, and other tables that make room by themselves.
 const TRANSIENT: u32 = 16384;
 /// Tables that outlive the daemon: what the next one takes over, and what the programs go by until it replaces them.
-pub const PINNED: [&str; 23] = [
+pub const PINNED: [&str; 24] = [
     "SESSIONS",
+    "SAVED",
     "PINHOLES",
     "FLOWS",
     "CLIENTS",
@@ -166,26 +170,43 @@ impl Dataplane {
             AttachKind::Auto => AttachKind::Clsact,
             kind => kind,
         };
-        Ok(Self { ebpf, attached: Vec::new(), pins, kind, adopted, mark })
+        Ok(Self { ebpf, attached: Vec::new(), pins, kind, shield: options.shield, adopted, mark })
     }
 }
 
+/// A program of the object for a hook of TC, loaded.
+pub(super) fn load_classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
+    load_program(ebpf, name)?.try_into().context(OTHER_KIND)
+}
+
+/// A program of the object for XDP, loaded.
+pub(super) fn load_xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
+    load_program(ebpf, name)?.try_into().context(OTHER_KIND)
+}
+
+const OTHER_KIND: &str = "the object holds another kind of program";
+
 /// A program of the object, loaded.
-pub(super) fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
+fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Program> {
     let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("no program {name} in the object"))?;
-    let program: &mut SchedClassifier = program.try_into().context("the object holds another kind of program")?;
     if program.fd().is_err() {
-        program.load().map_err(|e| explain(e.into())).with_context(|| format!("can't load the program {name}"))?;
+        let loaded = match program {
+            Program::SchedClassifier(p) => p.load(),
+            Program::Xdp(p) => p.load(),
+            _ => anyhow::bail!(OTHER_KIND),
+        };
+        loaded.map_err(|e| explain(e.into())).with_context(|| format!("can't load the program {name}"))?;
     }
     Ok(program)
 }
 
-fn sizes(options: &Options) -> [(&'static str, u32); 12] {
+fn sizes(options: &Options) -> [(&'static str, u32); 13] {
     let n = options.sessions.max(1);
     // A data connection has its quiet time after its end, when the session has the next one already.
     let (aliases, translations) = if options.nat { (n, n.saturating_mul(2)) } else { (1, 1) };
     [
         ("SESSIONS", n),
+        ("SAVED", n),
         // While one replaces another, a session has two.
         ("PINHOLES", n.saturating_add(n / 8).saturating_add(64)),
         ("FLOWS", n.saturating_mul(2)),
@@ -202,7 +223,7 @@ fn sizes(options: &Options) -> [(&'static str, u32); 12] {
 }
 
 /// Grows with every change of the tables' contents that their sizes do not show.
-const TABLES: u32 = 8;
+const TABLES: u32 = 9;
 
 /// Stands for everything that the tables' contents depend on.
 fn layout(options: &Options) -> u64 {
@@ -255,6 +276,21 @@ fn explain(e: anyhow::Error) -> anyhow::Error {
         let last: Vec<_> = log.lines().rev().take(12).collect();
         let last: Vec<_> = last.into_iter().rev().collect();
         return anyhow!("the kernel's verifier refuses it:\n{}", last.join("\n"));
+    }
+    let no_room = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| matches!(io.raw_os_error(), Some(libc::ENOMEM | libc::E2BIG)))
+    };
+    let table = e.downcast_ref::<EbpfError>().and_then(|e| match e {
+        EbpfError::MapError(MapError::CreateError { name, io_error, .. }) if no_room(io_error) => Some(name.clone()),
+        _ => None,
+    });
+    if let Some(table) = table {
+        return Fault::new(
+            Code::Failure,
+            format!("the kernel has no memory for the table {table}: set limits.sessions or limits.ring lower, or give it more"),
+        )
+        .into();
     }
     if denied || !nix::unistd::geteuid().is_root() {
         return Fault::new(

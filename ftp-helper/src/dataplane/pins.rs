@@ -41,7 +41,8 @@ impl PinDir {
         let instance =
             Path::new(BPFFS).join("ftp-helper").join(format!("{namespace}-{:08x}", fnv(instance.as_bytes()) as u32));
         let path = instance.join(format!("{layout:016x}"));
-        fs::create_dir_all(&path).map_err(|e| {
+        // Once more: the last of the others may remove the folder of all at this moment.
+        fs::create_dir_all(&path).or_else(|_| fs::create_dir_all(&path)).map_err(|e| {
             let remedy = match e.kind() {
                 io::ErrorKind::PermissionDenied => "; run as root, or make this user the owner of its parent",
                 _ => "",
@@ -66,6 +67,13 @@ impl PinDir {
     pub fn names(&self, prefix: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(&self.path) else { return Vec::new() };
         entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| n.starts_with(prefix)).collect()
+    }
+
+    /// Where daemons of other layouts may have pinned the same.
+    pub fn others(&self, name: &str) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(&self.instance) else { return Vec::new() };
+        let layouts = entries.filter_map(|e| Some(e.ok()?.path())).filter(|path| *path != self.path);
+        layouts.map(|path| path.join(name.replace('.', "_"))).collect()
     }
 
     /// Makes a mark: an empty folder.
@@ -96,26 +104,37 @@ impl PinDir {
         }
     }
 
-    /// Removes what daemons of other layouts left behind: their links detach.
+    /// Removes what daemons of other layouts left behind: their links detach. Their marks are kept; how many layouts there were.
     ///
     /// # Errors
     /// When something can't be removed.
-    pub fn remove_others(&self) -> anyhow::Result<()> {
-        let Ok(entries) = fs::read_dir(&self.instance) else { return Ok(()) };
-        for path in entries.filter_map(|e| Some(e.ok()?.path())) {
-            if path != self.path {
-                remove_tree(&path)?;
+    pub fn remove_others(&self) -> anyhow::Result<usize> {
+        let Ok(entries) = fs::read_dir(&self.instance) else { return Ok(0) };
+        let mut removed = 0;
+        for path in entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| *p != self.path) {
+            let marks = fs::read_dir(&path).into_iter().flatten().filter_map(Result::ok);
+            for mark in marks.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+                if let Ok(name) = mark.file_name().into_string() {
+                    self.mark(&name)?;
+                }
             }
+            remove_tree(&path)?;
+            removed += 1;
         }
-        Ok(())
+        Ok(removed)
     }
 
-    /// Removes everything, the folder included.
+    /// Removes everything, the folder included, and the folder of all instances if this was the last one.
     ///
     /// # Errors
     /// When something can't be removed.
     pub fn remove_all(&self) -> anyhow::Result<()> {
-        remove_tree(&self.instance)
+        remove_tree(&self.instance)?;
+        // It stays where others are in it, or where somebody has made it for a user who may not remove it.
+        if let Some(all) = self.instance.parent() {
+            let _ = fs::remove_dir(all);
+        }
+        Ok(())
     }
 }
 

@@ -11,6 +11,7 @@ use ftp_helper_common::{
     state::pending,
     tcp::reaches,
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     grammar::{
@@ -78,7 +79,7 @@ pub(super) struct Rules<'a> {
 }
 
 /// What an unanswered command is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 enum Kind {
     Pasv,
     Epsv,
@@ -98,7 +99,7 @@ enum Kind {
 }
 
 /// A command without a final reply.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Entry {
     seq: u32,
     end: u32,
@@ -112,7 +113,7 @@ struct Entry {
 }
 
 /// The dialogue of one session.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Dialogue {
     fifo: Vec<Entry>,
     /// The endpoint of a PORT or EPRT that waits for a transfer command.
@@ -217,6 +218,13 @@ impl Dialogue {
     /// Whether nothing is open: no command unanswered, no reply half said, nothing that the kernel couldn't take up.
     pub(super) fn is_quiet(&self) -> bool {
         self.greeted() && self.fifo.is_empty() && self.multiline == 0 && self.doubt == 0
+    }
+
+    /// Whether the kernel's table and records can't tell what this dialogue has come to, even while the kernel sees it: a reply
+    /// half said, or an endpoint that waits for its reply or its transfer command.
+    pub(super) fn is_intricate(&self) -> bool {
+        let waits = |e: &Entry| matches!(e.kind, Kind::Port | Kind::Eprt) && !e.opened;
+        self.multiline != 0 || self.armed.is_some() || self.fifo.first().is_some_and(waits)
     }
 
     /// Commands without a final reply.
@@ -377,6 +385,10 @@ impl Dialogue {
             self.fifo = Vec::new();
         }
         let positive = (200..300).contains(&code);
+        if self.doubt != 0 && (head.kind == Kind::Pass || matches!(code, 331 | 332 | 530)) {
+            // Of a login whose USER was skipped.
+            self.logged_in = false;
+        }
         match head.kind {
             Kind::Pasv | Kind::Epsv => self.passive(&head, code, text, line, rules, out),
             Kind::Void => {}
@@ -466,7 +478,8 @@ impl Dialogue {
         let mut now = head;
         match head.kind {
             Kind::User | Kind::Rein => {
-                now.was_logged_in = self.logged_in;
+                // In a dialogue that was joined in its middle, the reply may be that of a command that was skipped.
+                now.was_logged_in = self.logged_in && self.doubt == 0;
                 self.logged_in = false;
             }
             // What the server makes of a refused one nobody knows; it supersedes what was announced before all the same.

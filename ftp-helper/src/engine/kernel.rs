@@ -9,6 +9,7 @@ use ftp_helper_common::{
     state::{SessionState, flag, pending},
     tcp::distance,
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     Nanos,
@@ -50,10 +51,14 @@ pub(super) struct KernelSide {
     last: u32,
     /// The last opening of the fast path that was read.
     taken: Option<(u8, u32)>,
+    /// The last line that the engine had opened itself, with its side, mode and port.
+    own: Option<(u8, u32, u8, u16)>,
     /// Where both streams stood when the session was taken over: what is older was told to nobody, or to a daemon before.
     joined: Option<[u32; 2]>,
     epoch: u32,
     blind: bool,
+    /// The announcement that the session's entry named last when it was taken over: it has been opened already.
+    opened: Option<u32>,
     /// It was asked to see again, and has not answered.
     asked: bool,
     /// It had not come to where the engine is: when it is asked once more, and how often it was.
@@ -61,8 +66,18 @@ pub(super) struct KernelSide {
     asked_again: u8,
 }
 
+/// What outlives a daemon of [`KernelSide`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedKernel {
+    fast: Vec<Fast>,
+    used: Option<u32>,
+    returnable: Option<u32>,
+    last: u32,
+    taken: Option<(u8, u32)>,
+}
+
 /// An opening of the fast path.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Fast {
     side: u8,
     /// The segment, which the kernel names the opening by.
@@ -90,6 +105,31 @@ impl KernelSide {
     pub(super) fn join(&mut self, next: [u32; 2], announcement: u32) {
         self.joined = Some(next);
         self.last = announcement;
+    }
+
+    /// What another daemon has to know of this to go on.
+    pub(super) fn save(&self) -> SavedKernel {
+        let Self { fast, used, returnable, last, taken, .. } = self;
+        SavedKernel { fast: fast.clone(), used: *used, returnable: *returnable, last: *last, taken: *taken }
+    }
+
+    /// Goes on where another daemon has saved this; the session's entry has named `announcement` last.
+    pub(super) fn restore(&mut self, saved: SavedKernel, next: [u32; 2], announcement: u32) {
+        self.joined = Some(next);
+        (self.fast, self.used, self.returnable) = (saved.fast, saved.used, saved.returnable);
+        (self.last, self.taken) = (saved.last, saved.taken);
+        self.fast.truncate(FAST);
+        // Opened for a record that nobody has counted as read: it comes once more.
+        if announcement != saved.last {
+            (self.opened, self.last) = (Some(announcement), announcement);
+        }
+    }
+
+    /// Goes on where the streams stand here, of which every record is still to come; the session's entry has named `announcement`
+    /// last, which may be that of one of them.
+    pub(super) fn rejoin(&mut self, next: [u32; 2], announcement: u32) {
+        (self.joined, self.last) = (Some(next), announcement);
+        self.opened = Some(announcement);
     }
 
     /// When it is asked once more to see again.
@@ -183,6 +223,12 @@ impl Session {
         let timeout = pinhole::timeout(&core.policy);
         let opened = fast.map_or(now, |f| f.time.min(now));
         let agreed = fast.filter(|f| f.port == a.port && (f.kind == 0 || f.kind == a.kind));
+        if self.kernel.opened.take() == Some(agreed.map_or(a.seq, |f| f.seq)) {
+            // It stood in the table when the session was taken over, and what is left of it was taken over too; a daemon before
+            // this one did not live to count the record as read.
+            core.stats.taken_by_fast_path += u64::from(agreed.is_some());
+            return;
+        }
         let mut hole = Pinhole {
             key,
             deadline: opened.saturating_add(timeout),
@@ -211,6 +257,7 @@ impl Session {
             }
             self.ask_open(core, &hole);
             self.kernel.last = hole.seq;
+            self.kernel.own = Some((a.side, a.seq, a.kind, a.port));
         }
         core.unconsumed.add(self.key.client, &key, self.id);
         self.pinhole = Some(hole);
@@ -222,6 +269,14 @@ impl Session {
         let Some(hole) = self.drop_pinhole(core) else { return };
         self.ask_revoke(core, &hole.key, hole.seq);
         self.tell_revoked(now, core, hole, reason);
+    }
+
+    /// Records were missed: a pinhole that is gone may have been used or taken back by what nobody told of, and is not opened
+    /// again.
+    pub(super) fn lose_missing(&mut self, now: Nanos, core: &mut Core) {
+        if self.pinhole.is_some_and(|p| matches!(p.stage, Stage::Missing { .. })) {
+            self.revoke(now, core, Reason::DaemonLoss);
+        }
     }
 
     /// A data connection has used the pinhole of this announcement.
@@ -249,7 +304,7 @@ impl Session {
     }
 
     /// The unconsumed pinhole of a session that is taken over.
-    pub(super) fn adopt_pinhole(&mut self, now: Nanos, core: &mut Core, state: &SessionState) {
+    pub(super) fn adopt_pinhole(&mut self, now: Nanos, core: &mut Core, state: &SessionState, deadline: Option<Nanos>) {
         let kind = match (state.pinhole.initiator == self.key.client, state.active_kind) {
             (true, _) => pending::PASV,
             (false, pending::EPRT) => pending::EPRT,
@@ -259,7 +314,7 @@ impl Session {
         core.unconsumed.add(self.key.client, &state.pinhole, self.id);
         let hole = Pinhole {
             key: state.pinhole,
-            deadline: now.saturating_add(timeout),
+            deadline: deadline.unwrap_or(Nanos::MAX).min(now.saturating_add(timeout)),
             seq: state.pinhole_seq,
             line: state.pinhole_seq,
             kind,
@@ -367,7 +422,7 @@ impl Session {
         while let Some(i) = self.kernel.fast.iter().position(|f| self.standing != Standing::Good || read(f)) {
             let fast = self.kernel.remove(i);
             // Two CPUs may have had the same segment in hand, and both have told of it.
-            if self.kernel.taken != Some((fast.side, fast.seq)) {
+            if self.kernel.taken != Some((fast.side, fast.seq)) && !self.opened_too(core, &fast) {
                 self.diverged(now, core, &fast);
             }
         }
@@ -388,6 +443,27 @@ impl Session {
             }
             core.command(Command { flags, ..command });
         }
+    }
+
+    /// Whether the fast path has opened what the engine had opened by the same line before: one CPU had the segment in hand
+    /// when the kernel was brought back to sight, and another saw a copy of it. The kernel's entry is then the younger one's.
+    fn opened_too(&mut self, core: &mut Core, fast: &Fast) -> bool {
+        let Some((side, line, kind, port)) = self.kernel.own else { return false };
+        let within = distance(line, fast.seq) >= 0 && distance(line, fast.end) < 0;
+        if self.standing != Standing::Good || side != fast.side || port != fast.port || !within {
+            return false;
+        }
+        self.kernel.last = fast.seq;
+        match &mut self.pinhole {
+            Some(hole) if hole.line == line && hole.stage != Stage::Asked => {
+                hole.seq = fast.seq;
+                let hole = *hole;
+                self.ask_confirm(core, &hole);
+            }
+            // It was used, or taken back, in the meantime.
+            _ => self.ask_revoke(core, &pinhole_key(&self.key, self.client_hook, kind, port), fast.seq),
+        }
+        true
     }
 
     /// Lets go of the pinhole without telling anybody.
@@ -433,6 +509,7 @@ impl Session {
             Outcome::Quota => Reason::ClientQuota,
             Outcome::Barred => Reason::SessionClosing,
             Outcome::MovedOn | Outcome::Busy => Reason::Race,
+            Outcome::Unseen => Reason::DaemonLoss,
             Outcome::NoPinhole | Outcome::NoSession | Outcome::Malformed | Outcome::Used => Reason::Forgotten,
         };
         self.drop_pinhole(core);

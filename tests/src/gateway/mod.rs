@@ -115,12 +115,21 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::start`]; when it is running.
     pub fn start_again(&mut self) -> Result<()> {
+        self.begin_again()?;
+        self.wait_attached()
+    }
+
+    /// The same without waiting for anything.
+    ///
+    /// # Errors
+    /// When the program can't be started, or is running.
+    pub fn begin_again(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the daemon is running already");
         self.write_config()?;
         let mut command: Command = self.host.command(program()?);
         command.arg("run").arg("-c").arg(&self.config).args(&self.arguments);
         self.process = Some(Process::spawn(command)?);
-        self.wait_attached()
+        Ok(())
     }
 
     fn wait_attached(&mut self) -> Result<()> {
@@ -274,6 +283,11 @@ impl Gateway {
         self.settings = settings.clone();
         self.write_config()?;
         Ok(self.client()?.reload()?)
+    }
+
+    /// Another configuration for the next start.
+    pub fn set(&mut self, settings: &Settings) {
+        self.settings = settings.clone();
     }
 
     /// Sends a signal, such as SIGSTOP, SIGCONT or SIGHUP.

@@ -14,6 +14,8 @@ use crate::{
 pub(crate) const BPF_LINKER: Version = Version([0, 10, 3]);
 /// The version of cargo-deny that `deny.toml` is written for.
 pub(crate) const CARGO_DENY: Version = Version([0, 20, 2]);
+/// The version of cargo-deb that the package is described for.
+pub(crate) const CARGO_DEB: Version = Version([3, 8, 0]);
 /// The version of cargo-fuzz that builds with a stable compiler.
 pub(crate) const CARGO_FUZZ: Version = Version([0, 13, 2]);
 /// The oldest kernel that ftp-helper runs on.
@@ -65,12 +67,14 @@ pub(crate) enum Purpose {
     Coverage,
     /// Virtual machines with other kernels.
     Machines,
+    /// Packages, and trying them.
+    Package,
 }
 
 impl Purpose {
     /// Everything.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Build, Self::Lab, Self::Kernel, Self::Checks, Self::Fuzz, Self::Coverage, Self::Machines];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Build, Self::Lab, Self::Kernel, Self::Checks, Self::Fuzz, Self::Coverage, Self::Machines, Self::Package];
 }
 
 /// How to get something.
@@ -234,6 +238,27 @@ pub(crate) static NEEDS: &[Need] = &[
         purpose: Purpose::Machines,
         probe: Probe::Server(&BUSYBOX),
         remedy: Remedy::Server(&BUSYBOX),
+    },
+    Need {
+        what: "cargo-deb",
+        why: "packs the Debian package",
+        purpose: Purpose::Package,
+        probe: Probe::Version("cargo-deb", CARGO_DEB),
+        remedy: Remedy::Crate { name: "cargo-deb", version: CARGO_DEB, takes: "about a minute" },
+    },
+    Need {
+        what: "debootstrap",
+        why: "makes the fresh system that the package is tried in",
+        purpose: Purpose::Package,
+        probe: Probe::Program("debootstrap"),
+        remedy: Remedy::Apt { packages: &["debootstrap"], elsewhere: "debootstrap" },
+    },
+    Need {
+        what: "dpkg-shlibdeps",
+        why: "finds out what the program depends on",
+        purpose: Purpose::Package,
+        probe: Probe::Program("dpkg-shlibdeps"),
+        remedy: Remedy::Apt { packages: &["dpkg-dev"], elsewhere: "dpkg-dev" },
     },
     Need {
         what: "BPF file system",

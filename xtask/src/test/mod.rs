@@ -13,7 +13,7 @@ use clap::Args;
 
 pub(crate) use self::{count::Count, step::Steps};
 use crate::{
-    bench, command, docs, fuzz,
+    bench, command, dist, docs, fuzz,
     host::{Host, Rights, output_of},
     kernels::{self, KERNELS, Kernel},
     setup::{Purpose, Setup},
@@ -65,6 +65,9 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
     if machines.is_ok() && options.filter.is_none() {
         purposes.push(Purpose::Machines);
     }
+    if whole && host.os.is_debian_12() {
+        purposes.push(Purpose::Package);
+    }
     Setup::of(host, &purposes).install()?;
     let verbose = options.verbose || env::var_os("CI").is_some();
     let mut steps = Steps::new(host.root.join("target/xtask"), verbose)?;
@@ -92,6 +95,11 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
         match machines {
             Ok(()) => kernels::run(host, &KERNELS, &mut steps, &mut count)?,
             Err(why) => println!("other kernels: not tried: {why}"),
+        }
+        if host.os.is_debian_12() && host.rights != Rights::None {
+            steps.check("package", || dist::check(host))?;
+        } else {
+            println!("package: not tried: that takes Debian 12 and root");
         }
         steps.check("documented configurations", || configurations(host))?;
         steps.command("fuzz build", &mut fuzz::build(host, None)?)?;
