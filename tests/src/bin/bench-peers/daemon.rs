@@ -86,7 +86,7 @@ pub(crate) fn busy(ground: &Ground, time: Duration) -> Result<(f64, f64)> {
         for t in &mut talks {
             forge.begin(t)?;
         }
-        let before = settled(gateway)?;
+        let before = settled(gateway, &mut forge)?;
         let (begun, took) = (Instant::now(), processor_time(pid)?);
         let (mut n, mut next) = (0_u32, begun);
         while begun.elapsed() < time {
@@ -101,7 +101,7 @@ pub(crate) fn busy(ground: &Ground, time: Duration) -> Result<(f64, f64)> {
             next += STEP;
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
         }
-        let after = settled(gateway)?;
+        let after = settled(gateway, &mut forge)?;
         let seconds = begun.elapsed().as_secs_f64();
         let share = (processor_time(pid)? - took).as_secs_f64() / seconds;
         // Whatever the kernel could not read by itself would be another path.

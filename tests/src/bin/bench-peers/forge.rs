@@ -136,6 +136,13 @@ pub(crate) struct Talk {
     next: [u32; 2],
 }
 
+impl Talk {
+    /// The client's end.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.client
+    }
+}
+
 impl Forge {
     /// On a ground's wires, over a family.
     pub(crate) fn new(lab: &Lab, v6: bool) -> Result<Self> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use ftp_helper::api::Status;
 use ftp_helper_tests::{
     gateway::{Gateway, counter, engine, until},
@@ -37,13 +37,13 @@ pub(crate) fn packets(ground: &Ground, n: usize) -> Result<Packets> {
         let mut forge = Forge::new(&ground.lab, false)?;
         let taken = || -> Result<[u64; 2]> { Ok([arrived(ground.lab.server())?, arrived(ground.lab.client())?]) };
         let before = taken()?;
-        let status = ground.gateway.as_ref().map(settled).transpose()?;
+        let status = ground.gateway.as_ref().map(|g| settled(g, &mut forge)).transpose()?;
         let packets = dialogue(&mut forge, n)?;
-        let after = taken()?;
+        let (written, after) = (forge.written, taken()?);
         let came = [0, 1].map(|i| after[i] - before[i]);
-        ensure!(came == forge.written, "{}: of {:?} packets {came:?} arrived", ground.peer.letter(), forge.written);
+        ensure!(came == written, "{}: of {:?} packets {came:?} arrived", ground.peer.letter(), written);
         if let (Some(gateway), Some(before)) = (&ground.gateway, status) {
-            let (announced, now) = (2 * n as u64 + 1, settled(gateway)?);
+            let (announced, now) = (2 * n as u64 + 1, settled(gateway, &mut forge)?);
             let fast = engine(&now, "taken_by_fast_path") - engine(&before, "taken_by_fast_path");
             ensure!(fast == announced, "{}: the fast path took {fast} of {announced}", ground.peer.letter());
             for bad in ["ring_full", "blinded"] {
@@ -59,10 +59,20 @@ pub(crate) fn packets(ground: &Ground, n: usize) -> Result<Packets> {
     })
 }
 
-/// What the daemon says when it has read all that the kernel has written.
-pub(crate) fn settled(gateway: &Gateway) -> Result<Status> {
-    until("the daemon has read all", || gateway.status().ok().filter(|s| counter(s, "records") == engine(s, "records")))
+/// What the daemon says when it has read all that the kernel had written before. Records are read in their order: it has
+/// once it knows a session that begins now.
+pub(crate) fn settled(gateway: &Gateway, forge: &mut Forge) -> Result<Status> {
+    let mut t = forge.own(MARKERS + fastrand::u16(..900));
+    let me = forge.begin(&mut t).map(|()| t.client())?;
+    let known = || gateway.sessions().ok()?.into_iter().any(|s| s.client == me).then_some(());
+    until("the daemon has read all", known).with_context(|| format!("{:?}", gateway.status()))?;
+    let status = gateway.status()?;
+    forge.end(&mut t)?;
+    Ok(status)
 }
+
+/// The connections that tell whether the daemon has read all.
+const MARKERS: u16 = 9000;
 
 /// One forged session, with `n` pairs of lines, `n` announcements of each kind, and a data connection of `n` segments.
 pub(crate) fn dialogue(forge: &mut Forge, n: usize) -> Result<Packets> {
