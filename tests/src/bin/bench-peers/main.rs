@@ -35,7 +35,7 @@ struct Args {
     /// Rounds; the median is shown [default: 9, with --short 2].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
-    /// Only this part of each round, and nothing else; may be given more than once.
+    /// Only this part, and nothing else; may be given more than once.
     #[arg(long, value_enum)]
     only: Vec<Part>,
     /// For the order in a round; printed.
@@ -70,9 +70,12 @@ enum Part {
     Small1,
     Small16,
     Small64,
+    FirstSyns,
+    Growth,
 }
 
 impl Part {
+    /// Those of a round; the others come once.
     const ALL: [Self; 6] = [Self::Throughput, Self::Connect, Self::Packets, Self::Small1, Self::Small16, Self::Small64];
 }
 
@@ -163,19 +166,22 @@ fn run(args: &Args) -> Result<()> {
 fn all(figures: &mut Figures, grounds: Vec<Ground>, effort: &Effort, only: &[Part]) -> Result<()> {
     let whole = only.is_empty();
     let parts = if whole { &Part::ALL[..] } else { only };
-    for n in 1..=effort.rounds {
+    let rounds = if parts.iter().any(|p| Part::ALL.contains(p)) { effort.rounds } else { 0 };
+    for n in 1..=rounds {
         eprintln!("round {n} of {}", effort.rounds);
         round(figures, &grounds, effort, parts)?;
     }
     if whole {
         daemons(figures, &grounds, effort)?;
         causes(figures, &grounds, effort)?;
+    }
+    if whole || only.contains(&Part::FirstSyns) {
         losses(figures, &grounds, effort)?;
     }
     for ground in grounds {
         ground.finish()?;
     }
-    if whole {
+    if whole || only.contains(&Part::Growth) {
         growth(figures, effort)?;
     }
     Ok(())
@@ -228,6 +234,7 @@ fn measure(figures: &mut Figures, ground: &Ground, effort: &Effort, part: Part) 
         Part::Small1 => figures.push(SMALL[0], peer, small(1)?),
         Part::Small16 => figures.push(SMALL[1], peer, small(16)?),
         Part::Small64 => figures.push(SMALL[2], peer, small(64)?),
+        Part::FirstSyns | Part::Growth => {}
     }
     Ok(())
 }

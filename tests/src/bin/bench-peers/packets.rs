@@ -161,7 +161,7 @@ fn begin(ground: &Ground, forge: &mut Forge, talks: &mut Vec<Talk>, up_to: u32) 
         let n = talks.len() as u32;
         let mut t = forge.of_many(n);
         forge.begin(&mut t)?;
-        forge.announce(&mut t, true, port(n))?;
+        forge.announce(&mut t, true, port_of_many(n, 0))?;
         talks.push(t);
         if (n + 1).is_multiple_of(1000) || n + 1 == up_to {
             let Some(gateway) = &ground.gateway else { continue };
@@ -176,8 +176,8 @@ fn begin(ground: &Ground, forge: &mut Forge, talks: &mut Vec<Talk>, up_to: u32) 
 fn announcements(forge: &mut Forge, talks: &mut [Talk], n: usize) -> Result<f64> {
     let mut took = Vec::with_capacity(n);
     for i in 0..n {
-        let t = &mut talks[fastrand::usize(..talks.len())];
-        took.push(forge.announce(t, true, port(i as u32))?.1);
+        let nth = fastrand::usize(..talks.len());
+        took.push(forge.announce(&mut talks[nth], true, port_of_many(nth as u32, i as u32))?.1);
         if i % BATCH == BATCH - 1 {
             std::thread::sleep(REST);
         }
@@ -197,6 +197,11 @@ pub(crate) fn apart<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> 
 /// One of the ports that are announced.
 pub(crate) fn port(n: u32) -> u16 {
     40_000 + (n % 10_000) as u16
+}
+
+/// The same for the `nth` of many sessions: no two of one client's ten announce the same port.
+fn port_of_many(nth: u32, n: u32) -> u16 {
+    40_000 + (n % 1000 * 10 + nth / 10_000 % 10) as u16
 }
 
 /// The median; NaN of none.

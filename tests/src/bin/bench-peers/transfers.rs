@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use ftp_helper::api::Status;
 use ftp_helper_tests::{
     gateway::held_up,
     spinner::{Mode, Spinner, hurry, quantile, syn_retransmissions},
@@ -78,11 +79,11 @@ pub(crate) fn connect(ground: &Ground, n: usize) -> Result<(f64, f64)> {
     Ok((micros(0.5), micros(0.99)))
 }
 
-/// First SYNs that were lost, of `n` transfers of a client that connects at once: sent again, denied or parked.
+/// First SYNs that were lost, of `n` transfers of a client that connects at once: sent again, denied or parked. If any were,
+/// standard error has what the daemon says of it.
 pub(crate) fn first_syns(ground: &Ground, n: usize, loaded: bool) -> Result<u64> {
-    let held =
-        || -> Result<u64> { Ok(ground.gateway.as_ref().map(|g| g.status()).transpose()?.map_or(0, |s| held_up(&s))) };
-    let (before, again) = (held()?, syn_retransmissions(ground.lab.client())?);
+    let status = || -> Result<Option<Status>> { ground.gateway.as_ref().map(|g| g.status()).transpose() };
+    let (before, again) = (status()?, syn_retransmissions(ground.lab.client())?);
     beside_load(loaded, || {
         session(ground, true, |spinner| {
             for i in 0..n {
@@ -92,7 +93,19 @@ pub(crate) fn first_syns(ground: &Ground, n: usize, loaded: bool) -> Result<u64>
             Ok(())
         })
     })?;
-    Ok((held()? - before).max(syn_retransmissions(ground.lab.client())? - again))
+    let after = status()?;
+    let again = syn_retransmissions(ground.lab.client())? - again;
+    let held = match (&before, &after) {
+        (Some(before), Some(after)) => held_up(after) - held_up(before),
+        _ => 0,
+    };
+    if held + again > 0 {
+        eprintln!("{held} held up, {again} sent again");
+        for status in [before, after].into_iter().flatten() {
+            eprintln!("{:?} {:?} {:?}", status.counters, status.reasons, status.engine);
+        }
+    }
+    Ok(held.max(again))
 }
 
 /// What part of the processor time that `f` takes of this process is the load generator's and the responder's own; the
