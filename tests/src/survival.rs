@@ -68,6 +68,8 @@ impl Crowd {
         let talk = || -> Result<()> {
             let mut spinner = Spinner::connect(to, false)?;
             spinner.login("u", "p")?;
+            // A SYN that is lost is sent again after 1, 3, 7 and 15 s.
+            spinner.connect_limit = Duration::from_secs(20);
             while !self.stop.load(Ordering::Relaxed) {
                 let mode = match (turn % 4, to.is_ipv4()) {
                     (0, true) => Mode::Pasv,
