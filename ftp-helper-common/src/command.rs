@@ -102,6 +102,8 @@ pub enum Outcome {
     Malformed = 9,
     /// The pinhole was the session's, and a connection has used it up (`CONFIRM`).
     Used = 10,
+    /// Segments of the session have passed that the daemon has not seen, and may have taken back what it asks for (`OPEN`).
+    Unseen = 11,
 }
 
 impl Outcome {
@@ -119,6 +121,7 @@ impl Outcome {
             8 => Self::Busy,
             9 => Self::Malformed,
             10 => Self::Used,
+            11 => Self::Unseen,
             _ => return None,
         })
     }

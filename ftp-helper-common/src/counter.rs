@@ -81,6 +81,10 @@ counters! {
     Rewritten = 23 "rewritten",
     /// Data connections whose addresses are translated.
     Translated = 24 "translated",
+    /// SYNs of those denied that the shield dropped in XDP, before the stack saw them.
+    SynShielded = 25 "syn_shielded",
+    /// ICMP errors about them that were translated.
+    TranslatedIcmp = 26 "translated_icmp",
 }
 
 /// The counter of a reason.

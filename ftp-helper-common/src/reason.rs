@@ -63,6 +63,8 @@ reasons! {
     UnreadableHeaders = 9 "unreadable_headers",
     /// IPv4 options that name the hosts to pass (RFC 791 section 3.1: loose or strict source routing).
     SourceRoute = 10 "source_route",
+    /// The first fragment of a packet of a translated data connection: the others can't be told to belong to it.
+    FragmentTranslated = 11 "fragment_translated",
 
     // 20-39: a control connection that is not followed, or a packet of one that is dropped.
     /// The control connection was there before ftp-helper was.

@@ -72,6 +72,9 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
         if flags & flag::BARRED != 0 {
             return Outcome::Barred as u32;
         }
+        if flags & flag::UNRECORDED != 0 {
+            return Outcome::Unseen as u32;
+        }
         // A daemon that is behind must not replace what the kernel, which sees, has opened for a later announcement.
         let younger = flags & flag::BLIND == 0 && old_seq != c.seq && old_seq != c.replaces;
         if younger && old.port != 0 && PINHOLES.get_ptr(&old).is_some() {

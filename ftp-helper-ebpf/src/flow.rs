@@ -199,17 +199,19 @@ fn give_back(s: *mut Scratch) -> i32 {
             (*told).kind = kind::FLOW_END;
             (*told).reset = 1;
         }
-        if !record::flow(&*told) && !may_go_untold() {
+        let told = record::flow(&*told);
+        if !told && back {
+            // Nobody would know that it is open.
+            pinhole::remove_of(key, &*hole);
+        }
+        if !told && !may_go_untold() {
             // The initiator resets the next answer.
-            if back {
-                pinhole::remove_of(key, &*hole);
-            }
             (*s).flow_lock = [0; 2];
             let _ = FLOWS.insert(tuple, &*addr_of!((*s).flow).cast::<FlowSlot>(), NO_EXIST);
             count_reason(Reason::RingFull);
             return DROP;
         }
-        count(if back { Counter::Rearmed } else { Counter::FlowsEnded });
+        count(if back && told { Counter::Rearmed } else { Counter::FlowsEnded });
     }
     if nat::is_on() {
         // The connection that comes next, if one does, gets a translation of its own.

@@ -6,7 +6,7 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, BPF_F_INGRESS},
     helpers::{bpf_redirect, bpf_skb_load_bytes},
-    programs::TcContext,
+    programs::{TcContext, XdpContext},
 };
 use aya_log_ebpf::debug;
 use ftp_helper_common::{
@@ -16,12 +16,13 @@ use ftp_helper_common::{
     policy::{FEW_MAX, FewNet, KernelPolicy, MANY, PORT_CHUNKS, PORTS_PER_CHUNK, mode, policy_flag},
     reason::Reason,
     record::{MAX_PARKED_FRAME, SynRecord, kind},
-    state::{bound, pinhole_flag},
+    state::{BlindPair, bound, pinhole_flag},
     tcp,
 };
 
 use crate::{
     flow,
+    frame::Frame,
     maps::{BLIND_PAIRS, DENIED, FEW, FLOWS, INITIATORS, NETS, PARKED, PINHOLES, PORTS, UNPARK_MARK},
     mark, nat,
     packet::View,
@@ -41,12 +42,59 @@ pub fn guard(ctx: &TcContext, view: &View, hook: u8) -> i32 {
     if mark::is_unparked(ctx, hook) {
         return unpark(ctx, view, s, policy);
     }
+    match judge::<true>(ctx, view, s, policy, hook, || hook == HOOK_OUT && rules::came_from_outside(ctx)) {
+        Word::Left => {
+            mark::put(ctx, policy, hook, false);
+            PASS
+        }
+        Word::Negotiated => permit(ctx, policy, hook, Counter::SynPassed),
+        Word::InRange => permit(ctx, policy, hook, Counter::SynInRange),
+        Word::Denied(reason) => deny(ctx, view, s, hook, reason),
+    }
+}
+
+/// Whether an arriving SYN is one that the guard at TC ingress would drop for good. Then it is counted and told.
+#[inline(always)]
+pub fn shields(ctx: &XdpContext, view: &View, s: *mut Scratch, policy: &KernelPolicy) -> bool {
+    let Word::Denied(reason) = judge::<false>(ctx, view, s, policy, HOOK_IN, || false) else { return false };
+    let time = now();
+    if may_be_early(policy, view, reason, time) && parkable(ctx, view, s).is_some() {
+        return false;
+    }
+    count(Counter::SynShielded);
+    Denied { hook: HOOK_IN, drop: true, reason, ifindex: ctx.ingress_ifindex() as u32, time }.tell(s);
+    debug!(ctx, "SYN to port {} denied in XDP: {}", view.destination_port, reason);
+    true
+}
+
+/// What the guard says of a SYN.
+enum Word {
+    /// It is no business of ours.
+    Left,
+    /// There is a pinhole for it.
+    Negotiated,
+    /// An encrypted session's range covers it.
+    InRange,
+    /// Nobody negotiated it, or not so: the reason's code.
+    Denied(u16),
+}
+
+/// Judges a SYN; its ends are in the working memory then, unless it is left alone. With `BIND` its pinhole is bound to it.
+/// `judged` tells whether another hook has judged it.
+#[inline(always)]
+fn judge<const BIND: bool>(
+    ctx: &impl Frame,
+    view: &View,
+    s: *mut Scratch,
+    policy: &KernelPolicy,
+    hook: u8,
+    judged: impl FnOnce() -> bool,
+) -> Word {
     let bits = if hook == HOOK_IN { policy.guards_in } else { policy.guards_out };
     let bits = bits & guards_of_port(policy, view.destination_port);
-    let negotiable = view.destination_port >= LOWEST_PORT;
+    let negotiable = BIND && view.destination_port >= LOWEST_PORT;
     if (bits == 0 && !negotiable) || !view.ends(ctx, s) {
-        mark::put(ctx, policy, hook, false);
-        return PASS;
+        return Word::Left;
     }
     // The pinhole first: where there is one nothing else needs to be asked. One that no guard asks for is bound as
     // well, so that its connection is accounted for and keeps its session alive.
@@ -54,32 +102,28 @@ pub fn guard(ctx: &TcContext, view: &View, hook: u8) -> i32 {
         Reason::Fragment as u16
     } else if view.flags & (tcp::FIN | tcp::RST) != 0 {
         Reason::SynFlags as u16
-    } else if negotiable {
-        pass_by_pinhole(view, s, hook)
+    } else if view.destination_port >= LOWEST_PORT {
+        pass_by_pinhole::<BIND>(view, s, hook)
     } else {
         Reason::NoPinhole as u16
     };
     if reason == 0 {
-        return permit(ctx, policy, hook, Counter::SynPassed);
+        return Word::Negotiated;
     }
-    if bits == 0 || !is_guarded(s, policy, bits) {
-        mark::put(ctx, policy, hook, false);
-        return PASS;
-    }
-    if hook == HOOK_OUT && rules::came_from_outside(ctx) {
-        return PASS;
+    if bits == 0 || !is_guarded(s, policy, bits) || judged() {
+        return Word::Left;
     }
     if reason == Reason::NoPinhole as u16 && is_repeated(view, s, hook) {
-        return permit(ctx, policy, hook, Counter::SynPassed);
+        return Word::Negotiated;
     }
     if policy.flags & policy_flag::RANGES != 0
         && !view.fragment
         && reason != Reason::SynFlags as u16
         && range::admits(view, s, policy, hook)
     {
-        return permit(ctx, policy, hook, Counter::SynInRange);
+        return Word::InRange;
     }
-    deny(ctx, view, s, hook, reason)
+    Word::Denied(reason)
 }
 
 /// Lets a SYN through that somebody negotiated.
@@ -117,9 +161,9 @@ pub fn fragment(ctx: &TcContext, view: &View, hook: u8, reason: u16) -> i32 {
     if policy.mode == mode::OBSERVE { PASS } else { DROP }
 }
 
-/// Looks for the pinhole of this SYN and binds it; 0, or why there is none.
+/// Looks for the pinhole of this SYN, and binds it with `BIND`; 0, or why there is none.
 #[inline(never)]
-fn pass_by_pinhole(view: &View, s: *mut Scratch, hook: u8) -> u16 {
+fn pass_by_pinhole<const BIND: bool>(view: &View, s: *mut Scratch, hook: u8) -> u16 {
     // SAFETY: `s` is this CPU's working memory; `p` is a live value of the table, changed under its lock only.
     unsafe {
         let ends = &*addr_of!((*s).ends);
@@ -134,7 +178,7 @@ fn pass_by_pinhole(view: &View, s: *mut Scratch, hook: u8) -> u16 {
         let wanted = bound(view.seq, view.source_port);
         let was = (*p).state.bound;
         // Before anybody counts on it; a SYN that comes again has its translation.
-        if nat::is_on() && hook == HOOK_IN && was == 0 && !nat::learn(&*addr_of!((*p).state)) {
+        if BIND && nat::is_on() && hook == HOOK_IN && was == 0 && !nat::learn(&*addr_of!((*p).state)) {
             return Reason::FlowsFull as u16;
         }
         if was == wanted {
@@ -142,7 +186,7 @@ fn pass_by_pinhole(view: &View, s: *mut Scratch, hook: u8) -> u16 {
         }
         // Of two SYNs at once, one binds it.
         let is_ours = was == 0 || was as u16 == view.source_port;
-        if is_ours && compare_exchange(addr_of_mut!((*p).state.bound), was, wanted) == was {
+        if is_ours && (!BIND || compare_exchange(addr_of_mut!((*p).state.bound), was, wanted) == was) {
             return 0;
         }
         Reason::OtherSourcePort as u16
@@ -164,16 +208,7 @@ fn deny(ctx: &TcContext, view: &View, s: *mut Scratch, hook: u8, reason: u16) ->
     let Some(policy) = rules::policy() else { return PASS };
     let drop = policy.mode == mode::DROP;
     let syn = Denied { hook, drop, reason, ifindex: record::ifindex(ctx), time: now() };
-    let may_be_early = reason == Reason::NoPinhole as u16 || reason == Reason::OtherSourcePort as u16;
-    if may_be_early
-        && policy.mode != mode::OBSERVE
-        && !mark::comes_again(ctx, hook)
-        && view.len == 0
-        && policy.flags & policy_flag::NO_PARKING == 0
-        && UNPARK_MARK.load() != 0
-        && watch::any_blind(syn.time)
-        && !rules::is_stale(policy)
-    {
+    if may_be_early(policy, view, reason, syn.time) && !mark::comes_again(ctx, hook) {
         syn.describe(s);
         if park(ctx, view, s) {
             return DROP;
@@ -186,6 +221,18 @@ fn deny(ctx: &TcContext, view: &View, s: *mut Scratch, hook: u8, reason: u16) ->
     }
     debug!(ctx, "SYN to port {} denied: {}", view.destination_port, reason);
     DROP
+}
+
+/// Whether a SYN that is denied may only have come too early, so that it is worth a moment.
+#[inline(always)]
+fn may_be_early(policy: &KernelPolicy, view: &View, reason: u16, time: u64) -> bool {
+    (reason == Reason::NoPinhole as u16 || reason == Reason::OtherSourcePort as u16)
+        && policy.mode != mode::OBSERVE
+        && view.len == 0
+        && policy.flags & policy_flag::NO_PARKING == 0
+        && UNPARK_MARK.load() != 0
+        && watch::any_blind(time)
+        && !rules::is_stale(policy)
 }
 
 /// A SYN that is denied, beside its ends, which are in the working memory.
@@ -258,24 +305,28 @@ fn may_tell(s: *mut Scratch, time: u64) -> bool {
 const TELL_WINDOW: u32 = 26;
 const TELL_MAX: u64 = 256;
 
-/// Keeps a whole SYN for the daemon, if the two hosts have a blind session and a little budget; whether it did. The daemon
-/// sends it on, or has it counted and told as denied after all (`op::DENY`).
-#[inline(never)]
-fn park(ctx: &TcContext, view: &View, s: *mut Scratch) -> bool {
+/// The budget that a whole SYN may be kept on, if its two hosts have a blind session and some of it is left.
+#[inline(always)]
+fn parkable(ctx: &impl Frame, view: &View, s: *mut Scratch) -> Option<*mut BlindPair> {
+    let len = ctx.total();
+    if len > MAX_PARKED_FRAME as u32 || len < view.l3 + 40 {
+        return None;
+    }
     // SAFETY: `s` is this CPU's working memory.
     let pair = unsafe { watch::pair(&(*s).ends.initiator, &(*s).ends.responder) };
-    let Some(entry) = BLIND_PAIRS.get_ptr_mut(&pair) else { return false };
+    let entry = BLIND_PAIRS.get_ptr_mut(&pair)?;
+    // SAFETY: a value of the table; each field is one word.
+    unsafe { ((*entry).until >= now() && (*entry).budget != 0).then_some(entry) }
+}
+
+/// Keeps a whole SYN for the daemon, if its hosts have a budget for it; whether it did. The daemon sends it on, or has it
+/// counted and told as denied after all (`op::DENY`).
+#[inline(never)]
+fn park(ctx: &TcContext, view: &View, s: *mut Scratch) -> bool {
+    let Some(entry) = parkable(ctx, view, s) else { return false };
     // SAFETY: a value of the table. Two CPUs may take the same piece of the budget: it is a bound on nuisance only.
-    unsafe {
-        if (*entry).until < now() || (*entry).budget == 0 {
-            return false;
-        }
-        (*entry).budget -= 1;
-    }
+    unsafe { (*entry).budget -= 1 };
     let len = ctx.len();
-    if len > MAX_PARKED_FRAME as u32 || len < view.l3 + 40 {
-        return false;
-    }
     let n = (launder(s, len - 1) & (MAX_PARKED_FRAME as u32 - 1)) + 1;
     // SAFETY: the context is readable; the frame goes behind the record in this CPU's working memory, which has room
     // for it.

@@ -1,6 +1,7 @@
-//! The programs in the kernel: TC ingress and egress on the outside interfaces, and the command program.
+//! The programs in the kernel: TC ingress and egress on the outside interfaces, the shield in XDP before them, and the
+//! command program.
 //!
-//! `packet` reads headers; `watch` follows control connections, `guard` judges first SYNs, `flow` accounts for data
+//! `packet` reads headers; `watch` follows control connections, `guard` judges first SYNs, for `shield` too, `flow` accounts for data
 //! connections; `pinhole` opens and revokes for all of them; `command` carries out what the daemon asks for. The reader
 //! of FTP itself is `ftp_helper_common::canon`.
 //!
@@ -15,6 +16,8 @@ mod command;
 mod floor;
 #[cfg(target_arch = "bpf")]
 mod flow;
+#[cfg(target_arch = "bpf")]
+mod frame;
 #[cfg(target_arch = "bpf")]
 mod guard;
 #[cfg(target_arch = "bpf")]
@@ -37,6 +40,8 @@ mod record;
 mod rules;
 #[cfg(target_arch = "bpf")]
 mod scratch;
+#[cfg(target_arch = "bpf")]
+mod shield;
 #[cfg(target_arch = "bpf")]
 mod util;
 #[cfg(target_arch = "bpf")]

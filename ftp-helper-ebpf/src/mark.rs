@@ -1,6 +1,6 @@
 //! The mark of arriving SYNs: what mode `mark` tells the ruleset, and what tells a SYN that the daemon sent on.
 
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use ftp_helper_common::{
     key::{HOOK_IN, HOOK_OUT},
     policy::{KernelPolicy, mode},
@@ -43,9 +43,13 @@ pub fn put(ctx: &TcContext, policy: &KernelPolicy, hook: u8, permitted: bool) {
         }
     }
     if mark != was {
-        ctx.set_mark(mark);
+        // LLVM may else reach the field, which was read before, through a pointer into the context, and the verifier refuses
+        // that. SAFETY: the context's field is one that a classifier may write.
+        unsafe { core::arch::asm!("*(u32 *)(r1 + {at}) = r2", in("r1") ctx.skb.skb, in("r2") mark, at = const MARK) };
     }
 }
+
+const MARK: usize = core::mem::offset_of!(__sk_buff, mark);
 
 #[inline(always)]
 fn bears(ctx: &TcContext) -> bool {

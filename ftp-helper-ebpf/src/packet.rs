@@ -1,13 +1,13 @@
 //! The packet view: where the headers lie, and what TCP says.
 
-use core::ptr::{addr_of, addr_of_mut};
+use core::ptr::addr_of_mut;
 
-use aya_ebpf::{EbpfContext as _, helpers::bpf_skb_load_bytes, programs::TcContext};
 use ftp_helper_common::{addr::Addr, canon::Text as _};
 
 use crate::{
+    frame::{Frame, IPV4, IPV6, load},
+    nat,
     scratch::{self, InScratch, OF_HOOKS, Scratch, launder},
-    util::load,
 };
 
 /// What a packet is to us.
@@ -17,6 +17,8 @@ pub enum Kind {
     Other,
     /// TCP, with a whole header.
     Tcp,
+    /// ICMP or ICMPv6, whole, where addresses are translated: it may speak of a translated connection.
+    Icmp,
     /// A later fragment of TCP.
     Fragment,
     /// It may be TCP, but its headers can't be followed.
@@ -30,7 +32,7 @@ pub enum Kind {
 pub struct View {
     /// Where the IP header begins.
     pub l3: u32,
-    /// Where the TCP header begins.
+    /// Where the TCP header begins, or that of ICMP.
     pub tcp: u32,
     /// Where the payload begins.
     pub payload: u32,
@@ -63,14 +65,14 @@ impl View {
 
     /// Puts the packet's two ends into the working memory, its sender first; whether they could be read.
     #[inline(always)]
-    pub fn ends(&self, ctx: &TcContext, s: *mut Scratch) -> bool {
+    pub fn ends(&self, ctx: &impl Frame, s: *mut Scratch) -> bool {
         // SAFETY: `s` is this CPU's working memory; the two addresses lie one behind the other, aligned to four bytes.
         unsafe {
             let ends = addr_of_mut!((*s).ends);
             // Stored in units as they are loaded again: a wider load would wait for the stores before it.
             ends.cast::<u32>().add(8).write(self.source_port as u32 | (self.destination_port as u32) << 16);
             if self.v6 {
-                return bpf_skb_load_bytes(ctx.as_ptr(), self.l3 + 8, ends.cast(), 32) == 0;
+                return ctx.copy(self.l3 + 8, ends.cast(), 32);
             }
             let Some((from, to)) = self.addresses_v4(ctx) else { return false };
             let halves = ends.cast::<u64>();
@@ -85,10 +87,10 @@ impl View {
     /// Source and destination of an IPv4 packet, as they lie in memory: without a call where they are in the linear
     /// part.
     #[inline(always)]
-    fn addresses_v4(&self, ctx: &TcContext) -> Option<(u32, u32)> {
-        let (data, end) = ends(ctx);
-        // Two tags at most before it: the mask only tells the verifier.
-        let l3 = data + (self.l3 & 31) as usize;
+    fn addresses_v4(&self, ctx: &impl Frame) -> Option<(u32, u32)> {
+        let (data, end) = ctx.linear();
+        // Two tags at most before it, or before the IPv4 and ICMP headers of what quotes it: the mask only tells the verifier.
+        let l3 = data + (self.l3 & 127) as usize;
         if l3 + 20 <= end {
             // SAFETY: 20 bytes from `l3` on are within the linear part, compared above.
             return Some(unsafe { (*((l3 + 12) as *const u32), *((l3 + 16) as *const u32)) });
@@ -102,12 +104,12 @@ impl View {
 const MAPPED: u64 = u32::from_ne_bytes([0, 0, 0xff, 0xff]) as u64;
 const _: () = assert!(core::mem::offset_of!(Scratch, ends) % 8 == 0 && align_of::<Addr>() == 4);
 
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
 const VLAN: u16 = 0x8100;
 const QINQ: u16 = 0x88a8;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
 /// Loose and strict source routing.
 const LSRR: u8 = 131;
 const SSRR: u8 = 137;
@@ -118,15 +120,14 @@ const EXTENSIONS_MAX: u32 = 8;
 
 /// Looks at a packet whose IP header begins `LINK` bytes in, or behind tags.
 #[inline(always)]
-pub fn view<const LINK: u32>(ctx: &TcContext, view: &mut View) -> Kind {
+pub fn view<const LINK: u32>(ctx: &impl Frame, view: &mut View) -> Kind {
     (view.v6, view.fragment) = (false, false);
     // The common case costs no call: no tags, no IP options, no extension headers, headers in the linear part.
-    let (data, end) = ends(ctx);
+    let (data, end) = ctx.linear();
     let l3 = data + LINK as usize;
     if l3 + 60 <= end || l3 + 40 <= end {
         let protocol = if LINK == 0 {
-            // SAFETY: the context is readable; the field is in network byte order.
-            u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16)
+            ctx.protocol()
         } else {
             // SAFETY: within the linear part, compared above.
             u16::from_be(unsafe { *((data + 12) as *const u16) })
@@ -135,10 +136,10 @@ pub fn view<const LINK: u32>(ctx: &TcContext, view: &mut View) -> Kind {
             // SAFETY: 40 bytes from `l3` on are within the linear part, compared above.
             let (first, proto, fragment) =
                 unsafe { (*(l3 as *const u8), *((l3 + 9) as *const u8), *((l3 + 6) as *const u16)) };
-            if proto != TCP {
+            if proto != TCP && !(proto == ICMP && nat::is_on()) {
                 return Kind::Other;
             }
-            if first == 0x45 && u16::from_be(fragment) & 0x3fff == 0 {
+            if proto == TCP && first == 0x45 && u16::from_be(fragment) & 0x3fff == 0 {
                 // SAFETY: as above.
                 let total = u16::from_be(unsafe { *((l3 + 2) as *const u16) }) as u32;
                 return transport(ctx, view, l3 + 20, LINK, 20, if total == 0 { 0 } else { total });
@@ -146,7 +147,7 @@ pub fn view<const LINK: u32>(ctx: &TcContext, view: &mut View) -> Kind {
         } else if protocol == IPV6 {
             // SAFETY: as above.
             let next = unsafe { *((l3 + 6) as *const u8) };
-            if next == UDP {
+            if next == UDP || (next == ICMPV6 && !nat::is_on()) {
                 return Kind::Other;
             }
             if next == TCP && l3 + 60 <= end {
@@ -164,7 +165,7 @@ pub fn view<const LINK: u32>(ctx: &TcContext, view: &mut View) -> Kind {
 
 /// Reads the TCP header at `t` (20 bytes there are in the linear part), behind `ip` bytes of IP header.
 #[inline(always)]
-fn transport(ctx: &TcContext, view: &mut View, t: usize, l3: u32, ip: u32, total: u32) -> Kind {
+fn transport(ctx: &impl Frame, view: &mut View, t: usize, l3: u32, ip: u32, total: u32) -> Kind {
     // SAFETY: the caller has compared `t + 20` with the end of the linear part.
     unsafe {
         view.source_port = u16::from_be(*(t as *const u16));
@@ -178,9 +179,9 @@ fn transport(ctx: &TcContext, view: &mut View, t: usize, l3: u32, ip: u32, total
 
 /// What follows from the header lengths. `total` is the IP packet's length, 0 if it says so itself (BIG TCP).
 #[inline(always)]
-fn fill(ctx: &TcContext, view: &mut View, offset: u8, l3: u32, ip: u32, total: u32) -> Kind {
+fn fill(ctx: &impl Frame, view: &mut View, offset: u8, l3: u32, ip: u32, total: u32) -> Kind {
     let header = (offset >> 4) as u32 * 4;
-    let total = if total == 0 { ctx.len().wrapping_sub(l3) } else { total };
+    let total = if total == 0 { ctx.total().wrapping_sub(l3) } else { total };
     let headers = ip + header;
     view.l3 = l3;
     if header < 20 || headers > total {
@@ -195,12 +196,11 @@ fn fill(ctx: &TcContext, view: &mut View, offset: u8, l3: u32, ip: u32, total: u
 
 /// Tags, IP options, extension headers, fragments, headers outside the linear part: by copying, with calls.
 #[inline(never)]
-fn slow<const LINK: u32>(ctx: &TcContext, view: &mut View) -> Kind {
+fn slow<const LINK: u32>(ctx: &impl Frame, view: &mut View) -> Kind {
     view.clear();
     let mut l3 = LINK;
     let mut protocol = if LINK == 0 {
-        // SAFETY: the context is readable.
-        u16::from_be(unsafe { (*ctx.skb.skb).protocol } as u16)
+        ctx.protocol()
     } else {
         let Some(p) = load::<u16>(ctx, 12) else { return Kind::Other };
         u16::from_be(p)
@@ -215,22 +215,47 @@ fn slow<const LINK: u32>(ctx: &TcContext, view: &mut View) -> Kind {
         l3 += 4;
         tags += 1;
     }
-    view.l3 = l3;
     match protocol {
-        IPV4 => slow_v4(ctx, view, l3),
-        IPV6 => slow_v6(ctx, view, l3),
+        IPV4 => network(ctx, view, l3, false),
+        IPV6 => network(ctx, view, l3, true),
         // More tags than two, too: what is in there is as foreign as in any tunnel.
         _ => Kind::Other,
     }
 }
 
+/// What an ICMP error quotes: the beginning of a packet whose IP header lies at `l3`. Whether it is TCP, and so much of it that
+/// its ends are there; `view.len` means nothing then.
 #[inline(always)]
-fn slow_v4(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
+pub fn quoted(ctx: &impl Frame, view: &mut View, l3: u32, v6: bool) -> bool {
+    view.clear();
+    (view.v6, view.fragment) = (false, false);
+    match network(ctx, view, l3, v6) {
+        Kind::Tcp => true,
+        // Eight bytes of it are enough (RFC 792).
+        Kind::Unreadable => view.source_port != 0 && view.destination_port != 0,
+        Kind::Other | Kind::Icmp | Kind::Fragment | Kind::SourceRouted => false,
+    }
+}
+
+/// Goes through the headers of IP.
+#[inline(never)]
+fn network(ctx: &impl Frame, view: &mut View, l3: u32, v6: bool) -> Kind {
+    view.l3 = l3;
+    if v6 { slow_v6(ctx, view, l3) } else { slow_v4(ctx, view, l3) }
+}
+
+#[inline(always)]
+fn slow_v4(ctx: &impl Frame, view: &mut View, l3: u32) -> Kind {
     let Some(h) = load::<[u8; 20]>(ctx, l3) else { return Kind::Other };
-    if h[9] != TCP {
+    let icmp = h[9] == ICMP && nat::is_on();
+    if h[9] != TCP && !icmp {
         return Kind::Other;
     }
     let ip = (h[0] & 15) as u32 * 4;
+    if icmp {
+        view.tcp = l3 + ip;
+        return if u16::from_be_bytes([h[6], h[7]]) & 0x3fff == 0 { Kind::Icmp } else { Kind::Other };
+    }
     if h[0] >> 4 != 4 || ip < 20 {
         return Kind::Unreadable;
     }
@@ -249,12 +274,12 @@ fn slow_v4(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
 /// Whether one of these IPv4 options names the hosts to pass: a host behind a router that follows it is another than the
 /// header's.
 #[inline(always)]
-fn is_source_routed(ctx: &TcContext, at: u32, len: u32) -> bool {
+fn is_source_routed(ctx: &impl Frame, at: u32, len: u32) -> bool {
     let Some(s) = scratch::scratch(OF_HOOKS) else { return true };
     // 1..=64, which kernels before 6.8 see only in this form. There are some: the caller has looked.
     let len = (launder(s, len - 1) & 63) + 1;
     // SAFETY: the buffer in this CPU's working memory has room for 64 bytes.
-    let read = unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, addr_of_mut!((*s).buffer).cast(), len) } == 0;
+    let read = unsafe { ctx.copy(at, addr_of_mut!((*s).buffer).cast(), len) };
     read && ftp_names_hosts(len) != 0
 }
 
@@ -290,7 +315,7 @@ extern "C" fn ftp_names_hosts(len: u32) -> u32 {
 }
 
 #[inline(always)]
-fn slow_v6(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
+fn slow_v6(ctx: &impl Frame, view: &mut View, l3: u32) -> Kind {
     let Some(h) = load::<[u8; 8]>(ctx, l3) else { return Kind::Other };
     view.v6 = true;
     let payload = u16::from_be_bytes([h[4], h[5]]) as u32;
@@ -324,6 +349,10 @@ fn slow_v6(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
                 view.fragment = fragment & 1 != 0;
                 ip += 8;
             }
+            ICMPV6 if nat::is_on() => {
+                view.tcp = l3 + ip;
+                return if view.fragment { Kind::Other } else { Kind::Icmp };
+            }
             _ => return Kind::Other,
         }
         k += 1;
@@ -332,7 +361,8 @@ fn slow_v6(ctx: &TcContext, view: &mut View, l3: u32) -> Kind {
 }
 
 #[inline(always)]
-fn slow_transport(ctx: &TcContext, view: &mut View, l3: u32, ip: u32, total: u32) -> Kind {
+fn slow_transport(ctx: &impl Frame, view: &mut View, l3: u32, ip: u32, total: u32) -> Kind {
+    view.tcp = l3 + ip;
     let Some(t) = load::<[u32; 5]>(ctx, l3 + ip) else {
         // A first fragment too short for the header (RFC 1858), or a truncated packet; the ports may be there.
         if let Some([from, to]) = load::<[u16; 2]>(ctx, l3 + ip) {
@@ -347,13 +377,4 @@ fn slow_transport(ctx: &TcContext, view: &mut View, l3: u32, ip: u32, total: u32
     let [offset, flags, ..] = t[3].to_ne_bytes();
     view.flags = flags;
     fill(ctx, view, offset, l3, ip, total)
-}
-
-/// Begin and end of the linear part. Volatile, or LLVM merges the loads of two paths and zero-extends the pointer, which
-/// the verifier then takes for a number.
-#[inline(always)]
-fn ends(ctx: &TcContext) -> (usize, usize) {
-    let skb = ctx.as_ptr().cast::<aya_ebpf::bindings::__sk_buff>();
-    // SAFETY: the context is readable.
-    unsafe { (addr_of!((*skb).data).read_volatile() as usize, addr_of!((*skb).data_end).read_volatile() as usize) }
 }

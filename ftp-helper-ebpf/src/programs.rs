@@ -2,8 +2,8 @@
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC},
-    macros::classifier,
-    programs::TcContext,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
 };
 use ftp_helper_common::{
     key::{CLIENT, HOOK_IN, HOOK_OUT, SERVER},
@@ -14,7 +14,7 @@ use ftp_helper_common::{
 use crate::{
     command, floor, flow, guard, nat,
     packet::{self, Kind},
-    rules, watch,
+    rules, shield, watch,
 };
 
 /// Hands the packet to the next program and filter (`TCX_NEXT` has the same value).
@@ -44,6 +44,26 @@ pub fn ftp_ingress_l3(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn ftp_egress_l3(ctx: TcContext) -> i32 {
     hook::<0>(&ctx, HOOK_OUT)
+}
+
+/// Arriving on an Ethernet interface, in the driver, before the stack sees it. Frames of several buffers are taken (large
+/// MTUs): headers that are not in the first one are copied.
+#[xdp(frags)]
+pub fn ftp_shield(ctx: XdpContext) -> u32 {
+    shield::shield::<14>(&ctx)
+}
+
+/// The same in generic XDP. There each packet is in one piece, unless the program takes several; then it may be copied, and
+/// the copy does not know how long its link-layer header is (seen with Linux 6.18): TC would read it from the wrong place.
+#[xdp]
+pub fn ftp_shield_generic(ctx: XdpContext) -> u32 {
+    shield::shield::<14>(&ctx)
+}
+
+/// The same on an interface without a link-layer header, for which there is generic XDP only.
+#[xdp]
+pub fn ftp_shield_l3(ctx: XdpContext) -> u32 {
+    shield::shield::<0>(&ctx)
 }
 
 /// What the daemon runs to change the tables; never attached.
@@ -81,6 +101,10 @@ fn hook<const LINK: u32>(ctx: &TcContext, hook: u8) -> i32 {
         Kind::Fragment => return guard::fragment(ctx, view, hook, Reason::Fragment as u16),
         Kind::Unreadable => return guard::fragment(ctx, view, hook, Reason::UnreadableHeaders as u16),
         Kind::SourceRouted => return guard::source_routed(),
+        Kind::Icmp => {
+            nat::icmp(ctx, view, hook);
+            return PASS;
+        }
         Kind::Tcp => {}
     }
     let to_control = rules::is_control(view.destination_port);
@@ -95,14 +119,14 @@ fn hook<const LINK: u32>(ctx: &TcContext, hook: u8) -> i32 {
         return data(ctx, view, hook);
     }
     if hook == HOOK_OUT {
-        nat::outward(ctx, view);
-        return data(ctx, view, hook);
+        let verdict = nat::outward(ctx, view);
+        return if verdict == PASS { data(ctx, view, hook) } else { verdict };
     }
     let verdict = data(ctx, view, hook);
     if verdict == PASS
         && let Some(policy) = rules::policy()
     {
-        nat::inward(ctx, view, policy);
+        return nat::inward(ctx, view, policy);
     }
     verdict
 }

@@ -1,10 +1,8 @@
 //! Small things that all programs need.
 
 use aya_ebpf::{
-    EbpfContext as _,
     bindings::bpf_spin_lock,
-    helpers::{bpf_ktime_get_coarse_ns, bpf_skb_load_bytes, bpf_spin_lock as lock_helper, bpf_spin_unlock},
-    programs::TcContext,
+    helpers::{bpf_ktime_get_coarse_ns, bpf_spin_lock as lock_helper, bpf_spin_unlock},
 };
 use ftp_helper_common::{
     counter::{self, Counter},
@@ -44,19 +42,6 @@ fn add(index: u32) {
         // SAFETY: the slot is this CPU's own.
         unsafe { *p += 1 }
     }
-}
-
-/// Copies `size_of::<T>()` bytes of the packet from `at`.
-#[inline(always)]
-pub fn load<T: Copy>(ctx: &TcContext, at: u32) -> Option<T> {
-    let mut value = core::mem::MaybeUninit::<T>::uninit();
-    // SAFETY: the helper writes exactly the given number of bytes into the given memory, or fails.
-    let failed = unsafe { bpf_skb_load_bytes(ctx.as_ptr(), at, value.as_mut_ptr().cast(), size_of::<T>() as u32) };
-    if failed != 0 {
-        return None;
-    }
-    // SAFETY: the helper has filled it; callers use it for integers and arrays of integers only.
-    Some(unsafe { value.assume_init() })
 }
 
 /// Takes the spin lock of a table's entry.

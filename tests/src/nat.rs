@@ -3,7 +3,7 @@
 //!
 //! Hosts outside know no way to inside addresses, so that what names one can't work by chance.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{fmt::Write as _, net::IpAddr, os::fd::AsRawFd as _};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
@@ -15,6 +15,7 @@ use ftp_helper_common::{
     nat::{Alias, Translation},
     state::Locked,
 };
+use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket};
 
 use crate::gateway::{Gateway, PATIENCE, Settings, list, pins};
 
@@ -130,6 +131,32 @@ pub fn run(host: &Host, program: &str, arguments: &[&str]) -> Result<String> {
     let done = Process::spawn(command)?.finish(PATIENCE)?;
     ensure!(done.success(), "{program} {arguments:?}: {}", done.output);
     Ok(done.output)
+}
+
+/// Has the gateway's connection tracking forget everything, as `conntrack -F` does.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn forget_connections(lab: &Lab) -> Result<()> {
+    lab.gateway().run_in(|| -> Result<()> {
+        let (kind, flags) = (SockType::Raw, SockFlag::empty());
+        let socket = socket(AddressFamily::Netlink, kind, flags, SockProtocol::NetlinkNetFilter)?;
+        // struct nlmsghdr: length, IPCTNL_MSG_CT_DELETE of NFNL_SUBSYS_CTNETLINK, NLM_F_REQUEST | NLM_F_ACK, sequence, port;
+        // struct nfgenmsg: any family, version, resource.
+        let mut message = Vec::with_capacity(20);
+        message.extend(20u32.to_ne_bytes());
+        message.extend((1u16 << 8 | 2).to_ne_bytes());
+        message.extend(5u16.to_ne_bytes());
+        message.extend([0; 8]);
+        message.extend([0; 4]);
+        sendto(socket.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        let mut reply = [0; 64];
+        let n = recv(socket.as_raw_fd(), &mut reply, MsgFlags::empty())?;
+        // NLMSG_ERROR with the error 0 is the acknowledgement.
+        let error = reply.get(16..20).filter(|_| n >= 20).and_then(|e| <[u8; 4]>::try_from(e).ok());
+        ensure!(error == Some([0; 4]), "the kernel does not forget: {:?}", &reply[..n]);
+        Ok(())
+    })?
 }
 
 /// Packets that connection tracking could not place, as the ruleset has counted them.

@@ -59,6 +59,45 @@ pub struct Packet {
     pub urgent: u16,
 }
 
+/// An ICMP or ICMPv6 message, whose checksums are right.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Icmp {
+    /// Sender.
+    pub from: IpAddr,
+    /// Receiver; of the same address family.
+    pub to: IpAddr,
+    /// Type and code.
+    pub kind: [u8; 2],
+    /// The rest of the header, such as the MTU.
+    pub rest: u32,
+    /// What follows: the beginning of the packet that an error is about.
+    pub quoted: Vec<u8>,
+}
+
+impl Icmp {
+    /// The frame with its Ethernet header.
+    pub fn frame(&self) -> Vec<u8> {
+        let mut m = self.kind.to_vec();
+        m.extend([0, 0]);
+        m.extend(self.rest.to_be_bytes());
+        m.extend(&self.quoted);
+        let pseudo = match self.from {
+            IpAddr::V4(_) => 0,
+            IpAddr::V6(_) => 58 + m.len() as u32 + sum_of(self.from) + sum_of(self.to),
+        };
+        let sum = !fold(pseudo + sum(&m));
+        m[2..4].copy_from_slice(&sum.to_be_bytes());
+        // The IP header is that of a TCP packet but for its protocol and length.
+        let protocol = if self.from.is_ipv4() { 1 } else { 58 };
+        let length = (if self.from.is_ipv4() { 20 + m.len() } else { m.len() }) as u16;
+        let plain = Packet::new((self.from, 0).into(), (self.to, 0).into(), 0, 0, 0);
+        let mut f = Packet { protocol, length: Some(length), ..plain }.frame();
+        f.truncate(14 + if self.from.is_ipv4() { 20 } else { 40 });
+        f.extend(m);
+        f
+    }
+}
+
 /// A TCP checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Checksum {

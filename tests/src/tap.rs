@@ -63,21 +63,37 @@ impl Tap {
     /// # Errors
     /// When tcpdump has lost some, or what it wrote can't be read.
     pub fn stop(self) -> Result<Vec<Segment>> {
+        let bytes = self.bytes()?;
+        frames(&bytes)?.into_iter().filter_map(|(_, frame)| segment(frame).transpose()).collect()
+    }
+
+    /// Ends it; the capture as tcpdump wrote it.
+    ///
+    /// # Errors
+    /// When tcpdump has lost some.
+    pub fn bytes(self) -> Result<Vec<u8>> {
         self.process.signal(Signal::SIGINT)?;
         let done = self.process.finish(PATIENCE)?;
         ensure!(done.output.contains("\n0 packets dropped by kernel"), "{}", done.output.replace('\n', "; "));
-        let bytes = std::fs::read(&self.file)?;
-        let word = |at: usize| -> Option<u32> { Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?)) };
-        ensure!(word(0) == Some(0xa1b2_c3d4) && word(20) == Some(1), "not a capture of Ethernet in this byte order");
-        let mut segments = Vec::new();
-        let mut at = 24;
-        while let Some(length) = word(at + 8) {
-            let frame = bytes.get(at + 16..at + 16 + length as usize).context("a frame is cut")?;
-            segments.extend(segment(frame)?);
-            at += 16 + length as usize;
-        }
-        Ok(segments)
+        Ok(std::fs::read(&self.file)?)
     }
+}
+
+/// The frames of a capture of Ethernet, each with the eight bytes of its time.
+///
+/// # Errors
+/// When it is no such capture, in this byte order, or a frame is cut.
+pub fn frames(bytes: &[u8]) -> Result<Vec<(&[u8], &[u8])>> {
+    let word = |at: usize| -> Option<u32> { Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?)) };
+    ensure!(word(0) == Some(0xa1b2_c3d4) && word(20) == Some(1), "not a capture of Ethernet in this byte order");
+    let mut frames = Vec::new();
+    let mut at = 24;
+    while let Some(length) = word(at + 8) {
+        let frame = bytes.get(at + 16..at + 16 + length as usize).context("a frame is cut")?;
+        frames.push((&bytes[at..at + 8], frame));
+        at += 16 + length as usize;
+    }
+    Ok(frames)
 }
 
 /// The bytes of one direction by their place in the stream; later copies must be the same.

@@ -24,6 +24,7 @@ use ftp_helper_common::{
     command::{Command, Outcome, op},
     counter::Counter,
     key::{HOOK_IN, HOOK_OUT, PinholeKey, SessionKey, TupleKey},
+    nat::Translation,
     reason::Reason,
     state::{FlowState, Locked, PinholeState, SessionState},
 };
@@ -123,7 +124,19 @@ impl Kernel {
         self.restart_counting();
     }
 
-    /// The same, and counted.
+    /// Removes every translation, those that linger too.
+    pub fn forget_translations(&mut self) {
+        for (hook, name) in [(HOOK_IN, "INWARD"), (HOOK_OUT, "OUTWARD")] {
+            let all = self.bed.plane().translations(hook).expect("translations");
+            let map = self.bed.plane_mut().ebpf_mut().map_mut(name).expect("a table");
+            let mut map = aya::maps::HashMap::<_, TupleKey, Translation>::try_from(map).expect("a hash table");
+            for (tuple, _) in all {
+                map.remove(&tuple).expect("an entry");
+            }
+        }
+    }
+
+    /// Removes every session, pinhole, data connection and client.
     pub fn forget_all(&mut self) {
         for (key, state) in self.sessions() {
             self.command(&Command { op: op::FORGET, key, session: state.id, ..Command::default() });
@@ -141,6 +154,11 @@ impl Kernel {
     /// The loaded programs.
     pub fn plane(&mut self) -> &mut Dataplane {
         self.bed.plane_mut()
+    }
+
+    /// The same, to be read.
+    pub fn plane_of(&self) -> &Dataplane {
+        self.bed.plane()
     }
 
     /// Puts a policy and guards in force.
@@ -186,6 +204,29 @@ impl Kernel {
             self.drain();
         }
         verdict
+    }
+
+    /// Runs the shield on a packet: its verdict, to pass or to drop.
+    pub fn shield(&mut self, packet: &Packet) -> Verdict {
+        let (link, bytes) =
+            if self.bare { (LinkLayer::None, packet.bare()) } else { (LinkLayer::Ethernet, packet.frame()) };
+        let verdict = self.bed.shield(link, &bytes).expect("a test run");
+        if self.draining {
+            self.drain();
+        }
+        verdict
+    }
+
+    /// Runs the program of `hook` on a frame: the verdict, and the frame as it goes on.
+    pub fn change(&mut self, hook: u8, bytes: &[u8]) -> (Verdict, Vec<u8>) {
+        let metadata = Metadata { mark: self.mark, ingress_ifindex: self.ingress_ifindex };
+        let (verdict, mark, after) =
+            self.bed.change_frame(hook, LinkLayer::Ethernet, bytes, metadata).expect("a test run");
+        self.marked = mark;
+        if self.draining {
+            self.drain();
+        }
+        (verdict, after)
     }
 
     /// Carries out a command.

@@ -1,6 +1,10 @@
 //! The catalogue, through the programs in the kernel with the engine behind them.
 
-use ftp_helper::engine::{Record, policy::Mode};
+use ftp_helper::{
+    dataplane::Options,
+    engine::{Record, policy::Mode},
+    lab,
+};
 use ftp_helper_common::{
     key::{HOOK_IN, HOOK_OUT},
     tcp,
@@ -9,7 +13,7 @@ use ftp_helper_tests::{
     catalogue::{self, Begin, Places, Stimulus, kernel::Bench},
     dialogue::{Data, Dialogue},
     packet::Packet,
-    testrun::{Verdict, parse, policy, shared},
+    testrun::{Kernel, Verdict, options, parse, policy, shared},
 };
 
 /// In `drop`, and with the same openings in `observe`, where nothing is dropped, and in `mark`, where only SYNs that nobody
@@ -35,6 +39,32 @@ fn every_stimulus_gets_its_verdict() {
             }
         }
     }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n\n"));
+}
+
+/// Behind address translation, of a published server and of a client behind masquerade, with each announcement rewritten.
+#[test]
+fn rewritten_dialogues_get_their_verdict() {
+    if !lab::require_root() {
+        return;
+    }
+    let mut k = Kernel::load(&Options { nat: true, ..options() });
+    let mut bench = Bench::translating(&mut k);
+    let (mut wrong, mut ran) = (Vec::new(), 0);
+    let mut all = catalogue::all();
+    all.sort_by_key(|s| s.knob.toml);
+    for s in &all {
+        for (hook, not) in [(HOOK_IN, Places::Inside), (HOOK_OUT, Places::Outside)] {
+            if s.places == not || hook == HOOK_OUT && catalogue::kernel::moves(s) {
+                continue;
+            }
+            ran += 1;
+            if let Err(e) = catalogue::kernel::run(&mut bench, s, hook, Mode::Drop) {
+                wrong.push(format!("{} ({}), client by hook {hook}: {e}", s.id, s.about));
+            }
+        }
+    }
+    println!("{ran} ran");
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n\n"));
 }
 

@@ -24,6 +24,9 @@ use ftp_helper_tests::{
     wire::{TRANSFERS, Tag, Wire, run, tap, transfers},
 };
 
+/// A line of `[watch]`.
+const SHIELD: &str = "hook = \"xdp+tc\"\n";
+
 struct Ground {
     lab: Lab,
     server: Server,
@@ -64,6 +67,16 @@ impl Ground {
         });
         denied.0.unwrap();
         assert_eq!(denied.1.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    }
+
+    /// That all that was denied, the shield has dropped, where there is one; but for what was kept in vain first.
+    fn is_shielded(&self, gateway: &Gateway) {
+        let status = gateway.status().unwrap();
+        let shield = status.interfaces.iter().any(|i| i.shield.is_some());
+        let of = |name| counter(&status, name);
+        let (denied, shielded, parked) = (of("syn_denied"), of("syn_shielded"), of("syn_parked"));
+        assert!(denied > 0 && (shielded > 0) == shield, "{:?}", status.counters);
+        assert!(!shield || (shielded..=shielded + parked).contains(&denied), "{:?}", status.counters);
     }
 
     fn client(&self) -> String {
@@ -230,10 +243,14 @@ fn tagged(tags: &[Tag]) {
         ),
         ..ground.settings("[\"tout\"]")
     };
-    let mut running = Gateway::start(&ground.lab, &settings, &[]).unwrap();
-    ground.passes(&running);
-    ground.is_guarded(&running, "198.18.0.10");
-    running.stop().unwrap();
+    for watch in ["", SHIELD] {
+        let settings = Settings { watch: watch.to_owned(), ..settings.clone() };
+        let mut running = Gateway::start(&ground.lab, &settings, &[]).unwrap();
+        ground.passes(&running);
+        ground.is_guarded(&running, "198.18.0.10");
+        ground.is_shielded(&running);
+        running.stop().unwrap();
+    }
     // A tag is part of what is kept and sent on.
     let mut running = Gateway::start(&ground.lab, &settings, &["--no-fast-path"]).unwrap();
     transfers(&ground.lab, client, &ground.server);
@@ -282,7 +299,14 @@ fn large_packets(ground: &Ground, bytes: u32) {
         std::fs::write(ground.server.public().join(name), "").unwrap();
     }
     let larger = counting_larger_than(ground, bytes);
-    let mut gateway = Gateway::start(&ground.lab, &ground.settings("[\"wan0\"]"), &[]).unwrap();
+    for watch in ["", SHIELD] {
+        large_packets_with(ground, Settings { watch: watch.to_owned(), ..ground.settings("[\"wan0\"]") });
+        assert!(larger() > 0, "no control packet of more than {bytes} bytes has passed");
+    }
+}
+
+fn large_packets_with(ground: &Ground, settings: Settings) {
+    let mut gateway = Gateway::start(&ground.lab, &settings, &[]).unwrap();
     ground.passes(&gateway);
     let client = ground.lab.client();
     for to in [IpAddr::from(ground.lab.server().v4()), ground.lab.server().v6().into()] {
@@ -295,8 +319,9 @@ fn large_packets(ground: &Ground, bytes: u32) {
         drop(connect(client, by, SocketAddr::new(to, port), PATIENCE).unwrap());
         dialogue.ask("QUIT").unwrap();
     }
-    assert!(larger() > 0, "no control packet of more than {bytes} bytes has passed");
     assert_eq!(counter(&gateway.status().unwrap(), "control_dropped"), 0);
+    ground.is_guarded(&gateway, &ground.client());
+    ground.is_shielded(&gateway);
     gateway.stop().unwrap();
 }
 

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use ftp_helper::lab::{Lab, LabOptions, require_root};
+use ftp_helper::{
+    api::ShieldKind,
+    lab::{Lab, LabOptions, require_root},
+};
 use ftp_helper_tests::{
     connect::connect,
     gateway::{Gateway, Settings, counter, engine, traces, until},
@@ -82,6 +85,29 @@ fn one_transfer_a_mode_and_nothing_else() {
     let ended = gateway.stop().unwrap();
     assert!(ended.success(), "{}", ended.output);
     assert_eq!(traces(lab.gateway()).unwrap(), clean);
+
+    // With a shield in XDP, in the driver and in the stack.
+    for (how, kind) in [("native", ShieldKind::Native), ("generic", ShieldKind::Generic)] {
+        let settings = Settings { watch: "hook = \"xdp+tc\"\n".to_owned(), ..Settings::guarded(&lab, "drop") };
+        let mut gateway = Gateway::start(&lab, &settings, &["--shield", how]).unwrap();
+        assert_eq!(gateway.status().unwrap().interfaces[0].shield, Some(kind));
+        for (at, responder) in servers.into_iter().zip(&responders) {
+            let fetch = || {
+                let mut spinner = Spinner::connect(responder.address(), false)?;
+                spinner.login("u", "p")?;
+                modes(at).iter().try_for_each(|&mode| spinner.fetch(mode, "x", CONTENT.len()).map(drop))
+            };
+            lab.client().run_in(fetch).unwrap().unwrap_or_else(|e| panic!("{how} {at}: {e:#}"));
+            let by: IpAddr = if at.is_ipv4() { lab.client().v4().into() } else { lab.client().v6().into() };
+            let came = connect(lab.client(), by, SocketAddr::new(at, 40_404), Duration::from_millis(300));
+            assert!(came.is_err(), "{how}: {at} is open");
+        }
+        let status = gateway.status().unwrap();
+        let (denied, shielded) = (counter(&status, "syn_denied"), counter(&status, "syn_shielded"));
+        assert!(denied >= 2 && denied == shielded, "{how}: {:?}", status.counters);
+        gateway.stop().unwrap();
+        assert_eq!(traces(lab.gateway()).unwrap(), clean);
+    }
     for responder in responders {
         responder.stop(lab.server());
     }

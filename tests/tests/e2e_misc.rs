@@ -10,7 +10,7 @@ use std::{
 };
 
 use ftp_helper::{
-    api::{HookKind, LinkType},
+    api::{HookKind, LinkType, ShieldKind},
     event::{Connection, Event, Kind},
     lab::{
         self, Host, Lab, LabOptions, OUTSIDE_INTERFACE, Topology,
@@ -438,14 +438,21 @@ fn an_interface_without_ethernet_header_does_as_well() {
         ..Settings::guarded(&lab, "drop")
     };
     assert_eq!(settings.guards.matches(&lab.server().v6().to_string()).count(), 2, "{}", lab.server().v6());
-    for attach in ["auto", "clsact"] {
+    for (attach, watch) in [("auto", ""), ("clsact", ""), ("auto", "hook = \"xdp+tc\"\n")] {
+        let settings = Settings { watch: watch.to_owned(), ..settings.clone() };
         let mut gateway = Gateway::start(&lab, &settings, &["--attach", attach]).unwrap();
-        assert_eq!(gateway.status().unwrap().interfaces[0].link, LinkType::RawIp);
+        let interface = gateway.status().unwrap().interfaces[0].clone();
+        // Its driver has no XDP for packets without an Ethernet header.
+        let shield = (!watch.is_empty()).then_some(ShieldKind::Generic);
+        assert_eq!((interface.link, interface.shield), (LinkType::RawIp, shield));
         transfers(&lab, &server);
         // It is the guard that they came through: without a pinhole nothing does.
         let to = SocketAddr::new(server.host().v4().into(), 50_000);
         let e = connect(lab.client(), "198.51.100.2".parse().unwrap(), to, TRIED).unwrap_err();
         assert_eq!(e.kind(), std::io::ErrorKind::TimedOut, "{e}");
+        let counters = gateway.status().unwrap().counters;
+        let shielded = if shield.is_some() { counters["syn_denied"] } else { 0 };
+        assert!(counters["syn_denied"] > 0 && counters["syn_shielded"] == shielded, "{counters:?}");
         until("every data connection is counted", || (gateway.status().unwrap().counters["used"] >= 15).then_some(()))
             .unwrap();
         let (socket, done) = (gateway.socket().to_owned(), gateway.stop().unwrap());

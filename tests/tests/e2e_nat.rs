@@ -461,7 +461,10 @@ fn nothing_changes_but_the_endpoint() {
         {
             without_offloads(host, interface).unwrap();
         }
-        let gateway = Gateway::start(&lab, &settings(&lab, "drop"), &[]).unwrap();
+        // Public ports of six digits: a longer address makes each PORT longer, whatever port the client has.
+        let mut settings = settings(&lab, "drop");
+        settings.sections = settings.sections.replace("[nat]\n", "[nat]\nactive_ports = \"61100-61180\"\n");
+        let gateway = Gateway::start(&lab, &settings, &[]).unwrap();
         let [wan, lan] = ["wan0", "lan0"].map(|i| Tap::start(lab.gateway(), i).unwrap());
         // The first announcement gets lost behind the gateway.
         let (outside, hook, text) =

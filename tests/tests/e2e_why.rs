@@ -6,14 +6,22 @@ use std::{
     time::Duration,
 };
 
-use ftp_helper::lab::{
-    Host, Lab, LabOptions, OUTSIDE_INTERFACE,
-    clients::Family,
-    dialogue::Dialogue,
-    require_root,
-    servers::{Server, ServerKind, ServerOptions},
+use aya::programs::{SchedClassifier, TcAttachType, TestRun as _, TestRunOptions};
+use ftp_helper::{
+    api::{Asked, Verdict},
+    lab::{
+        Host, Lab, LabOptions, OUTSIDE_INTERFACE,
+        clients::Family,
+        dialogue::Dialogue,
+        require_root,
+        servers::{Server, ServerKind, ServerOptions},
+    },
 };
-use ftp_helper_tests::gateway::{Gateway, PATIENCE, Settings, until};
+use ftp_helper_tests::{
+    gateway::{Gateway, PATIENCE, Settings, until},
+    nat::{self, Published},
+    packet::Packet,
+};
 use serde_json::Value;
 
 /// A guarded port that nobody negotiates.
@@ -163,6 +171,86 @@ fn the_range_of_an_encrypted_session_is_told() {
     assert_eq!(answer["guards"][0]["range"], "40000-40999");
     ground.comes_true(lab.client(), outside, Some("no_pinhole"));
     ground.comes_true(lab.stranger(), inside, Some("no_pinhole"));
+}
+
+/// 10,000 connections towards a gateway that translates: the answer is what the attached program makes of the SYN, and names
+/// both ends of what it lets through.
+#[test]
+fn the_answer_is_the_programs_behind_address_translation() {
+    const ASKED: usize = 10_000;
+    if !require_root() {
+        return;
+    }
+    let lab = &Lab::new(&LabOptions::default()).unwrap();
+    let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
+    nat::prepare(lab, &nat::ruleset(&[Published::ftp(lab.server())], "")).unwrap();
+    let settings = nat::settings(lab, "drop").section("[pinhole]\ntimeout = \"5min\"");
+    let gateway = Gateway::start(lab, &settings, &[]).unwrap();
+    let mut open = Vec::new();
+    let mut dialogues = Vec::new();
+    for (i, family) in Family::ALL.into_iter().cycle().take(8).enumerate() {
+        let mut dialogue = Dialogue::open(lab.client(), nat::public(lab, family, 21), PATIENCE).unwrap();
+        dialogue.login(server.login()).unwrap();
+        let port = if i % 4 == 0 { dialogue.pasv().unwrap() } else { dialogue.epsv().unwrap() };
+        open.push(port);
+        dialogues.push(dialogue);
+    }
+    until("the pinholes", || (gateway.pinholes().unwrap().len() == open.len()).then_some(())).unwrap();
+    let program = attached(lab);
+    let mut random = fastrand::Rng::with_seed(4);
+    let mut client = gateway.client().unwrap();
+    let (mut allowed, mut with_pinhole, mut reasons) = (0, 0, std::collections::BTreeSet::new());
+    for n in 0..ASKED {
+        let family = Family::ALL[random.usize(..2)];
+        let from = match random.u8(..4) {
+            0 => lab.stranger().address(family),
+            1 if family == Family::V4 => std::net::Ipv4Addr::from(random.u32(0x0100_0000..0xdf00_0000)).into(),
+            _ => lab.client().address(family),
+        };
+        let host = match random.u8(..8) {
+            0 => lab.server().address(family),
+            1 => lab.stranger().address(family),
+            _ => lab.gateway().address(family),
+        };
+        let port = match random.u8(..4) {
+            0 => random.u16(1..),
+            1 => random.u16(1020..1030),
+            _ => open[random.usize(..open.len())] ^ u16::from(random.u8(..4) == 0),
+        };
+        if port == 21 {
+            continue;
+        }
+        let (to, from_port) = (SocketAddr::new(host, port), random.u16(40_000..40_003));
+        let why = client.why(Asked { from, from_port: Some(from_port), to }).unwrap();
+        let syn = Packet::syn(SocketAddr::new(from, from_port), to, random.u32(..)).with_options();
+        let options = TestRunOptions { data_in: Some(&syn.frame()), ..TestRunOptions::new() };
+        // TC_ACT_UNSPEC passes, TC_ACT_SHOT drops.
+        let passed = match program.test_run(options).unwrap().return_value {
+            0xffff_ffff => true,
+            2 => false,
+            other => panic!("{other}"),
+        };
+        assert_eq!(why.verdict == Verdict::Allowed, passed, "{n}: {syn:?}\n{why:#?}");
+        allowed += usize::from(passed);
+        for guard in &why.guards {
+            reasons.extend(guard.reason.clone());
+            if let (None, Some(row)) = (&guard.reason, &guard.pinhole) {
+                // As it is outside, and as it is inside.
+                assert_eq!(row.inside, Some(SocketAddr::new(lab.server().address(family), port)), "{why:#?}");
+                with_pinhole += 1;
+            }
+        }
+    }
+    assert!(with_pinhole >= open.len() && allowed > with_pinhole && allowed < ASKED, "{allowed} {with_pinhole}");
+    let expected = ["no_pinhole", "other_initiator", "other_source_port"];
+    assert!(expected.iter().all(|r| reasons.contains(*r)), "{reasons:?}");
+}
+
+/// The program that a daemon has attached to what arrives outside.
+fn attached(lab: &Lab) -> SchedClassifier {
+    let find = || SchedClassifier::query_tcx(OUTSIDE_INTERFACE, TcAttachType::Ingress).unwrap().1.pop().unwrap();
+    let info = lab.gateway().run_in(find).unwrap();
+    SchedClassifier::from_program_info(info, "ftp_ingress".into()).unwrap()
 }
 
 #[test]

@@ -16,7 +16,7 @@ use ftp_helper_tests::{
 /// Instructions that the verifier may look at for one program: a tenth to a quarter above what it takes today on Linux 6.18, and
 /// twice that where addresses are translated. The
 /// kernel's own limit is 1,000,000, and older kernels prune less. What a compiler update blows up shows here.
-const CEILINGS: [(&str, u32); 8] = [
+const CEILINGS: [(&str, u32); 11] = [
     ("ftp_command", COMMAND),
     ("ftp_egress", HOOK),
     ("ftp_egress_l3", HOOK),
@@ -25,8 +25,12 @@ const CEILINGS: [(&str, u32); 8] = [
     ("ftp_floor_segment", FLOOR),
     ("ftp_ingress", HOOK),
     ("ftp_ingress_l3", HOOK),
+    ("ftp_shield", SHIELD),
+    ("ftp_shield_generic", SHIELD),
+    ("ftp_shield_l3", SHIELD),
 ];
 const HOOK: u32 = 229_000;
+const SHIELD: u32 = 21_000;
 const COMMAND: u32 = 10_200;
 const FLOOR: u32 = 36_000;
 

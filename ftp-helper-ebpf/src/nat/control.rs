@@ -103,8 +103,17 @@ extern "C" fn ftp_announce(side: u32, n: u32) -> u32 {
         }
         let last = (*s).alias.last;
         let again = last != 0 && (last >> 32) as u32 == seq && (last >> 16) as u16 as u32 == inside;
+        let known_up_to = if side as u8 == SERVER { (*s).state.next[1] } else { (*s).state.next[0] };
+        if !again && tcp::distance(seq, known_up_to) < 0 {
+            // Part of what was sent before, or another line in its place: no announcement, whatever it looks like.
+            return n;
+        }
         let public = if again { last as u16 as u32 } else { choose(s, policy, kind as u32, inside) };
         if public == 0 {
+            return n;
+        }
+        if public != inside && (inside < 1024 || InTables(policy, s).port_denied(inside)) {
+            // Whoever judges sees the public port only: behind it there would be a service of the inside host (rule 3).
             return n;
         }
         let mut new = n;

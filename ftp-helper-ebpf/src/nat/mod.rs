@@ -6,7 +6,10 @@
 //! its exact five-tuple, and no longer than it lives.
 
 pub mod control;
+mod icmp;
 mod write;
+
+pub use self::icmp::icmp;
 
 use core::ptr::{addr_of, addr_of_mut};
 
@@ -16,7 +19,8 @@ use ftp_helper_common::{
     counter::Counter,
     key::{HOOK_IN, HOOK_OUT, SessionKey, TupleKey},
     nat::{Alias, Translation},
-    policy::KernelPolicy,
+    policy::{KernelPolicy, mode},
+    reason::Reason,
     state::{PinholeState, pending},
     tcp,
 };
@@ -25,8 +29,10 @@ use crate::{
     flow,
     maps::{ALIASES, INWARD, NAT, OUTWARD, PINHOLES},
     packet::View,
+    programs::{DROP, PASS},
+    rules,
     scratch::{self, OF_HOOKS, Scratch},
-    util::{copy, count, lock, now, unlock},
+    util::{copy, count, count_reason, lock, now, unlock},
 };
 
 /// How long the end of a data connection may take on the wire, nanoseconds: the last ACK, and what is sent again.
@@ -39,54 +45,78 @@ pub fn is_on() -> bool {
     NAT.load() != 0
 }
 
-/// A leaving packet of a translated data connection seems to come from the public end.
+/// A leaving packet of a translated data connection seems to come from the public end. The verdict on it; `PASS` is not final.
 #[inline(never)]
-pub fn outward(ctx: &TcContext, view: &mut View) {
-    let Some(s) = scratch::scratch(OF_HOOKS) else { return };
+pub fn outward(ctx: &TcContext, view: &mut View) -> i32 {
+    let Some(s) = scratch::scratch(OF_HOOKS) else { return PASS };
     if !view.ends(ctx, s) {
-        return;
+        return PASS;
     }
     let tuple = flow::tuple_in(s, HOOK_OUT);
     let Some(t) = OUTWARD.get_ptr(tuple) else {
         if view.flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
             give_way(tuple);
         }
-        return;
+        return PASS;
     };
     // SAFETY: a live value of the table; `s` is this CPU's working memory.
     unsafe {
         if is_over(t) {
-            return;
+            return PASS;
         }
         copy(t, addr_of_mut!((*s).translation));
+    }
+    if view.fragment {
+        return fragment();
     }
     if write::end(ctx, view, s, true) {
         // SAFETY: as above.
         view.source_port = unsafe { (*s).translation.port };
     }
+    PASS
 }
 
-/// An arriving packet of a translated data connection goes on to the inside end.
-#[inline(never)]
-pub fn inward(ctx: &TcContext, view: &View, policy: &KernelPolicy) {
-    let Some(s) = scratch::scratch(OF_HOOKS) else { return };
-    if !view.ends(ctx, s) {
-        return;
+/// The first fragment of a translated connection's packet. The others bear no ports by which they could be told, and so the
+/// whole can't be translated: none of it is to arrive by halves.
+#[inline(always)]
+fn fragment() -> i32 {
+    count_reason(Reason::FragmentTranslated);
+    match rules::policy() {
+        Some(policy) if policy.mode != mode::OBSERVE => DROP,
+        _ => PASS,
     }
-    let Some(t) = INWARD.get_ptr(flow::tuple_in(s, HOOK_IN)) else { return };
+}
+
+/// An arriving packet of a translated data connection goes on to the inside end. The verdict on it.
+#[inline(never)]
+pub fn inward(ctx: &TcContext, view: &View, policy: &KernelPolicy) -> i32 {
+    let Some(s) = scratch::scratch(OF_HOOKS) else { return PASS };
+    if !view.ends(ctx, s) {
+        return PASS;
+    }
+    let Some(t) = INWARD.get_ptr(flow::tuple_in(s, HOOK_IN)) else { return PASS };
     // SAFETY: a live value of the table; `s` is this CPU's working memory.
     unsafe {
         if is_over(t) {
-            return;
+            return PASS;
         }
         copy(t, addr_of_mut!((*s).translation));
     }
-    if write::end(ctx, view, s, false) {
-        // To the ruleset it is a new connection that nobody has translated: the mark says who has let it in.
-        // SAFETY: the context is readable.
-        let mark = unsafe { (*ctx.skb.skb).mark };
-        ctx.set_mark(mark & !policy.mark_mask | policy.mark_value);
+    if view.fragment {
+        return fragment();
     }
+    if write::end(ctx, view, s, false) {
+        put_mark(ctx, policy);
+    }
+    PASS
+}
+
+/// To the ruleset it is a new connection that nobody has translated: the mark says who has let it in.
+#[inline(always)]
+fn put_mark(ctx: &TcContext, policy: &KernelPolicy) {
+    // SAFETY: the context is readable.
+    let mark = unsafe { (*ctx.skb.skb).mark };
+    ctx.set_mark(mark & !policy.mark_mask | policy.mark_value);
 }
 
 /// A SYN goes through this pinhole, and its ends are in the working memory: from now on its connection is translated, if its

@@ -17,12 +17,14 @@ use aya_ebpf::{
 use ftp_helper_common::{addr::Addr, canon::REWRITTEN_MAX};
 
 use crate::{
+    frame::load,
     packet::View,
     scratch::{Scratch, launder, sheet},
 };
 
-/// Where the checksum is in a TCP header, and in an IPv4 header.
+/// Where the checksum is in a header of TCP, of ICMP, and of IPv4.
 const TCP_SUM: u32 = 16;
+const ICMP_SUM: u32 = 2;
 const IP_SUM: u32 = 10;
 /// `BPF_F_IPV6` (Linux 6.16): nothing in the packet makes up for an IPv6 address, so that a sum over the whole packet stays.
 const IPV6: u64 = 1 << 7;
@@ -42,12 +44,78 @@ pub fn end(ctx: &TcContext, view: &View, s: *mut Scratch, source: bool) -> bool 
         if (*new).is_v4() == view.v6 {
             return false;
         }
+        let sum = view.tcp + TCP_SUM;
         let done = if view.v6 {
-            address_v6(ctx, view, &*old, &*new, source)
+            address_v6(ctx, view.l3, sum, &*old, &*new, source)
         } else {
-            address_v4(ctx, view, &*old, &*new, source)
+            address_v4(ctx, view.l3, Some(sum), &*old, &*new, source)
         };
         done && (old_port == new_port || port(ctx, view, old_port, new_port, source))
+    }
+}
+
+/// Puts the translation in the working memory in the place of the quoted packet's source, or of its destination, in an ICMP
+/// error whose own header begins at `outer.tcp` and which ends at `end`, and makes its checksum right. `old` is the end as the
+/// quotation has it.
+#[inline(always)]
+pub fn quotation(
+    ctx: &TcContext,
+    outer: &View,
+    quoted: &View,
+    end: u32,
+    old: (&Addr, u16),
+    new: (&Addr, u16),
+    source: bool,
+) -> bool {
+    let skb = ctx.as_ptr().cast::<__sk_buff>();
+    let sum = outer.tcp + ICMP_SUM;
+    let at = quoted.tcp + TCP_SUM;
+    // What stands for the checksum of the quoted segment, where the quotation goes so far.
+    let was = if at + 2 <= end { load::<u16>(ctx, at) } else { None };
+    // SAFETY: the helpers check the offsets; the values are read only.
+    unsafe {
+        if quoted.v6 {
+            let change = difference(old.0, new.0);
+            if change < 0
+                || bpf_l4_csum_replace(skb, sum, 0, change as u64, 0) != 0
+                || bpf_skb_store_bytes(skb.cast(), quoted.l3 + at_v6(source), core::ptr::from_ref(new.0).cast(), 16, 0)
+                    != 0
+                || (was.is_some() && bpf_l4_csum_replace(skb, at, 0, change as u64, 0) != 0)
+            {
+                return false;
+            }
+        } else {
+            // The quoted IP header's own checksum makes up for the address: ICMP's does not change for it.
+            let (o, n) = (old.0.words()[3], new.0.words()[3]);
+            if !address_v4(ctx, quoted.l3, None, old.0, new.0, source)
+                || (was.is_some() && bpf_l4_csum_replace(skb, at, o as u64, n as u64, 4) != 0)
+            {
+                return false;
+            }
+        }
+        let (o, n) = (old.1.to_be(), new.1.to_be());
+        if bpf_l4_csum_replace(skb, sum, o as u64, n as u64, 2) != 0
+            || bpf_skb_store_bytes(skb.cast(), quoted.tcp + if source { 0 } else { 2 }, addr_of!(n).cast(), 2, 0) != 0
+        {
+            return false;
+        }
+        let Some(was) = was else { return true };
+        if bpf_l4_csum_replace(skb, at, o as u64, n as u64, 2) != 0 {
+            return false;
+        }
+        let Some(is) = load::<u16>(ctx, at) else { return false };
+        bpf_l4_csum_replace(skb, sum, was as u64, is as u64, 2) == 0
+    }
+}
+
+/// Replaces the source, or the destination, of an ICMP message.
+#[inline(always)]
+pub fn sender(ctx: &TcContext, outer: &View, old: &Addr, new: &Addr, source: bool) -> bool {
+    if outer.v6 {
+        address_v6(ctx, outer.l3, outer.tcp + ICMP_SUM, old, new, source)
+    } else {
+        // ICMP's checksum has no pseudo-header, ICMPv6's has one (RFC 4443 section 2.3).
+        address_v4(ctx, outer.l3, None, old, new, source)
     }
 }
 
@@ -137,35 +205,49 @@ fn resize(ctx: &TcContext, view: &View, old: u32, new: u32) -> bool {
     }
 }
 
+/// `sum` is where the checksum lies that a pseudo-header with this address is part of.
 #[inline(always)]
-fn address_v4(ctx: &TcContext, view: &View, old: &Addr, new: &Addr, source: bool) -> bool {
+fn address_v4(ctx: &TcContext, l3: u32, sum: Option<u32>, old: &Addr, new: &Addr, source: bool) -> bool {
     let skb = ctx.as_ptr().cast::<__sk_buff>();
     let (o, n) = (old.words()[3], new.words()[3]);
-    let at = view.l3 + if source { 12 } else { 16 };
     // SAFETY: the helpers check the offsets; the value is read only.
     unsafe {
-        bpf_l4_csum_replace(skb, view.tcp + TCP_SUM, o as u64, n as u64, PSEUDO | 4) == 0
-            && bpf_l3_csum_replace(skb, view.l3 + IP_SUM, o as u64, n as u64, 4) == 0
-            && bpf_skb_store_bytes(skb.cast(), at, addr_of!(n).cast(), 4, 0) == 0
+        sum.is_none_or(|sum| bpf_l4_csum_replace(skb, sum, o as u64, n as u64, PSEUDO | 4) == 0)
+            && bpf_l3_csum_replace(skb, l3 + IP_SUM, o as u64, n as u64, 4) == 0
+            && bpf_skb_store_bytes(skb.cast(), l3 + at_v4(source), addr_of!(n).cast(), 4, 0) == 0
     }
 }
 
 #[inline(always)]
-fn address_v6(ctx: &TcContext, view: &View, old: &Addr, new: &Addr, source: bool) -> bool {
+fn address_v6(ctx: &TcContext, l3: u32, sum: u32, old: &Addr, new: &Addr, source: bool) -> bool {
     let skb = ctx.as_ptr().cast::<__sk_buff>();
-    let at = view.l3 + if source { 8 } else { 24 };
-    // SAFETY: both addresses are 16 bytes long, read only; the helpers check the offsets.
+    let change = difference(old, new);
+    // SAFETY: the address is 16 bytes long, read only; the helpers check the offsets.
     unsafe {
-        let (old, new) = (core::ptr::from_ref(old).cast_mut().cast(), core::ptr::from_ref(new).cast_mut());
-        let change = bpf_csum_diff(old, 16, new.cast(), 16, 0);
-        if change < 0 {
-            return false;
-        }
-        let sum = view.tcp + TCP_SUM;
-        (bpf_l4_csum_replace(skb, sum, 0, change as u64, PSEUDO | IPV6) == 0
-            || bpf_l4_csum_replace(skb, sum, 0, change as u64, PSEUDO) == 0)
-            && bpf_skb_store_bytes(skb.cast(), at, new.cast(), 16, 0) == 0
+        change >= 0
+            && (bpf_l4_csum_replace(skb, sum, 0, change as u64, PSEUDO | IPV6) == 0
+                || bpf_l4_csum_replace(skb, sum, 0, change as u64, PSEUDO) == 0)
+            && bpf_skb_store_bytes(skb.cast(), l3 + at_v6(source), core::ptr::from_ref(new).cast(), 16, 0) == 0
     }
+}
+
+/// Where the address of one end lies in an IP header.
+#[inline(always)]
+const fn at_v4(source: bool) -> u32 {
+    if source { 12 } else { 16 }
+}
+
+#[inline(always)]
+const fn at_v6(source: bool) -> u32 {
+    if source { 8 } else { 24 }
+}
+
+/// What another address changes in a sum; negative where that can't be told.
+#[inline(always)]
+fn difference(old: &Addr, new: &Addr) -> i64 {
+    let (old, new) = (core::ptr::from_ref(old).cast_mut().cast(), core::ptr::from_ref(new).cast_mut().cast());
+    // SAFETY: both addresses are 16 bytes long, read only.
+    unsafe { bpf_csum_diff(old, 16, new, 16, 0) }
 }
 
 #[inline(always)]

@@ -22,7 +22,7 @@ pub use self::{
     filter::Filter,
     model::{
         DeniedPort, FedSets, Gauge, Heartbeat, HookKind, Interface, LinkType, PinholeRow, ReloadReport, Session,
-        Standing, Status,
+        ShieldKind, Standing, Status,
     },
     server::read_request,
     why::{Asked, Guarded, Verdict, Why},

@@ -76,6 +76,19 @@ pub struct Interface {
     pub hook: HookKind,
     /// What its frames begin with.
     pub link: LinkType,
+    /// Where its shield in XDP is; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub shield: Option<ShieldKind>,
+}
+
+/// Where the shield in XDP is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShieldKind {
+    /// In the driver.
+    Native,
+    /// In the stack, before TC.
+    Generic,
 }
 
 /// How the kernel side is attached.

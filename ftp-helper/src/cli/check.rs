@@ -48,13 +48,12 @@ fn about_this_host(config: &Config) -> Vec<String> {
                     ));
                 }
             }
-            for network in config.guards.iter().flat_map(|g| &g.networks) {
+            let named = config.guards.iter().flat_map(|g| [("networks", &g.networks), ("initiators", &g.initiators)]);
+            for (key, network) in named.flat_map(|(key, all)| all.iter().map(move |n| (key, n))) {
                 if let Network::Interface(name) = network
                     && !names.contains(name)
                 {
-                    notes.push(format!(
-                        "guard.networks: no interface {name:?} here now; it is followed when it appears"
-                    ));
+                    notes.push(format!("guard.{key}: no interface {name:?} here now; it is followed when it appears"));
                 }
             }
         }

@@ -102,7 +102,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
 fn guards(config: &Config) -> anyhow::Result<Vec<dataplane::Guard>> {
     let interfaces = dataplane::interfaces()?;
     for (i, guard) in config.guards.iter().enumerate() {
-        for network in &guard.networks {
+        for network in guard.networks.iter().chain(&guard.initiators) {
             if let Network::Interface(name) = network
                 && !interfaces.contains_key(name)
             {

@@ -19,6 +19,11 @@ pub(super) struct RunArgs {
     #[arg(long, value_enum, default_value = "auto", value_name = "HOW")]
     attach: Attach,
 
+    /// How the shield of `hook = "xdp+tc"` is attached: in the driver (native) where that has XDP, in the stack (generic)
+    /// otherwise, or one of the two
+    #[arg(long, value_enum, default_value = "auto", value_name = "HOW")]
+    shield: Shield,
+
     /// Log of the programs in the kernel, down to this level: 1 error, 2 warning, 3 info, 4 debug, 5 trace; 0 is off and
     /// costs nothing
     #[arg(long, default_value_t = 0, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(0..=5))]
@@ -44,6 +49,17 @@ enum Attach {
     Clsact,
 }
 
+/// How the shield is attached.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Shield {
+    /// Native where the driver has it, generic otherwise
+    Auto,
+    /// Native XDP only
+    Native,
+    /// Generic XDP
+    Generic,
+}
+
 /// Runs the daemon until it is told to stop.
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let (config, notes) = config::load_with_notes(&args.config).map_err(|e| target::fault(&e))?;
@@ -55,6 +71,11 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             Attach::Auto => AttachKind::Auto,
             Attach::Tcx => AttachKind::Tcx,
             Attach::Clsact => AttachKind::Clsact,
+        },
+        shield: match args.shield {
+            Shield::Auto => daemon::Shield::Auto,
+            Shield::Native => daemon::Shield::Native,
+            Shield::Generic => daemon::Shield::Generic,
         },
         fast: FastPath { fast_path: !args.no_fast_path, parking: !args.no_parking },
         kernel_log: args.kernel_log,

@@ -56,7 +56,9 @@ fn describe(status: &Status) -> String {
     }
     for i in interfaces {
         let (hook, link) = (text::name(&i.hook), text::name(&i.link));
-        let _ = write!(s, "\ninterface      {} (index {}, {hook}, {link})", text::printable(&i.name), i.ifindex);
+        let shield = i.shield.map_or_else(String::new, |kind| format!("{} XDP, ", text::name(&kind)));
+        let _ =
+            write!(s, "\ninterface      {} (index {}, {shield}{hook}, {link})", text::printable(&i.name), i.ifindex);
     }
     if interfaces.is_empty() {
         s.push_str("\ninterface      none");
@@ -108,7 +110,7 @@ fn section(s: &mut String, title: &str, values: &BTreeMap<String, u64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{DeniedPort, Heartbeat, HookKind, Interface, LinkType};
+    use crate::api::{DeniedPort, Heartbeat, HookKind, Interface, LinkType, ShieldKind};
 
     #[test]
     fn the_text_tells_everything() {
@@ -118,7 +120,16 @@ mod tests {
             mode: "observe".into(),
             config: Some("/etc/x.toml".into()),
             uptime_ms: 61_500,
-            interfaces: vec![Interface { name: "wan0".into(), ifindex: 3, hook: HookKind::Tcx, link: LinkType::RawIp }],
+            interfaces: vec![
+                Interface { name: "wan0".into(), ifindex: 3, hook: HookKind::Tcx, link: LinkType::RawIp, shield: None },
+                Interface {
+                    name: "wan1".into(),
+                    ifindex: 4,
+                    hook: HookKind::Tcx,
+                    link: LinkType::Ethernet,
+                    shield: Some(ShieldKind::Native),
+                },
+            ],
             waiting_for: vec!["ppp*".into()],
             sessions: Gauge { live: 2, limit: 65536 },
             heartbeat: Heartbeat { age_ms: 40, stale_after_ms: 2000 },
@@ -132,6 +143,7 @@ mod tests {
             "ftp-helper 0.1.0, process 4711, mode observe, up 1m 1s\n\
              configuration  /etc/x.toml\n\
              interface      wan0 (index 3, tcx, raw_ip)\n\
+             interface      wan1 (index 4, native XDP, tcx, ethernet)\n\
              waiting for    ppp*\n\
              sessions       2 of 65536\n\
              pinholes       0 of 0\n\

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf};
 use ftp_helper_common::state::pending;
 use serde::Serialize;
 
-use super::{Config, Direction, Network};
+use super::{Config, Direction, Hook};
 use crate::engine::policy::{ActiveOpen, LineEndings, Mode, OnDaemonLoss, Opaque, SourcePort};
 
 /// A configuration in words and numbers, defaults filled in. The field names are those of the file.
@@ -25,6 +25,8 @@ pub struct Explanation {
     pub interfaces: Vec<String>,
     /// Ports that speak FTP.
     pub control_ports: Vec<u16>,
+    /// `tc` or `xdp+tc`.
+    pub hook: Hook,
     /// Where a new connection needs a pinhole.
     pub guards: Vec<GuardExplanation>,
     /// Allowed ways to negotiate.
@@ -139,18 +141,12 @@ impl Config {
             },
             interfaces: watch.interfaces.clone(),
             control_ports: watch.control_ports.clone(),
+            hook: watch.hook,
             guards: guards
                 .iter()
                 .map(|g| GuardExplanation {
                     direction: g.direction,
-                    networks: g
-                        .networks
-                        .iter()
-                        .map(|n| match n {
-                            Network::Prefix(net) => net.to_string(),
-                            Network::Interface(name) => format!("@{name}"),
-                        })
-                        .collect(),
+                    networks: g.networks.iter().map(ToString::to_string).collect(),
                     initiators: g.initiators.iter().map(ToString::to_string).collect(),
                     ports: range(&g.ports),
                     except_ports: g.except_ports.iter().map(range).collect(),
@@ -214,6 +210,13 @@ impl fmt::Display for Explanation {
         }
         writeln!(f, "\nOutside interfaces: {}", self.interfaces.join(", "))?;
         writeln!(f, "Control ports: {}", list(&self.control_ports, "none"))?;
+        if self.hook == Hook::XdpTc {
+            let what = match self.mode {
+                "observe" => "nothing is dropped there in this mode",
+                _ => "connections that nobody negotiated are dropped there, before the stack sees them",
+            };
+            writeln!(f, "A shield in XDP comes before TC: {what}.")?;
+        }
         match self.mode {
             "observe" => writeln!(f, "Mode observe: nothing is dropped; what would be is counted and told.")?,
             "mark" => writeln!(

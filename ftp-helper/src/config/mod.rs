@@ -59,6 +59,20 @@ pub struct Watch {
     pub interfaces: Vec<String>,
     /// Ports that speak FTP, ascending.
     pub control_ports: Vec<u16>,
+    /// Where programs are attached.
+    pub hook: Hook,
+}
+
+/// Where programs are attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub enum Hook {
+    /// TC, both ways.
+    #[default]
+    #[serde(rename = "tc")]
+    Tc,
+    /// The shield in XDP beside it.
+    #[serde(rename = "xdp+tc")]
+    XdpTc,
 }
 
 /// Networks and ports where a new TCP connection needs a pinhole.
@@ -69,7 +83,7 @@ pub struct Guard {
     /// Networks of the responder; never empty.
     pub networks: Vec<Network>,
     /// Networks of the initiators that are held to it; never empty.
-    pub initiators: Vec<IpNet>,
+    pub initiators: Vec<Network>,
     /// Guarded ports of the responder.
     pub ports: RangeInclusive<u16>,
     /// Ports of these that are left alone.
@@ -93,6 +107,16 @@ pub enum Network {
     Prefix(IpNet),
     /// The addresses of the interface with this name, followed as they change.
     Interface(String),
+}
+
+impl std::fmt::Display for Network {
+    /// As it is written in the file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Prefix(net) => net.fmt(f),
+            Self::Interface(name) => write!(f, "@{name}"),
+        }
+    }
 }
 
 /// The control socket and the metrics.

@@ -205,11 +205,6 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// What the value names is documented, but not there in this version.
-    pub(super) fn not_available<T>(&self, what: &str, remedy: &str) -> Option<T> {
-        self.refuse(format!("{what} is not available yet"), remedy)
-    }
-
     /// Whether it is this text.
     pub(super) fn is(&self, text: &str) -> bool {
         matches!(self.value, DeValue::String(s) if s == text)

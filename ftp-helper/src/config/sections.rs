@@ -15,7 +15,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use toml::de::DeTable;
 
 use super::{
-    Api, Config, Direction, Guard, Network, Watch,
+    Api, Config, Direction, Guard, Hook, Network, Watch,
     reader::{Context, Item, Section},
     values,
 };
@@ -49,7 +49,7 @@ pub(super) fn read<'a>(cx: &'a Context<'a>, table: &'a DeTable<'a>, name: &Path)
         let choice = item.choice(&[("continue", OnDaemonLoss::Continue), ("close", OnDaemonLoss::Close)]);
         policy.on_daemon_loss = choice.unwrap_or(policy.on_daemon_loss);
     }
-    let watch = watch(root.section("watch"));
+    let watch = watch(root.section("watch"), policy.mode);
     policy.control_ports = watch.control_ports.iter().copied().collect();
     allowed(root.section("policy"), &mut policy);
     policy.servers = root.sections("server").into_iter().map(server).collect();
@@ -63,7 +63,7 @@ pub(super) fn read<'a>(cx: &'a Context<'a>, table: &'a DeTable<'a>, name: &Path)
     (Config { path: Some(name.to_owned()), policy, watch, guards, ring_bytes, nftables, api }, notes)
 }
 
-fn watch(section: Section<'_>) -> Watch {
+fn watch(section: Section<'_>, mode: Mode) -> Watch {
     const REMEDY: &str = "name the outside interfaces: interfaces = [\"wan0\"]";
     let mut interfaces = Vec::new();
     match section.get("interfaces") {
@@ -90,15 +90,18 @@ fn watch(section: Section<'_>) -> Watch {
             item.refuse::<()>(format!("has {n} ports"), format!("name {MAX_CONTROL_PORTS} ports at most"));
         }
     }
+    let mut hook = Hook::Tc;
     if let Some(item) = section.get("hook") {
-        if item.is("xdp+tc") {
-            item.not_available::<()>("hook \"xdp+tc\"", "write \"tc\", or remove the key");
-        } else {
-            item.choice(&[("tc", ())]);
+        hook = item.choice(&[("tc", Hook::Tc), ("xdp+tc", Hook::XdpTc)]).unwrap_or(hook);
+        if hook == Hook::XdpTc && mode == Mode::Mark {
+            item.refuse::<()>(
+                "can't be \"xdp+tc\" in mode \"mark\": there the ruleset decides, and nothing is dropped before it",
+                "write \"tc\", or mode = \"drop\"",
+            );
         }
     }
     section.finish();
-    Watch { interfaces, control_ports: control_ports.into_iter().collect() }
+    Watch { interfaces, control_ports: control_ports.into_iter().collect(), hook }
 }
 
 fn guards(root: &Section<'_>, mode: Mode) -> Vec<Guard> {
@@ -135,16 +138,18 @@ fn guard(section: Section<'_>, mode: Mode) -> Guard {
         None => section.missing("networks", "is missing", NETWORKS),
     }
     let mut initiators = vec![
-        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
-        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
+        Network::Prefix(IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0))),
+        Network::Prefix(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0))),
     ];
     match section.get("initiators") {
         Some(item) => {
-            if let Some(list) = values::prefixes(&item) {
+            const REMEDY: &str =
+                "write a list of addresses, prefixes or interfaces, such as [\"192.0.2.0/24\", \"@wan0\"]";
+            if let Some(list) = item.list(REMEDY) {
                 if item.is_empty_list() {
                     item.refuse::<()>("is empty: the guard would hold nobody", "name the initiators' networks");
                 }
-                initiators = list;
+                initiators = list.iter().filter_map(network).collect();
             }
         }
         None if direction == Direction::Out => section.missing(

@@ -307,10 +307,28 @@ fn active_source_port_is_any_or_20() {
 }
 
 #[test]
-fn later_work_is_known_and_refused() {
+fn the_shield_goes_with_modes_that_drop_or_observe() {
+    assert_eq!(parse(WATCH).unwrap().watch.hook, Hook::Tc);
+    let with = |hook: &str, mode: &str| {
+        let guard = "[[guard]]\nnetworks = [\"192.0.2.1\"]\n";
+        parse(&format!("mode = \"{mode}\"\n[watch]\ninterfaces = [\"w\"]\nhook = \"{hook}\"\n{guard}"))
+    };
+    assert_eq!(with("tc", "mark").unwrap().watch.hook, Hook::Tc);
+    for (mode, said) in [("drop", "dropped there, before the stack"), ("observe", "nothing is dropped there")] {
+        let config = with("xdp+tc", mode).unwrap();
+        assert_eq!(config.watch.hook, Hook::XdpTc);
+        let told = config.explain();
+        assert!(told.to_string().contains(said), "{told}");
+        assert_eq!(serde_json::to_value(&told).unwrap()["hook"], "xdp+tc");
+    }
     assert_eq!(
-        bare("[watch]\ninterfaces = [\"w\"]\nhook = \"xdp+tc\"\n"),
-        "f.toml:3:8: watch.hook: hook \"xdp+tc\" is not available yet; write \"tc\", or remove the key"
+        with("xdp+tc", "mark").unwrap_err().to_string(),
+        "f.toml:4:8: watch.hook: can't be \"xdp+tc\" in mode \"mark\": there the ruleset decides, and nothing is dropped \
+         before it; write \"tc\", or mode = \"drop\""
+    );
+    assert_eq!(
+        with("xdp", "drop").unwrap_err().to_string(),
+        "f.toml:4:8: watch.hook: \"xdp\" is not known; write \"tc\" or \"xdp+tc\""
     );
 }
 

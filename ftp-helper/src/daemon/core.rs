@@ -33,8 +33,8 @@ use super::{
 };
 use crate::{
     api::ReloadReport,
-    config::{self, Config},
-    dataplane::{self, Dataplane, Guard, Interface, Options, Parking, Ring},
+    config::{self, Config, Hook},
+    dataplane::{self, Attached, Dataplane, Guard, Interface, Options, Parking, Ring, Shield},
     engine::{Action, Engine, Left, Nanos, Record, policy::Mode},
     event::{self, Event},
     nft::{self, Feeder},
@@ -94,6 +94,7 @@ impl Daemon {
             sessions: config.policy.limits.sessions,
             ring_bytes: config.ring_bytes,
             attach: options.attach,
+            shield: if config.watch.hook == Hook::XdpTc { options.shield } else { Shield::Off },
             instance: Some(config.api.socket.display().to_string()),
             programs: &[],
             log_level: options.kernel_log,
@@ -245,7 +246,7 @@ impl Daemon {
         let (wanted, waiting) = guards::wanted(&self.config.watch.interfaces, &interfaces);
         for i in wanted {
             self.plane.attach(&i.name, i.index)?;
-            tracing::info!("attached to {}", i.name);
+            self.tell_attached();
         }
         for name in &waiting {
             tracing::warn!("watch.interfaces: no interface {name} yet; it is picked up when it appears");
@@ -253,6 +254,16 @@ impl Daemon {
         self.waiting_for = waiting;
         self.plane.remove_leftovers()?;
         self.act()
+    }
+
+    /// Says that an interface was attached to.
+    fn tell_attached(&self) {
+        if let Some(Attached { name, shield, .. }) = self.plane.attached().last() {
+            match shield {
+                Some(kind) => tracing::info!("attached to {name}, with a shield in {} XDP", kind.as_str()),
+                None => tracing::info!("attached to {name}"),
+            }
+        }
     }
 
     /// Takes over sessions and data connections of an earlier daemon, and sessions that began while none was there.
@@ -423,7 +434,7 @@ impl Daemon {
             match self.plane.attach(&i.name, i.index) {
                 Ok(()) => {
                     self.troubles.remove(&i.name);
-                    tracing::info!("attached to {}", i.name);
+                    self.tell_attached();
                 }
                 Err(e) => {
                     let text = format!("{e:#}");

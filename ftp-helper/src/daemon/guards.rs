@@ -11,9 +11,9 @@ use crate::{
 
 /// The guards with the addresses of interfaces filled in.
 pub(crate) fn resolve(config: &Config, interfaces: &BTreeMap<String, Interface>) -> Vec<Guard> {
-    let networks = |guard: &config::Guard| {
+    let addresses = |networks: &[Network]| {
         let mut all = Vec::new();
-        for network in &guard.networks {
+        for network in networks {
             match network {
                 Network::Prefix(net) => all.push(*net),
                 Network::Interface(name) => {
@@ -32,8 +32,8 @@ pub(crate) fn resolve(config: &Config, interfaces: &BTreeMap<String, Interface>)
                 config::Direction::In => Direction::In,
                 config::Direction::Out => Direction::Out,
             },
-            networks: networks(g),
-            initiators: g.initiators.clone(),
+            networks: addresses(&g.networks),
+            initiators: addresses(&g.initiators),
             ports: g.ports.clone(),
             except: g.except_ports.clone(),
         })
@@ -92,6 +92,10 @@ mod tests {
     fn an_interface_stands_for_its_addresses() {
         let text = "mode = \"drop\"\n[watch]\ninterfaces = [\"wan0\"]\n[[guard]]\ndirection = \"in\"\nnetworks = [\"@wan0\", \"10.0.0.0/8\"]\n";
         let config = Config::parse(text, Path::new("test.toml")).unwrap();
+        let held = text.replace("direction = \"in\"", "direction = \"out\"\ninitiators = [\"@wan0\", \"10.0.0.5\"]");
+        let held = Config::parse(&held, Path::new("test.toml")).unwrap();
+        let initiators: Vec<_> = resolve(&held, &interfaces())[0].initiators.iter().map(ToString::to_string).collect();
+        assert_eq!(initiators, ["192.0.2.1/32", "2001:db8::1/128", "10.0.0.5/32"]);
         let nets: Vec<_> = resolve(&config, &interfaces())[0].networks.iter().map(ToString::to_string).collect();
         assert_eq!(nets, ["192.0.2.1/32", "2001:db8::1/128", "10.0.0.0/8"]);
         assert_eq!(resolve(&config, &BTreeMap::new())[0].networks.len(), 1);

@@ -27,7 +27,7 @@ use tokio::{
 
 pub(crate) use self::guards::resolve as guards;
 use self::{backend::Handle, core::Daemon, service::Watchdog};
-pub use crate::dataplane::{AttachKind, FastPath};
+pub use crate::dataplane::{AttachKind, FastPath, Shield};
 use crate::{
     api::{self, access::Access},
     config::Config,
@@ -42,6 +42,8 @@ use crate::{
 pub struct RunOptions {
     /// How programs are attached.
     pub attach: AttachKind,
+    /// How the shield is attached where the configuration asks for one.
+    pub shield: Shield,
     /// What of the kernel's shortcuts is on.
     pub fast: FastPath,
     /// The programs' own log, down to this level (1 error to 5 trace); 0 is off and costs nothing.

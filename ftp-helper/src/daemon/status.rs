@@ -10,7 +10,7 @@ use crate::{
         self, DeniedPort, Gauge, Heartbeat, HookKind, LinkType, PinholeRow, ReloadReport, Session, Standing, Status,
     },
     config::Config,
-    dataplane::{AttachKind, Link},
+    dataplane::{AttachKind, Link, ShieldKind},
     engine::{Nanos, PinholeView, SessionView, Visible, policy::Mode},
     event,
     metrics::Snapshot,
@@ -123,11 +123,13 @@ pub(super) fn merge(old: &Config, new: Config) -> (Config, ReloadReport) {
         }
     };
     restart("watch.control_ports", merged.watch.control_ports != old.watch.control_ports);
+    restart("watch.hook", merged.watch.hook != old.watch.hook);
     restart("limits.sessions", merged.policy.limits.sessions != old.policy.limits.sessions);
     restart("limits.ring", merged.ring_bytes != old.ring_bytes);
     restart("[nat]", merged.policy.nat.is_some() != old.policy.nat.is_some());
     restart("[api]", merged.api != old.api);
     merged.watch.control_ports.clone_from(&old.watch.control_ports);
+    merged.watch.hook = old.watch.hook;
     merged.policy.control_ports.clone_from(&old.policy.control_ports);
     merged.policy.limits.sessions = old.policy.limits.sessions;
     merged.ring_bytes = old.ring_bytes;
@@ -195,6 +197,10 @@ fn interface(a: &crate::dataplane::Attached) -> api::Interface {
             Link::Ethernet => LinkType::Ethernet,
             Link::None => LinkType::RawIp,
         },
+        shield: a.shield.map(|kind| match kind {
+            ShieldKind::Native => api::ShieldKind::Native,
+            ShieldKind::Generic => api::ShieldKind::Generic,
+        }),
     }
 }
 
@@ -264,10 +270,10 @@ mod tests {
         let parse = |text: &str| Config::parse(text, Path::new("test.toml")).unwrap();
         let old = parse("[watch]\ninterfaces = [\"wan0\"]\n");
         let new = parse(
-            "[watch]\ninterfaces = [\"wan1\"]\ncontrol_ports = [2121]\n[policy]\nactive_inbound = true\n[limits]\nsessions = 10\nidle = \"2h\"\n",
+            "[watch]\ninterfaces = [\"wan1\"]\ncontrol_ports = [2121]\nhook = \"xdp+tc\"\n[policy]\nactive_inbound = true\n[limits]\nsessions = 10\nidle = \"2h\"\n",
         );
         let (merged, report) = merge(&old, new);
-        assert_eq!(report.needs_restart, ["watch.control_ports", "limits.sessions"]);
+        assert_eq!(report.needs_restart, ["watch.control_ports", "watch.hook", "limits.sessions"]);
         assert_eq!(report.changed, ["watch.interfaces", "policy.active_inbound", "[limits]"]);
         assert_eq!(merged.watch.control_ports, [21]);
         assert!(merged.policy.control_ports.contains(&21) && !merged.policy.control_ports.contains(&2121));

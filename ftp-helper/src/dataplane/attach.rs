@@ -12,7 +12,7 @@ use aya::{
     },
 };
 
-use super::{Dataplane, interfaces::Link, load::load_program};
+use super::{Dataplane, ShieldKind, interfaces::Link, load::load_classifier};
 use crate::error::{Code, Fault};
 
 /// How programs are attached.
@@ -38,6 +38,8 @@ pub struct Attached {
     pub link: Link,
     /// TCX or clsact.
     pub kind: AttachKind,
+    /// Where its shield is, if it has one.
+    pub shield: Option<ShieldKind>,
     /// Held while the programs are: nobody else attaches to the interface.
     _claim: UnixDatagram,
 }
@@ -51,7 +53,7 @@ pub(super) const FILTER: &str = "filter-";
 pub(super) const QDISC: &str = "qdisc-";
 
 impl Dataplane {
-    /// Attaches to an interface: both hooks or none. Programs that an earlier daemon left there are replaced atomically.
+    /// Attaches to an interface: both hooks, and the shield if there is to be one, or nothing. Programs that an earlier daemon left there are replaced atomically.
     ///
     /// # Errors
     /// When another instance holds the interface, the link layer is not followed, or the kernel refuses.
@@ -60,13 +62,16 @@ impl Dataplane {
         let link = Link::of(name)?;
         // First: what comes in by another outside interface is not judged again where it leaves.
         self.set_outside(index, true)?;
-        let result = self.attach_hooks(name, index, link);
-        if let Err(e) = result {
-            self.detach_hooks(name, index);
-            self.set_outside(index, false)?;
-            return Err(e.context(format!("can't attach to {name}")));
-        }
-        self.attached.push(Attached { name: name.into(), index, link, kind: self.kind, _claim: claim });
+        let attached = self.attach_hooks(name, index, link).and_then(|()| self.attach_shield(name, index, link));
+        let shield = match attached {
+            Ok(shield) => shield,
+            Err(e) => {
+                self.detach_hooks(name, index);
+                self.set_outside(index, false)?;
+                return Err(e.context(format!("can't attach to {name}")));
+            }
+        };
+        self.attached.push(Attached { name: name.into(), index, link, kind: self.kind, shield, _claim: claim });
         Ok(())
     }
 
@@ -103,7 +108,7 @@ impl Dataplane {
             let pin = pin_name(index, word);
             let path = self.pins.as_ref().map(|p| p.pin(&pin));
             let kind = self.kind;
-            let program = load_program(&mut self.ebpf, program_name(direction, link))?;
+            let program = load_classifier(&mut self.ebpf, program_name(direction, link))?;
             let id = match kind {
                 AttachKind::Clsact => {
                     let old = SchedClassifierLink::attached(name, direction, PRIORITY, HANDLE, None)?;
@@ -123,8 +128,11 @@ impl Dataplane {
                         None => None,
                     };
                     match replaced {
-                        // Pinned already.
-                        Some(_) => continue,
+                        // Pinned already: what we hold of it would outlive the pin.
+                        Some(id) => {
+                            drop(program.take_link(id)?);
+                            continue;
+                        }
                         None => program.attach_with_options(
                             name,
                             direction,
@@ -133,20 +141,21 @@ impl Dataplane {
                     }
                 }
             };
-            if let (AttachKind::Tcx | AttachKind::Auto, Some(path)) = (kind, path) {
-                let _ = std::fs::remove_file(&path);
+            if kind != AttachKind::Clsact && path.is_some() {
                 let link: FdLink = program.take_link(id)?.try_into().map_err(|e| anyhow!("{e}"))?;
-                link.pin(&path).with_context(|| format!("can't pin a link at {}", path.display()))?;
+                self.keep(link, &pin)?;
             } else if kind == AttachKind::Clsact && self.pins.is_some() {
                 // The filter stays when the daemon dies; it is removed by name.
-                std::mem::forget(load_program(&mut self.ebpf, program_name(direction, link))?.take_link(id)?);
+                std::mem::forget(load_classifier(&mut self.ebpf, program_name(direction, link))?.take_link(id)?);
             }
         }
         Ok(())
     }
 
-    /// Removes both hooks' programs. The interface may be gone, and its links with it: then there is nothing to remove.
+    /// Removes the programs of both hooks, and the shield. The interface may be gone, and its links with it: then there is
+    /// nothing to remove.
     fn detach_hooks(&mut self, name: &str, index: u32) {
+        self.detach_shield(index);
         if self.kind == AttachKind::Clsact {
             if let Err(e) = self.remove_filters(name) {
                 tracing::warn!("{e:#}");

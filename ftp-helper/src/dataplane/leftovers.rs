@@ -2,11 +2,11 @@
 
 use aya::programs::{TcAttachType, tc::SchedClassifierLink};
 
-use super::{AttachKind, Dataplane, attach, netlink};
+use super::{AttachKind, Attached, Dataplane, attach, netlink, shield};
 
 impl Dataplane {
     /// Removes the tables and links of daemons of other versions or sizes, and programs on interfaces that are not attached to any
-    /// more, or were attached to in another way.
+    /// more, or were attached to in another way, or in XDP where there is to be no shield.
     ///
     /// # Errors
     /// When something can't be removed.
@@ -20,8 +20,10 @@ impl Dataplane {
             );
         }
         for pin in pins.names("link-") {
-            let attached = |a: &super::Attached| {
-                a.kind != AttachKind::Clsact && attach::words().any(|word| attach::pin_name(a.index, word) == pin)
+            let attached = |a: &Attached| {
+                let by_link = a.kind != AttachKind::Clsact;
+                by_link && attach::words().any(|word| attach::pin_name(a.index, word) == pin)
+                    || a.shield.is_some_and(|kind| shield::pin_name(a.index, kind) == pin)
             };
             if !self.attached.iter().any(attached) {
                 pins.remove(&pin)?;

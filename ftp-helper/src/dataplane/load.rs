@@ -4,7 +4,7 @@ use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::MapError,
-    programs::{ProgramError, SchedClassifier},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
 };
 use ftp_helper_common::{
     command::Command,
@@ -15,7 +15,7 @@ use ftp_helper_common::{
 };
 
 use super::{
-    AttachKind, Dataplane,
+    AttachKind, Dataplane, Shield,
     pins::{PinDir, fnv},
     platform::Platform,
 };
@@ -32,6 +32,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// How programs are attached.
     pub attach: AttachKind,
+    /// Whether there is a shield in XDP before them.
+    pub shield: Shield,
     /// Names the instance: tables and links are pinned under it and outlive the daemon. None: nothing is pinned, and
     /// programs are loaded at once, to be run without an interface.
     pub instance: Option<String>,
@@ -53,6 +55,7 @@ impl Default for Options {
             sessions: 65536,
             ring_bytes: 16 << 20,
             attach: AttachKind::Auto,
+            shield: Shield::Off,
             instance: None,
             programs: &[],
             log_level: 0,
@@ -167,16 +170,32 @@ impl Dataplane {
             AttachKind::Auto => AttachKind::Clsact,
             kind => kind,
         };
-        Ok(Self { ebpf, attached: Vec::new(), pins, kind, adopted, mark })
+        Ok(Self { ebpf, attached: Vec::new(), pins, kind, shield: options.shield, adopted, mark })
     }
 }
 
+/// A program of the object for a hook of TC, loaded.
+pub(super) fn load_classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
+    load_program(ebpf, name)?.try_into().context(OTHER_KIND)
+}
+
+/// A program of the object for XDP, loaded.
+pub(super) fn load_xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
+    load_program(ebpf, name)?.try_into().context(OTHER_KIND)
+}
+
+const OTHER_KIND: &str = "the object holds another kind of program";
+
 /// A program of the object, loaded.
-pub(super) fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
+fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Program> {
     let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("no program {name} in the object"))?;
-    let program: &mut SchedClassifier = program.try_into().context("the object holds another kind of program")?;
     if program.fd().is_err() {
-        program.load().map_err(|e| explain(e.into())).with_context(|| format!("can't load the program {name}"))?;
+        let loaded = match program {
+            Program::SchedClassifier(p) => p.load(),
+            Program::Xdp(p) => p.load(),
+            _ => anyhow::bail!(OTHER_KIND),
+        };
+        loaded.map_err(|e| explain(e.into())).with_context(|| format!("can't load the program {name}"))?;
     }
     Ok(program)
 }

@@ -15,6 +15,7 @@ mod park;
 mod pins;
 mod platform;
 mod programs;
+mod shield;
 mod snapshot;
 mod tables;
 mod testbed;
@@ -27,6 +28,7 @@ pub use park::Parking;
 pub use pins::PinDir;
 pub use platform::{NEEDED, Platform};
 pub use programs::verified_instructions;
+pub use shield::{Shield, ShieldKind};
 pub use snapshot::Counters;
 pub use tables::{Direction, FastPath, Guard};
 pub use testbed::{FRAME_MAX, LinkLayer, Metadata, Testbed, Verdict};
@@ -37,7 +39,7 @@ use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf,
     maps::{Array, MapData, RingBuf},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp},
 };
 use ftp_helper_common::{
     command::{Command, Outcome, op},
@@ -50,6 +52,7 @@ pub struct Dataplane {
     attached: Vec<Attached>,
     pins: Option<PinDir>,
     kind: AttachKind,
+    shield: Shield,
     /// Whether the tables were there already, with sessions in them.
     adopted: bool,
     mark: u32,
@@ -122,20 +125,27 @@ impl Dataplane {
         context: &[u8],
         times: u32,
     ) -> anyhow::Result<(u32, std::time::Duration)> {
-        let program = self.classifier(program)?;
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            ctx_in: (!context.is_empty()).then_some(context),
-            repeat: times,
-            ..TestRunOptions::new()
-        };
-        let result = program.test_run(options).context("can't run a program in the kernel")?;
+        let result = self.test(
+            program,
+            TestRunOptions {
+                data_in: Some(frame),
+                ctx_in: (!context.is_empty()).then_some(context),
+                repeat: times,
+                ..TestRunOptions::new()
+            },
+        )?;
         Ok((result.return_value, result.duration))
     }
 
-    fn classifier(&self, name: &str) -> anyhow::Result<&SchedClassifier> {
+    /// A test run of a program, at a hook of TC or in XDP.
+    fn test(&self, name: &str, options: TestRunOptions<'_>) -> anyhow::Result<TestRunResult> {
         let program = self.ebpf.program(name).ok_or_else(|| anyhow!("no program {name} in the object"))?;
-        program.try_into().context("not a classifier")
+        let result = if let Ok(program) = <&SchedClassifier>::try_from(program) {
+            program.test_run(options)
+        } else {
+            <&Xdp>::try_from(program).context("a program of another kind")?.test_run(options)
+        };
+        result.context("can't run a program in the kernel")
     }
 
     /// Tells the kernel side that the daemon lives; `now` is `CLOCK_MONOTONIC` in nanoseconds.

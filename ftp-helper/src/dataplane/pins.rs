@@ -69,6 +69,13 @@ impl PinDir {
         entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| n.starts_with(prefix)).collect()
     }
 
+    /// Where daemons of other layouts may have pinned the same.
+    pub fn others(&self, name: &str) -> Vec<PathBuf> {
+        let Ok(entries) = fs::read_dir(&self.instance) else { return Vec::new() };
+        let layouts = entries.filter_map(|e| Some(e.ok()?.path())).filter(|path| *path != self.path);
+        layouts.map(|path| path.join(name.replace('.', "_"))).collect()
+    }
+
     /// Makes a mark: an empty folder.
     ///
     /// # Errors

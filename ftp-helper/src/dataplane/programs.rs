@@ -1,7 +1,7 @@
 //! What the verifier made of the programs.
 
 use anyhow::Context as _;
-use aya::{EbpfLoader, programs::SchedClassifier};
+use aya::{EbpfLoader, programs::Program};
 
 /// Instructions that the verifier has looked at, for each program of the object.
 ///
@@ -15,8 +15,12 @@ pub fn verified_instructions(nat: bool) -> anyhow::Result<Vec<(String, u32)>> {
         .context("can't load the object")?;
     let mut counts = Vec::new();
     for (name, program) in ebpf.programs_mut() {
-        let program: &mut SchedClassifier = program.try_into().context("not a classifier")?;
-        program.load().with_context(|| format!("can't load {name}"))?;
+        match program {
+            Program::SchedClassifier(p) => p.load(),
+            Program::Xdp(p) => p.load(),
+            _ => anyhow::bail!("{name} is a program of another kind"),
+        }
+        .with_context(|| format!("can't load {name}"))?;
         counts.push((name.to_string(), program.info()?.verified_instruction_count().unwrap_or(0)));
     }
     counts.sort();

@@ -7,10 +7,7 @@
 //! [`Testbed::age_flow`] what is older there than here.
 
 use anyhow::{Context as _, anyhow, bail};
-use aya::{
-    maps::HashMap,
-    programs::{TestRun as _, TestRunOptions},
-};
+use aya::{maps::HashMap, programs::TestRunOptions};
 use ftp_helper_common::{
     key::{HOOK_IN, SessionKey, TupleKey},
     state::{FlowState, Locked, SessionState},
@@ -24,6 +21,9 @@ use super::{Dataplane, Options, Ring, RingReader, snapshot::LOCKED};
 /// hundred bytes more.
 pub const FRAME_MAX: usize = 3072;
 
+/// Verdicts in XDP (linux/bpf.h).
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
 /// The size of `struct __sk_buff` (linux/bpf.h).
 const SKB: usize = 192;
 /// How long a sign of life lasts, nanoseconds, and how long it is trusted.
@@ -98,6 +98,34 @@ impl Testbed {
     /// # Errors
     /// When the kernel refuses the run, as it does where the frame is shorter than an Ethernet header or too long.
     pub fn run(&self, hook: u8, link: LinkLayer, frame: &[u8], metadata: Metadata) -> anyhow::Result<(Verdict, u32)> {
+        self.run_into(hook, link, frame, metadata, None).map(|(verdict, mark, _)| (verdict, mark))
+    }
+
+    /// The same, with the frame as the program leaves it.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn change_frame(
+        &self,
+        hook: u8,
+        link: LinkLayer,
+        frame: &[u8],
+        metadata: Metadata,
+    ) -> anyhow::Result<(Verdict, u32, Vec<u8>)> {
+        let mut after = vec![0; FRAME_MAX];
+        let (verdict, mark, len) = self.run_into(hook, link, frame, metadata, Some(&mut after))?;
+        after.truncate(len);
+        Ok((verdict, mark, after))
+    }
+
+    fn run_into(
+        &self,
+        hook: u8,
+        link: LinkLayer,
+        frame: &[u8],
+        metadata: Metadata,
+        frame_after: Option<&mut [u8]>,
+    ) -> anyhow::Result<(Verdict, u32, usize)> {
         let name = match (hook, link) {
             (HOOK_IN, LinkLayer::Ethernet) => "ftp_ingress",
             (_, LinkLayer::Ethernet) => "ftp_egress",
@@ -106,14 +134,14 @@ impl Testbed {
         };
         let context = metadata.context();
         let mut after = [0; SKB];
-        let program = self.plane.classifier(name)?;
         let options = TestRunOptions {
             data_in: Some(frame),
+            data_out: frame_after,
             ctx_in: (!context.is_empty()).then_some(&context),
             ctx_out: Some(&mut after),
             ..TestRunOptions::new()
         };
-        let result = program.test_run(options).context("can't run a program in the kernel")?;
+        let result = self.plane.test(name, options)?;
         let verdict = match result.return_value {
             0xffff_ffff => Verdict::Pass,
             2 => Verdict::Drop,
@@ -121,7 +149,23 @@ impl Testbed {
             other => bail!("the program {name} returned {other}, which is no verdict of its"),
         };
         let [.., a, b, c, d] = *after.first_chunk::<12>().context("a context is longer")?;
-        Ok((verdict, u32::from_ne_bytes([a, b, c, d])))
+        Ok((verdict, u32::from_ne_bytes([a, b, c, d]), result.data_size_out as usize))
+    }
+
+    /// Runs the shield on a frame, as if it had just arrived: its verdict, to pass or to drop.
+    ///
+    /// # Errors
+    /// When the kernel refuses the run, as it does where the frame is shorter than an Ethernet header or too long.
+    pub fn shield(&self, link: LinkLayer, frame: &[u8]) -> anyhow::Result<Verdict> {
+        let name = match link {
+            LinkLayer::Ethernet => "ftp_shield",
+            LinkLayer::None => "ftp_shield_l3",
+        };
+        match self.plane.run(name, frame)?.0 {
+            XDP_PASS => Ok(Verdict::Pass),
+            XDP_DROP => Ok(Verdict::Drop),
+            other => bail!("the program {name} returned {other}, which is no verdict of its"),
+        }
     }
 
     /// Hands over and frees every record that the programs have written: those that the engine must see in their order, then

@@ -90,6 +90,8 @@ codes! {
     Offloads = "offloads",
     /// What is attached to the hooks.
     Hooks = "hooks",
+    /// The shield in XDP, or where it can't be attached.
+    Shield = "shield",
     /// The ruleset could not be read.
     RulesetUnread = "ruleset_unread",
     /// Tables of the old iptables are in use, which are not looked at.

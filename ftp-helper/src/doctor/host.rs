@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{
@@ -136,6 +136,47 @@ fn hooks(name: &str, add: &mut impl FnMut(Severity, Code, String, &str)) {
         }
     }
     add(Severity::Info, Code::Hooks, format!("programs on TCX, in order; {}", seen.join("; ")), "");
+}
+
+/// The shield of one watched interface, or what would be in its place.
+pub(super) fn shield(name: &str, network: &Network, findings: &mut Vec<Finding>) {
+    let xdp = network.links.get(name).and_then(|l| l.xdp);
+    let finding = match xdp {
+        None => {
+            let what = "no XDP program is attached: `run` tries the driver's XDP first, and else the stack's";
+            Finding::new(Severity::Info, Code::Shield, what)
+        }
+        Some(xdp) => {
+            let program = program_name(xdp.program);
+            match (program.starts_with(SHIELD), xdp.native) {
+                (true, true) => Finding::new(Severity::Info, Code::Shield, "the shield is in native XDP"),
+                (true, false) => {
+                    let what =
+                        "the shield is in generic XDP, which the stack runs for each packet and which saves less";
+                    let remedy = "where the driver has no XDP, hook = \"tc\" does as well";
+                    Finding::new(Severity::Warning, Code::Shield, what).remedy(remedy)
+                }
+                (false, _) => {
+                    let what = format!("another XDP program is attached ({program}), and there is room for one");
+                    let remedy = "remove it, or write hook = \"tc\": `run` refuses to start beside it";
+                    Finding::new(Severity::Error, Code::Shield, what).remedy(remedy)
+                }
+            }
+        }
+    };
+    findings.push(finding.at(format!("interface {name}")));
+}
+
+/// How the names of the shield's programs begin.
+const SHIELD: &str = "ftp_shield";
+
+/// The name of a loaded program, or its number where that can't be read.
+fn program_name(id: u32) -> String {
+    let info = loaded_programs().filter_map(Result::ok).find(|p| p.id() == id);
+    match info.as_ref().and_then(|p| p.name_as_str()).filter(|n| !n.is_empty()) {
+        Some(name) => format!("{name}, number {id}"),
+        None => format!("number {id}"),
+    }
 }
 
 /// Where default routes leave, against what is watched.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    link::{LinkAttribute, LinkInfo, LinkMessage},
+    link::{LinkAttribute, LinkInfo, LinkMessage, LinkXdp},
     route::{RouteAttribute, RouteMessage, RouteType},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -27,6 +27,17 @@ pub(super) struct Link {
     pub(super) kind: String,
     /// The name of the bridge or bond that it is a member of.
     pub(super) master: Option<String>,
+    /// Its XDP program, if it has one.
+    pub(super) xdp: Option<Xdp>,
+}
+
+/// An XDP program on a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Xdp {
+    /// In the driver, not in the stack.
+    pub(super) native: bool,
+    /// The program's number.
+    pub(super) program: u32,
 }
 
 impl Network {
@@ -36,11 +47,19 @@ impl Network {
         let mut links = Vec::new();
         for message in dump(RouteNetlinkMessage::GetLink(LinkMessage::default())).context("can't list the links")? {
             let RouteNetlinkMessage::NewLink(link) = message else { continue };
-            let (mut name, mut kind, mut master) = (String::new(), String::new(), None);
+            let (mut name, mut kind, mut master, mut xdp) = (String::new(), String::new(), None, None);
             for attribute in link.attributes {
                 match attribute {
                     LinkAttribute::IfName(n) => name = n,
                     LinkAttribute::Controller(index) => master = Some(index),
+                    LinkAttribute::Xdp(facts) => {
+                        let program = facts.iter().find_map(|f| match f {
+                            LinkXdp::DrvProgId(id) | LinkXdp::HwProgId(id) => Some(Xdp { native: true, program: *id }),
+                            LinkXdp::SkbProgId(id) => Some(Xdp { native: false, program: *id }),
+                            _ => None,
+                        });
+                        xdp = xdp.or(program);
+                    }
                     LinkAttribute::LinkInfo(infos) => {
                         for info in infos {
                             if let LinkInfo::Kind(k) = info {
@@ -52,13 +71,13 @@ impl Network {
                 }
             }
             names.insert(link.header.index, name.clone());
-            links.push((name, kind, master));
+            links.push((name, kind, master, xdp));
         }
         let links = links
             .into_iter()
-            .map(|(name, kind, master)| {
+            .map(|(name, kind, master, xdp)| {
                 let master = master.and_then(|index| names.get(&index).cloned());
-                (name, Link { kind, master })
+                (name, Link { kind, master, xdp })
             })
             .collect();
         let defaults = [AddressFamily::Inet, AddressFamily::Inet6].map(|family| {

@@ -19,7 +19,7 @@ pub use self::{
 };
 use self::{links::Network, rules::Ground};
 use crate::{
-    config::Config,
+    config::{Config, Hook},
     dataplane::{self, Interface},
     nft::{self, ruleset::Ruleset},
 };
@@ -49,6 +49,9 @@ pub fn examine(config: Option<&Config>, socket: &Path, quiet: Duration) -> Vec<F
     };
     for name in &watched {
         host::interface(name, network.as_ref(), &all, &mut findings);
+        if let (Some(network), Some(Hook::XdpTc)) = (&network, config.map(|c| c.watch.hook)) {
+            host::shield(name, network, &mut findings);
+        }
     }
     if let (Some(network), Some(_)) = (&network, config) {
         host::routes(&watched, network, &mut findings);

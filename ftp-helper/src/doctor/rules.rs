@@ -90,20 +90,25 @@ impl Ground {
                 ports = ports.without(&Ports::from(except.clone()));
             }
             let ports = ports.without(&ground.control());
-            for network in &guard.networks {
-                let nets: Vec<IpNet> = match network {
+            let prefixes = |network: &Network| -> Vec<IpNet> {
+                match network {
                     Network::Prefix(net) => vec![*net],
                     Network::Interface(name) => {
                         let addresses = all.get(name).map(|i| i.addresses.as_slice()).unwrap_or_default();
                         addresses.iter().filter(|a| !is_link_local(a)).map(|a| IpNet::from(*a)).collect()
                     }
-                };
-                ground.guards.extend(nets.into_iter().map(|net| {
-                    let kin = guard.initiators.iter().filter(|i| is_v4(i) == is_v4(&net));
-                    let initiators: Vec<IpNet> = kin.copied().collect();
-                    let all = initiators.iter().any(|i| i.prefix_len() == 0);
-                    Guarded { net, ports: ports.clone(), initiators: if all { Vec::new() } else { initiators } }
-                }));
+                }
+            };
+            let held: Vec<IpNet> = guard.initiators.iter().flat_map(prefixes).collect();
+            for net in guard.networks.iter().flat_map(prefixes) {
+                let initiators: Vec<IpNet> = held.iter().filter(|i| is_v4(i) == is_v4(&net)).copied().collect();
+                if initiators.is_empty() {
+                    // Nobody of this family is held to it.
+                    continue;
+                }
+                let all = initiators.iter().any(|i| i.prefix_len() == 0);
+                let initiators = if all { Vec::new() } else { initiators };
+                ground.guards.push(Guarded { net, ports: ports.clone(), initiators });
             }
         }
         ground

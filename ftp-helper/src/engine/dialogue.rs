@@ -385,6 +385,10 @@ impl Dialogue {
             self.fifo = Vec::new();
         }
         let positive = (200..300).contains(&code);
+        if self.doubt != 0 && (head.kind == Kind::Pass || matches!(code, 331 | 332 | 530)) {
+            // Of a login whose USER was skipped.
+            self.logged_in = false;
+        }
         match head.kind {
             Kind::Pasv | Kind::Epsv => self.passive(&head, code, text, line, rules, out),
             Kind::Void => {}
@@ -474,7 +478,8 @@ impl Dialogue {
         let mut now = head;
         match head.kind {
             Kind::User | Kind::Rein => {
-                now.was_logged_in = self.logged_in;
+                // In a dialogue that was joined in its middle, the reply may be that of a command that was skipped.
+                now.was_logged_in = self.logged_in && self.doubt == 0;
                 self.logged_in = false;
             }
             // What the server makes of a refused one nobody knows; it supersedes what was announced before all the same.

@@ -51,6 +51,8 @@ pub(super) struct KernelSide {
     last: u32,
     /// The last opening of the fast path that was read.
     taken: Option<(u8, u32)>,
+    /// The last line that the engine had opened itself, with its side, mode and port.
+    own: Option<(u8, u32, u8, u16)>,
     /// Where both streams stood when the session was taken over: what is older was told to nobody, or to a daemon before.
     joined: Option<[u32; 2]>,
     epoch: u32,
@@ -255,6 +257,7 @@ impl Session {
             }
             self.ask_open(core, &hole);
             self.kernel.last = hole.seq;
+            self.kernel.own = Some((a.side, a.seq, a.kind, a.port));
         }
         core.unconsumed.add(self.key.client, &key, self.id);
         self.pinhole = Some(hole);
@@ -266,6 +269,14 @@ impl Session {
         let Some(hole) = self.drop_pinhole(core) else { return };
         self.ask_revoke(core, &hole.key, hole.seq);
         self.tell_revoked(now, core, hole, reason);
+    }
+
+    /// Records were missed: a pinhole that is gone may have been used or taken back by what nobody told of, and is not opened
+    /// again.
+    pub(super) fn lose_missing(&mut self, now: Nanos, core: &mut Core) {
+        if self.pinhole.is_some_and(|p| matches!(p.stage, Stage::Missing { .. })) {
+            self.revoke(now, core, Reason::DaemonLoss);
+        }
     }
 
     /// A data connection has used the pinhole of this announcement.
@@ -411,7 +422,7 @@ impl Session {
         while let Some(i) = self.kernel.fast.iter().position(|f| self.standing != Standing::Good || read(f)) {
             let fast = self.kernel.remove(i);
             // Two CPUs may have had the same segment in hand, and both have told of it.
-            if self.kernel.taken != Some((fast.side, fast.seq)) {
+            if self.kernel.taken != Some((fast.side, fast.seq)) && !self.opened_too(core, &fast) {
                 self.diverged(now, core, &fast);
             }
         }
@@ -432,6 +443,27 @@ impl Session {
             }
             core.command(Command { flags, ..command });
         }
+    }
+
+    /// Whether the fast path has opened what the engine had opened by the same line before: one CPU had the segment in hand
+    /// when the kernel was brought back to sight, and another saw a copy of it. The kernel's entry is then the younger one's.
+    fn opened_too(&mut self, core: &mut Core, fast: &Fast) -> bool {
+        let Some((side, line, kind, port)) = self.kernel.own else { return false };
+        let within = distance(line, fast.seq) >= 0 && distance(line, fast.end) < 0;
+        if self.standing != Standing::Good || side != fast.side || port != fast.port || !within {
+            return false;
+        }
+        self.kernel.last = fast.seq;
+        match &mut self.pinhole {
+            Some(hole) if hole.line == line && hole.stage != Stage::Asked => {
+                hole.seq = fast.seq;
+                let hole = *hole;
+                self.ask_confirm(core, &hole);
+            }
+            // It was used, or taken back, in the meantime.
+            _ => self.ask_revoke(core, &pinhole_key(&self.key, self.client_hook, kind, port), fast.seq),
+        }
+        true
     }
 
     /// Lets go of the pinhole without telling anybody.
@@ -477,6 +509,7 @@ impl Session {
             Outcome::Quota => Reason::ClientQuota,
             Outcome::Barred => Reason::SessionClosing,
             Outcome::MovedOn | Outcome::Busy => Reason::Race,
+            Outcome::Unseen => Reason::DaemonLoss,
             Outcome::NoPinhole | Outcome::NoSession | Outcome::Malformed | Outcome::Used => Reason::Forgotten,
         };
         self.drop_pinhole(core);

@@ -132,17 +132,15 @@ pub(super) fn judge(
     if !policy.modes.allows(a.kind) {
         return Err(Reason::ModeDisabled);
     }
+    // Who waits for a connection that comes in is the end inside.
+    let as_inside =
+        pinhole.hook == HOOK_IN && a.addr.is_some() && a.addr == inside && inside != Some(pinhole.responder);
     if let Some(addr) = a.addr
         && addr != pinhole.responder
+        && !as_inside
     {
-        // Who waits for a connection that comes in is the end inside.
-        return Err(if pinhole.hook == HOOK_IN && Some(addr) == inside {
-            Reason::NotRewritten
-        } else if addr.is_v4() == pinhole.responder.is_v4() {
-            Reason::ThirdHost
-        } else {
-            Reason::AddressFamily
-        });
+        let alike = addr.is_v4() == pinhole.responder.is_v4();
+        return Err(if alike { Reason::ThirdHost } else { Reason::AddressFamily });
     }
     if a.port < 1024 {
         return Err(if policy.control_ports.contains(&a.port) { Reason::ControlPort } else { Reason::LowPort });
@@ -152,6 +150,10 @@ pub(super) fn judge(
     }
     if policy.deny_ports.contains(&a.port) {
         return Err(Reason::DeniedPort);
+    }
+    if as_inside {
+        // The kernel side leaves such ports as they are, too: what is wrong with them is told first.
+        return Err(Reason::NotRewritten);
     }
     if a.kind == pending::PASV || a.kind == pending::EPSV {
         match policy.passive_range(key.server) {

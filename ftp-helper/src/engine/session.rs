@@ -179,6 +179,10 @@ impl Session {
         self.waiting.retain(|w| w.until > now);
         core.stats.acks_from_nowhere += (before - self.waiting.len()) as u64;
         core.kept = (core.kept + self.kept()).saturating_sub(kept);
+        if self.waiting.len() < before {
+            // Nothing else may come for long that would bring the kernel back.
+            self.settle_with_kernel(now, core);
+        }
         let (at, reason) = self.silence_ends(&core.policy);
         if at <= now && reason == Reason::Idle && self.is_used_by_another(core) {
             self.last = now;
@@ -349,6 +353,7 @@ impl Session {
         let ahead = [0, 1].map(|side| distance(record.next[side], next[side]));
         let missed = ahead != [0, 0] && ahead.iter().all(|n| *n >= 0);
         if record.flags & flag::UNRECORDED != 0 && missed && self.standing == Standing::Good {
+            self.lose_missing(now, core);
             self.rebase(record);
         }
     }

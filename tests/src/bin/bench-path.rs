@@ -6,6 +6,8 @@
 //! pinhole that an announcement opens is taken back at once, so that one packet can be measured many times; both are
 //! part of the figure. Records are written as always; a batch fits the ring buffers, which are emptied behind it.
 //!
+//! The last rows are of programs that were loaded with `[nat]`, for hosts that are not translated: what it costs everybody.
+//!
 //! Of denied SYNs only so many are told in a window of time. Both are measured: one of a flood, which is not told, and
 //! one that is.
 
@@ -19,7 +21,7 @@ use ftp_helper::{
     engine::Policy,
 };
 use ftp_helper_common::{
-    command::op,
+    command::{Outcome, op},
     key::{CLIENT, HOOK_IN, HOOK_OUT, PinholeKey, SERVER},
     state::{flag, pending},
     tcp,
@@ -70,6 +72,8 @@ enum Output {
 struct Case {
     name: &'static str,
     program: &'static str,
+    /// With `[nat]`.
+    nat: bool,
     frame: Vec<u8>,
     /// The program's verdict: anything else is another path than the one named.
     verdict: u32,
@@ -96,21 +100,9 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<bool> {
     ensure!(nix::unistd::geteuid().is_root(), "loading programs into the kernel needs root");
-    let options = Options { sessions: 65536, ring_bytes: 16 << 20, instance: None, bench: true, ..Options::default() };
-    let mut kernel = Kernel::load(&options);
-    kernel.draining = false;
-    let lasting = Policy { pinhole_timeout: Duration::from_secs(3600), ..policy() };
-    // One FTP server behind the gateway, and one outside client that it connects to.
-    let mut guarded = guards();
-    for (guard, network) in guarded.iter_mut().zip(["203.0.113.10/32", "198.18.0.10/32"]) {
-        guard.networks = vec![network.parse()?];
-    }
-    kernel.set(&lasting, &guarded);
-    // As if the daemon were reading: nobody has to be woken, which is not the programs' work.
-    for ring in [Ring::Events, Ring::Telemetry] {
-        kernel.plane().set_awake(ring, true)?;
-    }
-    let mut cases = cases(&mut kernel)?;
+    let mut kernels = [loaded(false)?, loaded(true)?];
+    let mut cases = cases(&mut kernels[0])?;
+    cases.extend(translating(&mut kernels[1])?);
     if let Some(text) = &args.only {
         let mut n = 0;
         cases.retain(|c| {
@@ -124,6 +116,7 @@ fn run(args: &Args) -> anyhow::Result<bool> {
             if case.batch == TOLD {
                 std::thread::sleep(WINDOW);
             }
+            let kernel = &mut kernels[usize::from(case.nat)];
             let measured = kernel.plane().run_repeatedly(case.program, &case.frame, &[], case.batch);
             let (code, took) = measured.with_context(|| format!("can't measure {:?}", case.name))?;
             kernel.discard();
@@ -136,19 +129,41 @@ fn run(args: &Args) -> anyhow::Result<bool> {
             }
         }
     }
-    proper(&mut kernel)?;
+    for (kernel, held) in kernels.iter_mut().zip([1, 0]) {
+        proper(kernel, held)?;
+    }
     show(args, &mut cases)
 }
 
+/// Programs and tables, with everything in them that the packets meet but sessions.
+fn loaded(nat: bool) -> anyhow::Result<Kernel> {
+    let options =
+        Options { sessions: 65536, ring_bytes: 16 << 20, instance: None, nat, bench: true, ..Options::default() };
+    let mut kernel = Kernel::load(&options);
+    kernel.draining = false;
+    let lasting = Policy { pinhole_timeout: Duration::from_secs(3600), ..policy() };
+    // One FTP server behind the gateway, and one outside client that it connects to.
+    let mut guarded = guards();
+    for (guard, network) in guarded.iter_mut().zip(["203.0.113.10/32", "198.18.0.10/32"]) {
+        guard.networks = vec![network.parse()?];
+    }
+    kernel.set(&lasting, &guarded);
+    // As if the daemon were reading: nobody has to be woken, which is not the programs' work.
+    for ring in [Ring::Events, Ring::Telemetry] {
+        kernel.plane().set_awake(ring, true)?;
+    }
+    Ok(kernel)
+}
+
 /// Makes sure that every announcement was one, and that no record was missing.
-fn proper(k: &mut Kernel) -> anyhow::Result<()> {
+fn proper(k: &mut Kernel, held: usize) -> anyhow::Result<()> {
     let counted = k.counted();
     for bad in ["ring_full", "blinded", "left_to_daemon", "unrecorded", "race"] {
         if let Some(n) = counted.get(bad) {
             bail!("the figures are of another path: {bad} was counted {n} times");
         }
     }
-    ensure!(k.pinholes().len() == 1, "a pinhole was left over");
+    ensure!(k.pinholes().len() == held, "a pinhole was left over");
     Ok(())
 }
 
@@ -196,21 +211,26 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-fn cases(k: &mut Kernel) -> anyhow::Result<Vec<Case>> {
-    let case = |name, hook, frame: Vec<u8>, target| Case {
+fn case(name: &'static str, hook: u8, frame: Vec<u8>, target: Option<f64>) -> Case {
+    Case {
         name,
         program: if hook == HOOK_IN { "ftp_ingress" } else { "ftp_egress" },
+        nat: false,
         frame,
         verdict: PASS,
         target,
         batch: BATCH,
         rounds: Vec::new(),
-    };
-    // Sizes as they come: a SYN with its options, full segments of data.
-    let full = |from: &str, to: &str| -> anyhow::Result<Packet> {
-        let packet = Packet::new(from.parse()?, to.parse()?, tcp::ACK, 1000, 1).with(vec![0; 1400]);
-        Ok(Packet { tcp_options: 12, ..packet })
-    };
+    }
+}
+
+/// A full segment of data. Sizes are as they come: a SYN has its options.
+fn full(from: &str, to: &str) -> anyhow::Result<Packet> {
+    let packet = Packet::new(from.parse()?, to.parse()?, tcp::ACK, 1000, 1).with(vec![0; 1400]);
+    Ok(Packet { tcp_options: 12, ..packet })
+}
+
+fn cases(k: &mut Kernel) -> anyhow::Result<Vec<Case>> {
     let tcp4 = full("192.0.2.1:40000", "192.0.2.2:443")?;
     let tcp6 = full("[2001:db8::1]:40000", "[2001:db8::2]:443")?;
     let udp = Packet { protocol: 17, ..tcp4.clone() };
@@ -271,6 +291,24 @@ fn cases(k: &mut Kernel) -> anyhow::Result<Vec<Case>> {
         case("PORT with its pinhole", HOOK_IN, line(&idle, CLIENT, &active), Some(ANNOUNCEMENT)),
         case("200 to PORT", HOOK_OUT, r200, Some(COMMAND)),
     ])
+}
+
+/// What `[nat]` costs where nothing is translated.
+fn translating(k: &mut Kernel) -> anyhow::Result<Vec<Case>> {
+    let data = full("198.18.0.10:45678", &format!("203.0.113.10:{PORT}"))?;
+    let denied = Packet::syn(data.from, data.to, 1).with_options();
+    let d = session(k, 41000, pending::PASV);
+    // As the daemon tells it of hosts that have the same address outside.
+    let outcome = d.command(k, op::ALIAS, |_| ());
+    ensure!(outcome == Outcome::Done, "the kernel side is not told who is inside: {outcome:?}");
+    let text = format!("227 Entering Passive Mode ({}).\r\n", six(d.server.ip(), PORT));
+    let cases = [
+        case("established data, in, with [nat]", HOOK_IN, data.frame(), None),
+        case("established data, out, with [nat]", HOOK_OUT, data.frame(), None),
+        Case { verdict: DROP, ..case("SYN denied, in a flood, with [nat]", HOOK_IN, denied.frame(), None) },
+        case("227 with its pinhole, with [nat]", HOOK_OUT, d.segment(SERVER, text.as_bytes()).frame(), None),
+    ];
+    Ok(cases.map(|c| Case { nat: true, ..c }).into())
 }
 
 /// A logged-in session with this command unanswered. The programs commit nothing in bench mode, so that its entry is

@@ -7,12 +7,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
     sync::atomic::{AtomicU16, Ordering},
 };
 
 use ftp_helper::{
     dataplane::{Direction, FastPath, Guard},
-    engine::{Action, Engine, policy::Mode, policy::Policy},
+    engine::{Action, Engine, policy::Mode, policy::Nat, policy::Policy},
     event::Event,
 };
 use ftp_helper_common::{
@@ -21,7 +22,7 @@ use ftp_helper_common::{
         host::{HostRules, HostText},
     },
     command::{Command, Outcome, op},
-    key::{CLIENT, PinholeKey, SERVER},
+    key::{CLIENT, HOOK_IN, HOOK_OUT, PinholeKey, SERVER, TupleKey},
     policy::{KernelPolicy, policy_flag},
     reason::Reason,
     record::{CHUNK, kind},
@@ -30,12 +31,15 @@ use ftp_helper_common::{
 };
 
 use super::{
-    BEHIND, Begin, Came, Data, Host, LOGIN, Seen, Segment, Step, Stimulus, address, engine, p1, policy, talk::Talk,
+    BEHIND, Begin, Came, Data, Host, LOGIN, PORT, Seen, Segment, Step, Stimulus, address, engine, p1, policy,
+    talk::Talk,
 };
 use crate::{
     packet::Packet,
     testrun::{Kernel, Verdict, everybody, monotonic, parse, wait_until},
 };
+
+const CONTROL_PORT: u16 = 21;
 
 type Counts = BTreeMap<&'static str, u64>;
 
@@ -43,12 +47,18 @@ type Counts = BTreeMap<&'static str, u64>;
 pub struct Bench<'a> {
     k: &'a mut Kernel,
     applied: Option<Policy>,
+    nat: bool,
 }
 
 impl<'a> Bench<'a> {
     /// Nothing is in force yet.
     pub fn new(k: &'a mut Kernel) -> Self {
-        Self { k, applied: None }
+        Self { k, applied: None, nat: false }
+    }
+
+    /// The same where the inside host's address is translated; `k` is loaded for that.
+    pub fn translating(k: &'a mut Kernel) -> Self {
+        Self { nat: true, ..Self::new(k) }
     }
 }
 
@@ -64,6 +74,8 @@ struct Run<'a> {
     data_in_syn: bool,
     /// The connection was told not to be followed.
     stray: bool,
+    /// The inside host's address, where it has another one outside.
+    inside: Option<IpAddr>,
 }
 
 /// Runs a stimulus, and what must follow it, in mode `drop` or `observe`.
@@ -71,9 +83,16 @@ struct Run<'a> {
 /// # Errors
 /// What is not as it must be.
 pub fn run(bench: &mut Bench<'_>, s: &Stimulus, hook: u8, mode: Mode) -> Result<Came, String> {
-    let Bench { k, applied } = bench;
+    let Bench { k, applied, nat } = bench;
+    let nat = *nat;
     k.clear();
-    let policy = Policy { mode, ..policy(s.knob) };
+    if nat {
+        k.forget_translations();
+    }
+    let mut policy = Policy { mode, ..policy(s.knob) };
+    let inside = nat.then(|| inside(hook, s.v6));
+    // The only port that there is: what is announced has it.
+    policy.nat = nat.then_some(Nat { active_ports: PORT..=PORT });
     if applied.as_ref() != Some(&policy) {
         let fast = FastPath { parking: false, ..FastPath::default() };
         k.plane().apply(&policy, &guards(), fast).expect("the policy fits");
@@ -84,14 +103,27 @@ pub fn run(bench: &mut Bench<'_>, s: &Stimulus, hook: u8, mode: Mode) -> Result<
     let engine = Engine::new(policy.clone(), 0);
     let talk = Talk::new(s.v6, hook, client_port());
     let events = Vec::new();
-    let mut run = Run { k, engine, talk, policy, events, half: None, data_in_syn: false, stray: false };
+    let mut run = Run { k, engine, talk, policy, events, half: None, data_in_syn: false, stray: false, inside };
     run.begin(s.begin).map_err(|e| format!("beginning: {e}"))?;
     run.events.clear();
     for (i, step) in s.steps.iter().enumerate() {
         run.step(step).map_err(|e| format!("step {i}, {step:?}: {e}"))?;
     }
     let came = run.came();
-    s.check(&came)?;
+    if nat && came.reasons.contains("not_rewritten") {
+        // A line that is not whole in its segment opens nothing there; what does is one of those that must.
+        if let Some(port) = came.opened.iter().find(|p| !s.opens.contains(p)) {
+            return Err(format!("{port} must not open: {came:?}"));
+        }
+    } else if nat && hook == HOOK_OUT {
+        // There is one public port for whatever an inside client announces.
+        let pairs = s.opens.iter().zip(&came.opened);
+        let opens = pairs.map(|(must, is)| if *is == PORT { PORT } else { *must }).collect::<Vec<_>>();
+        let same = opens.len() == s.opens.len();
+        Stimulus { opens: if same { opens } else { s.opens.clone() }, ..s.clone() }.check(&came)?;
+    } else {
+        s.check(&came)?;
+    }
     run.events.clear();
     run.p1(s.v6 || s.by_epsv, BEHIND[0]).map_err(|e| format!("P1 in the same session: {e}"))?;
     if s.goes_on() != (run.came().opened.len() == 1) {
@@ -104,6 +136,42 @@ pub fn run(bench: &mut Bench<'_>, s: &Stimulus, hook: u8, mode: Mode) -> Result<
     }
     run.again(s.v6, hook).map_err(|e| format!("P1 in a new session: {e}"))?;
     Ok(came)
+}
+
+/// Whether an inside client announces what its rewriting makes longer or shorter: then the numbers of a stimulus would not be those
+/// of both sides. (The tests of whole sessions have such.)
+pub fn moves(s: &Stimulus) -> bool {
+    const WHOLE: &[u8] = b"PORT 192,0,2,10,195,149\r\n";
+    s.steps.iter().any(|step| match step {
+        Step::Control(Segment { side: CLIENT, payload, .. }) => {
+            let command = payload.get(..5).unwrap_or_default().to_ascii_uppercase();
+            (command == *b"PORT " && payload.len() != WHOLE.len() && !s.opens.is_empty())
+                || payload.windows(8).any(|w| w == b"EPRT |2|")
+        }
+        _ => false,
+    })
+}
+
+/// The inside host's own address: one whose text is as long as that of the public one, so that nothing moves.
+fn inside(hook: u8, v6: bool) -> IpAddr {
+    let text = match (hook == HOOK_IN, v6) {
+        (true, false) => "192.168.10.5",
+        (false, false) => "10.77.0.55",
+        (true, true) => "fd00:66:0:1::5",
+        (false, true) => "fd00:77::510",
+    };
+    text.parse().expect("an address")
+}
+
+/// `text` with `new` in the place of each `old`; both are of one length.
+fn replaced(text: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
+    let mut text = text.to_vec();
+    for at in 0..text.len() {
+        if text[at..].starts_with(old) {
+            text[at..at + new.len()].copy_from_slice(new);
+        }
+    }
+    text
 }
 
 /// Both directions, the networks of all three hosts.
@@ -137,12 +205,48 @@ impl Run<'_> {
             let expected = self.expect_read(side, &packet);
             self.send(&packet, hook, Verdict::Pass, &expected)?;
         }
+        self.translate();
         if begin == Begin::LoggedIn {
             for (side, line) in LOGIN {
                 self.control(&super::segment(side, format!("{line}\r\n").as_bytes()))?;
             }
         }
         Ok(())
+    }
+
+    /// Tells who the inside end is, as the daemon does.
+    fn translate(&mut self) {
+        let (Some(inside), Some(state)) = (self.inside, self.state()) else { return };
+        let mut command =
+            Command { op: op::ALIAS, session: state.id, key: self.talk.dialogue.key(), ..Command::default() };
+        command.pinhole.initiator = inside.into();
+        assert_eq!(self.k.command(&command), Outcome::Done);
+        self.engine.translated(state.id, Some(inside.into()));
+    }
+
+    /// A packet as it is at the hook: what leaves comes from inside. Where the kernel's own translation has the connection, it
+    /// has been there before: of the control connection only the text is what the inside host has written.
+    fn as_inside(&self, packet: &Packet, hook: u8) -> Packet {
+        let mut packet = packet.clone();
+        let (Some(inside), HOOK_OUT) = (self.inside, hook) else { return packet };
+        let d = &self.talk.dialogue;
+        let public = if d.hook == HOOK_IN { d.server.ip() } else { d.client.ip() };
+        if packet.from.ip() != public {
+            return packet;
+        }
+        if [packet.from.port(), packet.to.port()].contains(&CONTROL_PORT) {
+            for comma in [false, true] {
+                let text = |ip: IpAddr| if comma { ip.to_string().replace('.', ",") } else { ip.to_string() };
+                packet.payload = replaced(&packet.payload, text(public).as_bytes(), text(inside).as_bytes());
+            }
+            return packet;
+        }
+        let translations = self.k.plane_of().translations(HOOK_OUT).expect("translations");
+        let is_its = |t: &TupleKey| t.outside == packet.to.ip().into() && t.outside_port == packet.to.port();
+        if let Some((tuple, _)) = translations.iter().find(|(t, new)| is_its(t) && new.port == packet.from.port()) {
+            packet.from = SocketAddr::new(tuple.inside.to_ip(), tuple.inside_port);
+        }
+        packet
     }
 
     fn p1(&mut self, epsv: bool, port: u16) -> Result<(), String> {
@@ -215,9 +319,19 @@ impl Run<'_> {
     /// Sends a packet, compares, and lets the engine read what there is to read.
     fn send(&mut self, packet: &Packet, hook: u8, verdict: Verdict, expected: &Counts) -> Result<(), String> {
         let before = self.state();
-        let got = self.k.send(hook, packet);
+        let got = self.k.send(hook, &self.as_inside(packet, hook));
         let verdict = if self.policy.mode == Mode::Observe { Verdict::Pass } else { verdict };
         let mut counted = self.k.counted();
+        if self.inside.is_some() {
+            // That they are is not what a stimulus is about.
+            counted.retain(|name, _| !["rewritten", "translated"].contains(name));
+            // A port that no rewriting is for stays behind an address that is not the sender's here.
+            if expected.contains_key("left_to_daemon")
+                && let Some(n) = counted.remove("bad_argument")
+            {
+                counted.insert("left_to_daemon", n);
+            }
+        }
         // An unread session tells once a second that it lives: when, a slow machine decides.
         if before.is_some_and(|s| s.flags & (flag::OPAQUE | flag::TAINTED) != 0)
             && expected.contains_key("control_segments")

@@ -50,10 +50,12 @@ pub fn traces(on: &Host) -> Result<Vec<String>> {
     let (attached, sockets) = inside?;
     found.extend(attached);
     found.extend(sockets.lines().filter(|l| l.contains("ftp-helper/")).map(|l| format!("socket: {l}")));
-    let mut tc = on.command("tc");
-    tc.args(["qdisc", "show"]);
-    let done = Process::spawn(tc)?.finish(PATIENCE)?;
-    ensure!(done.success(), "tc: {}", done.output);
-    found.extend(done.output.lines().filter(|l| l.contains("clsact")).map(ToOwned::to_owned));
+    for (program, arguments, trace) in [("tc", ["qdisc", "show"], "clsact"), ("ip", ["link", "show"], "prog/xdp")] {
+        let mut command = on.command(program);
+        command.args(arguments);
+        let done = Process::spawn(command)?.finish(PATIENCE)?;
+        ensure!(done.success(), "{program}: {}", done.output);
+        found.extend(done.output.lines().filter(|l| l.contains(trace)).map(ToOwned::to_owned));
+    }
     Ok(found)
 }

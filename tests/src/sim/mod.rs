@@ -51,6 +51,8 @@ pub struct Trouble {
     pub attackers: bool,
     /// Mode `observe`.
     pub observe: bool,
+    /// The line damages packets; their checksums tell.
+    pub noise: bool,
 }
 
 impl Options {
@@ -68,8 +70,10 @@ impl Options {
             tight: coin(300),
             attackers: coin(450),
             observe: coin(150),
+            noise: false,
         };
-        Self { dialogue: rng.seed(), network: rng.seed(), sessions: rng.from_to(3, 14) as usize, trouble }
+        let (dialogue, network, sessions) = (rng.seed(), rng.seed(), rng.from_to(3, 14) as usize);
+        Self { dialogue, network, sessions, trouble: Trouble { noise: rng.chance(400), ..trouble } }
     }
 }
 
@@ -161,6 +165,7 @@ fn simpler(o: Options) -> Vec<Options> {
         (t.races, Trouble { races: false, ..t }),
         (t.slow, Trouble { slow: false, ..t }),
         (t.network, Trouble { network: false, ..t }),
+        (t.noise, Trouble { noise: false, ..t }),
         (t.nasty, Trouble { nasty: false, ..t }),
     ] {
         if is {

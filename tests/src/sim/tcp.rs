@@ -372,7 +372,7 @@ impl Tcp {
         } else {
             self.irs.wrapping_add(1).wrapping_add((self.got.len() + usize::from(self.peer_done)) as u32)
         };
-        Packet { from: self.local, to: self.remote, flags, seq, ack, data: data.to_vec() }
+        Packet { from: self.local, to: self.remote, flags, seq, ack, data: data.to_vec(), damaged: false }
     }
 }
 
@@ -388,5 +388,5 @@ pub fn reset(p: &Packet) -> Option<Packet> {
         let len = p.data.len() as u32 + u32::from(p.flags & tcp::SYN != 0) + u32::from(p.flags & tcp::FIN != 0);
         (tcp::RST | tcp::ACK, 0, p.seq.wrapping_add(len))
     };
-    Some(Packet { from: p.to, to: p.from, flags, seq, ack, data: Vec::new() })
+    Some(Packet { from: p.to, to: p.from, flags, seq, ack, data: Vec::new(), damaged: false })
 }

@@ -72,6 +72,61 @@ fn a_pinhole_is_not_opened_again_before_its_use_can_have_been_read() {
 }
 
 #[test]
+fn a_pinhole_is_not_opened_again_where_records_are_missing() {
+    // The kernel knows of segments that nobody was told of.
+    let mut sim = Sim::logged_in(policy());
+    let record = opening(&mut sim);
+    sim.outcome = Outcome::NoPinhole;
+    read(&mut sim, record);
+    sim.outcome = Outcome::Unseen;
+    sim.wait(SECOND);
+    assert_eq!((count(&sim, op::OPEN), sim.open_now()), (1, 0));
+    assert_eq!(sim.reasons(Kind::Refused), ["daemon_loss"]);
+    // A record tells of the gap first.
+    let mut sim = Sim::logged_in(policy());
+    let record = opening(&mut sim);
+    sim.outcome = Outcome::NoPinhole;
+    read(&mut sim, record);
+    sim.next = sim.next.map(|n| n.wrapping_add(10));
+    let flags = flag::LOGGED_IN | flag::UNRECORDED;
+    let segment = SegmentRecord {
+        kind: kind::SEGMENT,
+        tcp_flags: tcp::ACK,
+        seq: sim.next[0],
+        ack: sim.next[1],
+        next: sim.next,
+        segment_len: 6,
+        flags,
+        ..sim.blank()
+    };
+    sim.record(&Record::Segment(segment, b"NOOP\r\n"));
+    sim.outcome = Outcome::Done;
+    sim.wait(SECOND);
+    assert_eq!((count(&sim, op::OPEN), sim.open_now()), (0, 0));
+    assert_eq!(sim.reasons(Kind::Revoked), ["daemon_loss"]);
+}
+
+#[test]
+fn a_dialogue_that_was_joined_blind_takes_nobody_for_logged_in_by_a_reply_to_what_it_skipped() {
+    for (lines, what) in [
+        (&["S: 426 lost", "C: NOOP", "C: USER me", "S: 502 no", "S: 331 password"][..], "a reply to what was skipped"),
+        (&["S: 150 go", "C: USER me", "S: 331 password"][..], "USER was skipped"),
+    ] {
+        let mut sim = Sim::logged_in(policy());
+        let flags = flag::BLIND | flag::LOGGED_IN;
+        let state = SessionState { id: ID, next: sim.next, start: START, flags, ..SessionState::default() };
+        sim.engine = Engine::new(policy(), 0);
+        sim.engine.adopt(sim.now, &sim.key, &state);
+        sim.drain();
+        sim.talk(lines);
+        sim.talk(&["C: PASS wrong", "S: 530 no", "C: NOOP", "S: 200 ok", "C: EPSV", "S: 229 (|||50070|)"]);
+        assert_eq!((sim.opened(), sim.reasons(Kind::Refused)), (vec![], vec!["not_logged_in"]), "{what}");
+        sim.talk(&["C: USER me", "S: 331 password", "C: PASS x", "S: 230 in", "C: EPSV", "S: 229 (|||50071|)"]);
+        assert_eq!(sim.opened(), [50071], "{what}");
+    }
+}
+
+#[test]
 fn a_pinhole_that_is_being_opened_is_asked_about_again() {
     let mut sim = Sim::logged_in(policy());
     let record = opening(&mut sim);
@@ -82,6 +137,23 @@ fn a_pinhole_that_is_being_opened_is_asked_about_again() {
     sim.wait(SECOND / 100);
     assert_eq!((count(&sim, op::CONFIRM), sim.of(Kind::Confirmed).count()), (2, 1));
     assert_eq!((count(&sim, op::OPEN), sim.open_now()), (0, 1));
+}
+
+#[test]
+fn what_the_engine_and_the_fast_path_open_by_copies_of_one_segment_is_open_once() {
+    for used_before in [false, true] {
+        let mut sim = Sim::logged_in(policy());
+        let record = opening(&mut sim);
+        // Nothing is known of it to the CPU that has it first.
+        read(&mut sim, SegmentRecord { made: Made::default(), ..record });
+        assert_eq!((sim.opened_by(By::Daemon), sim.open_now()), (1, 1));
+        if used_before {
+            sim.record(&Record::FlowStart(used(&sim, ID, record.seq, sim.now)));
+        }
+        read(&mut sim, record);
+        assert_eq!((sim.opened(), sim.engine.stats().divergences), (vec![PORT], 0));
+        assert_eq!((sim.open_now(), count(&sim, op::REVOKE)), if used_before { (0, 1) } else { (1, 0) });
+    }
 }
 
 #[test]

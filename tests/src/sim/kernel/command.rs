@@ -117,6 +117,9 @@ impl Kernel {
         if s.flags & flag::BARRED != 0 {
             return Outcome::Barred;
         }
+        if s.flags & flag::UNRECORDED != 0 {
+            return Outcome::Unseen;
+        }
         let younger = s.flags & flag::BLIND == 0 && s.pinhole_seq != c.seq && s.pinhole_seq != c.replaces;
         if younger && s.pinhole.port != 0 && self.pinholes.contains_key(&s.pinhole) {
             return Outcome::MovedOn;

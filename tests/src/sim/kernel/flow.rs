@@ -92,13 +92,15 @@ impl Kernel {
         } else {
             Rec::FlowEnd(FlowRecord { kind: kind::FLOW_END, reset: 1, ..told })
         };
-        if !self.tell_flow(now, rec) {
+        if !self.record(rec) {
             if back {
                 self.remove_pinhole(&pin, flow.session);
             }
-            return Verdict::Drop;
-        }
-        if back {
+            if !self.observes() && !self.is_stale(now) {
+                return Verdict::Drop;
+            }
+            self.happened.push(Happened::Untold(flow.session));
+        } else if back {
             self.happened.push(Happened::Rearmed(pin, state));
         }
         self.flows.remove(key);

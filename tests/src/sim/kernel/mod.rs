@@ -53,6 +53,8 @@ pub struct Packet {
     pub ack: u32,
     /// Payload.
     pub data: Vec<u8>,
+    /// Whether a byte has changed on the way, which the checksum tells.
+    pub damaged: bool,
 }
 
 /// What becomes of a packet.

@@ -208,6 +208,8 @@ impl Kernel {
             Some(Reason::WrongHook)
         } else if snapshot.flags & flag::KILLED != 0 {
             Some(Reason::Killed)
+        } else if p.damaged && snapshot.flags & (flag::OPAQUE | flag::TAINTED | flag::LOST) == 0 {
+            Some(Reason::BadChecksum)
         } else {
             None
         };

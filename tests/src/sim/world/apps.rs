@@ -87,7 +87,9 @@ impl World {
             if let Some(i) =
                 (0..self.sessions.len()).find(|n| self.sessions[*n].server == at && fits(&self.sessions[*n]))
             {
-                self.sessions[i].v = Some(sock);
+                // What was said to a client that never was is said again.
+                let s = &mut self.sessions[i];
+                (s.v, s.replied, s.waiting) = (Some(sock), 0, false);
                 self.owner[sock] = i;
             }
         } else if let Some(d) = &mut self.sessions[i].data {
@@ -291,8 +293,15 @@ impl World {
     /// A SYN that comes when the pinhole's time is over.
     fn late(&mut self, i: usize, offer: Offer) {
         let (from, to) = self.data_ends(i, offer);
-        let syn =
-            Packet { from, to, flags: ftp_helper_common::tcp::SYN, seq: self.rng.word(), ack: 0, data: Vec::new() };
+        let syn = Packet {
+            from,
+            to,
+            flags: ftp_helper_common::tcp::SYN,
+            seq: self.rng.word(),
+            ack: 0,
+            data: Vec::new(),
+            damaged: false,
+        };
         let when = self.now + self.policy.pinhole_timeout.as_nanos() as u64 + 3 * SECOND;
         self.at(when, Ev::Late(i, syn));
     }

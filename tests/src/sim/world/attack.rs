@@ -69,7 +69,7 @@ impl World {
     }
 
     fn syn(&mut self, from: End, to: End) -> Packet {
-        Packet { from, to, flags: tcp::SYN, seq: self.rng.word(), ack: 0, data: Vec::new() }
+        Packet { from, to, flags: tcp::SYN, seq: self.rng.word(), ack: 0, data: Vec::new(), damaged: false }
     }
 
     /// A70: another initiator connects to a port that was negotiated.
@@ -199,6 +199,7 @@ impl World {
                 seq: self.rng.word(),
                 ack: syn.seq.wrapping_add(1),
                 data: Vec::new(),
+                damaged: false,
             };
             let hook = self.sessions[at].hook;
             drop(self.kernel.packet(self.now, hook, &syn));
@@ -219,6 +220,7 @@ impl World {
             seq: state.next[usize::from(side)].wrapping_add_signed(off),
             ack: state.next[usize::from(side ^ 1)],
             data: data.to_vec(),
+            damaged: false,
         }
     }
 

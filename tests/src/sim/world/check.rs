@@ -7,6 +7,7 @@ use ftp_helper::{
 use ftp_helper_common::{
     canon::bit,
     key::PinholeKey,
+    reason::Reason,
     state::{PinholeState, flag},
 };
 
@@ -186,10 +187,14 @@ impl World {
     fn hear(&mut self, event: &Event) -> Result<(), Broken> {
         let id = event.session.as_deref().and_then(|s| u64::from_str_radix(s, 16).ok());
         let about = id.and_then(|id| self.by_id.get(&id).copied());
-        self.tell(about, || {
+        let text = || {
             let port = event.pinhole.as_ref().map_or(0, |p| p.port);
             format!("told {:?} {:?} port {port} by {:?}", event.event, event.reason, event.by)
-        });
+        };
+        // Of every denial there is a packet in the story.
+        if event.event != Kind::Denied {
+            self.tell(about, text);
+        }
         let Some(i) = about else { return Ok(()) };
         match event.event {
             Kind::Opened => {
@@ -210,6 +215,7 @@ impl World {
                     return broken(about, format!("a good session was barred: {:?} {:?}", event.event, event.reason));
                 }
             }
+            Kind::SessionEnd if event.reason == Some(Reason::Forgotten) => self.sessions[i].forgotten = true,
             _ => {}
         }
         Ok(())
@@ -401,7 +407,7 @@ impl World {
             let last = s.script.exchanges.len().saturating_sub(2);
             let missing = s.script.opens.iter().zip(&s.opened).skip(s.told.len());
             let too_late = missing.clone().all(|(o, _)| o.exchange >= last)
-                || self.options.trouble.slow && !missing.clone().any(|(_, opened)| *opened);
+                || self.options.trouble.slow && (s.forgotten || !missing.clone().any(|(_, opened)| *opened));
             if !expected.starts_with(&s.told) || !too_late {
                 return broken(Some(i), format!("I6: opened {:?} instead of {expected:?}", s.told));
             }

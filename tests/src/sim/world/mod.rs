@@ -87,6 +87,8 @@ pub struct Summary {
     pub given_up: u64,
     /// Pinholes that a reset gave back.
     pub rearmed: u64,
+    /// Packets that the line has damaged.
+    pub damaged: u64,
 }
 
 impl std::ops::AddAssign for Summary {
@@ -108,6 +110,7 @@ impl std::ops::AddAssign for Summary {
         self.in_range += o.in_range;
         self.given_up += o.given_up;
         self.rearmed += o.rearmed;
+        self.damaged += o.damaged;
     }
 }
 
@@ -172,6 +175,8 @@ pub struct World {
     options: Options,
     now: u64,
     rng: Rng,
+    /// What the line does to packets: of its own seed, so that a quiet line changes nothing else.
+    noise: Rng,
     queue: BinaryHeap<Reverse<Entry>>,
     pushed: u64,
     kernel: Kernel,
@@ -244,6 +249,7 @@ impl World {
             options,
             now: BEGIN,
             rng: Rng::new(options.network),
+            noise: Rng::new(options.network ^ 0x006e_6f69_7365),
             queue: BinaryHeap::new(),
             pushed: 0,
             kernel: Kernel::new(&policy, sizes),
@@ -474,8 +480,23 @@ impl World {
     fn onward(&mut self, packet: Packet) {
         for delay in self.leg() {
             self.on_the_way += 1;
-            self.at(self.now + delay, Ev::Arrive(packet.clone()));
+            let packet = self.over_the_line(&packet);
+            self.at(self.now + delay, Ev::Arrive(packet));
         }
+    }
+
+    /// A copy of a packet, as a line that is noisy hands it on.
+    fn over_the_line(&mut self, packet: &Packet) -> Packet {
+        let mut packet = packet.clone();
+        if self.options.trouble.noise && self.noise.chance(15) {
+            packet.damaged = true;
+            self.summary.damaged += 1;
+            if !packet.data.is_empty() {
+                let at = self.noise.below(packet.data.len());
+                packet.data[at] ^= 1 << self.noise.below(8);
+            }
+        }
+        packet
     }
 
     /// A host sends.
@@ -483,7 +504,8 @@ impl World {
         let hook = if self.inside.contains(&packet.from.addr) { HOOK_OUT } else { HOOK_IN };
         for delay in self.leg() {
             self.on_the_way += 1;
-            self.at(self.now + delay, Ev::Gate(hook, packet.clone()));
+            let packet = self.over_the_line(&packet);
+            self.at(self.now + delay, Ev::Gate(hook, packet));
         }
     }
 
@@ -510,6 +532,9 @@ impl World {
 
     /// A packet at its host.
     fn arrive(&mut self, packet: Packet) {
+        if packet.damaged {
+            return;
+        }
         let mut out = Vec::new();
         if let Some(&sock) = self.table.get(&(packet.to, packet.from))
             && !self.socks[sock].dead

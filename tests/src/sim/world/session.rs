@@ -57,6 +57,9 @@ pub(super) struct Session {
     pub(super) unrecorded: bool,
     /// Whether a data connection of it went on although nobody was told.
     pub(super) untold: bool,
+    /// Whether a connection of the same ends took its place in the kernel before the daemon had read all of it: the rest of it
+    /// is told to nobody.
+    pub(super) forgotten: bool,
     /// Whether two CPUs have judged it at once lately.
     pub(super) raced: bool,
     /// Its ids in the kernel.
@@ -134,6 +137,7 @@ impl Session {
             over: false,
             disturbed: false,
             unrecorded: false,
+            forgotten: false,
             raced: false,
             untold: false,
             ids: Vec::new(),
