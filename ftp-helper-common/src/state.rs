@@ -256,6 +256,9 @@ pub struct RangeState {
     pub session: u64,
 }
 
+/// Bytes of what the daemon saves of a session for the next one (table `SAVED`).
+pub const SAVED_BYTES: usize = 2048;
+
 /// Two hosts with a blind session: their denied SYNs are worth keeping for a moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]

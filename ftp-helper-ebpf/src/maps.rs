@@ -5,7 +5,7 @@
 
 use aya_ebpf::{
     Global,
-    bindings::bpf_spin_lock,
+    bindings::{BPF_F_NO_PREALLOC, bpf_spin_lock},
     btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray},
     macros::{btf_map, map},
     maps::{Array, RingBuf},
@@ -16,7 +16,7 @@ use ftp_helper_common::{
     key::{PairKey, PinholeKey, SessionKey, TupleKey},
     nat::{Alias, Translation},
     policy::{FewNets, KernelPolicy, MAX_CONTROL_PORTS, NetKey, PORT_CHUNKS, PortChunk, PortSet, ServerEntry},
-    state::{BlindPair, ClientState, FlowState, HalfOpen, PinholeState, RangeState, SessionState},
+    state::{BlindPair, ClientState, FlowState, HalfOpen, PinholeState, RangeState, SAVED_BYTES, SessionState},
 };
 
 use crate::scratch::Scratch;
@@ -83,6 +83,10 @@ pub static INWARD: HashMap<TupleKey, Translation, 1> = HashMap::new();
 /// Leaving packets of them, by the inside end as it is inside: where they seem to come from.
 #[btf_map]
 pub static OUTWARD: HashMap<TupleKey, Translation, 1> = HashMap::new();
+/// By session id, what the daemon alone knows of a dialogue, for the next daemon: the programs do not look at it. Room is
+/// taken when it is needed.
+#[btf_map]
+pub static SAVED: HashMap<u64, [u8; SAVED_BYTES], 1024, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 /// Handshakes: any flood lives and dies here.
 #[btf_map]
 pub static HALF_OPEN: LruHashMap<SessionKey, HalfOpen, 1024> = LruHashMap::new();

@@ -15,6 +15,7 @@ pub mod program;
 pub mod responder;
 pub mod sim;
 pub mod spinner;
+pub mod survival;
 pub mod tap;
 pub mod testrun;
 pub mod wire;

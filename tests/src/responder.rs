@@ -20,7 +20,7 @@ use ftp_helper::lab::Host;
 
 use crate::spinner::hurry;
 
-/// What a RETR sends.
+/// What a RETR sends, unless its path is a number: then so many zeros.
 pub const CONTENT: &[u8] = b"a few bytes, and no more\n";
 /// Listening sockets of a session; PASV and EPSV take them in turn.
 const PASSIVE: usize = 4;
@@ -201,7 +201,7 @@ impl<'a> Talk<'a> {
                 self.data = if self.eager { Data::Connected(self.connect(to)?) } else { Data::Active(to) };
                 self.announce("200 Active mode\r\n")?;
             }
-            "RETR" => self.retrieve()?,
+            "RETR" => self.retrieve(argument)?,
             "QUIT" => {
                 self.say("221 Bye\r\n")?;
                 return Ok(false);
@@ -226,7 +226,7 @@ impl<'a> Talk<'a> {
         self.listeners[self.turn].1
     }
 
-    fn retrieve(&mut self) -> io::Result<()> {
+    fn retrieve(&mut self, path: &str) -> io::Result<()> {
         let mut data = match std::mem::replace(&mut self.data, Data::None) {
             Data::None => return self.say("425 No data connection\r\n"),
             Data::Passive(i) => {
@@ -242,7 +242,10 @@ impl<'a> Talk<'a> {
                 stream
             }
         };
-        data.write_all(CONTENT)?;
+        match path.parse() {
+            Ok(size) => send(&mut data, size)?,
+            Err(_) => data.write_all(CONTENT)?,
+        }
         drop(data);
         self.say("226 Done\r\n")
     }
@@ -261,6 +264,18 @@ impl<'a> Talk<'a> {
     fn announce(&mut self, text: &str) -> io::Result<()> {
         write_cut(&mut self.stream, text.as_bytes(), self.cut)
     }
+}
+
+/// Sends so many bytes.
+fn send(stream: &mut TcpStream, size: u64) -> io::Result<()> {
+    const ZEROS: &[u8] = &[0; 1 << 17];
+    let mut left = size;
+    while left > 0 {
+        let n = left.min(ZEROS.len() as u64);
+        stream.write_all(&ZEROS[..n as usize])?;
+        left -= n;
+    }
+    Ok(())
 }
 
 fn write_cut(stream: &mut TcpStream, text: &[u8], cut: Cut) -> io::Result<()> {

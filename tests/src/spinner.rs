@@ -45,6 +45,8 @@ pub struct Spinner {
     stream: TcpStream,
     spin: bool,
     text: Vec<u8>,
+    /// Room for what a transfer brings.
+    room: Box<[u8]>,
     /// Listening sockets for active mode, as long as the session lives.
     listener: Option<(TcpListener, u16)>,
     /// How commands that negotiate are written.
@@ -76,6 +78,7 @@ impl Spinner {
             stream,
             spin,
             text: Vec::with_capacity(4096),
+            room: vec![0; 1 << 17].into(),
             listener: None,
             cut: Cut::Whole,
             connect_limit: PATIENCE,
@@ -122,9 +125,8 @@ impl Spinner {
         };
         data.set_read_timeout(Some(PATIENCE))?;
         let mut n = 0;
-        let mut buffer = [0; 65536];
         loop {
-            match data.read(&mut buffer).context("the transfer")? {
+            match data.read(&mut self.room).context("the transfer")? {
                 0 => break,
                 more => n += more,
             }

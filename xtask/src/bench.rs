@@ -1,6 +1,7 @@
-//! `cargo xtask bench NAME`: the benchmark programs `bench-NAME` of the tests' package, built for speed.
+//! `cargo xtask bench [NAME]`: the benchmark programs `bench-NAME` of the tests' package, built for speed; without a name, the
+//! comparison with the peers.
 
-use std::str::FromStr;
+use std::{process::Command, str::FromStr};
 
 use anyhow::{Result, bail};
 
@@ -27,6 +28,30 @@ impl FromStr for Name {
     }
 }
 
+impl Name {
+    /// What is run without a name.
+    const PEERS: &str = "peers";
+}
+
+/// Name and arguments: the first word is the name, unless it is an option.
+pub(crate) fn split(words: &[String]) -> Result<(Name, &[String])> {
+    match words.split_first() {
+        Some((name, args)) if !name.starts_with('-') => Ok((name.parse().map_err(anyhow::Error::msg)?, args)),
+        _ => Ok((Name(Name::PEERS.to_owned()), words)),
+    }
+}
+
+/// The comparison's short form: the commands that build it as the tests are built, and run it.
+pub(crate) fn briefly(host: &Host) -> Result<(Command, Command)> {
+    let program = format!("bench-{}", Name::PEERS);
+    let mut build = command::cargo(host);
+    build.args(["build", "--package", "ftp-helper-tests", "--locked", "--bin", &program]);
+    let file = |name: &str| Ok::<_, anyhow::Error>(host.target()?.join(name).display().to_string());
+    let program = file(&format!("debug/{program}"))?;
+    let json = host.root.join("target/xtask/bench.json").display().to_string();
+    Ok((build, command::as_root(host, &[program, "--short".to_owned(), "--json".to_owned(), json])))
+}
+
 /// Builds and runs one.
 ///
 /// # Errors
@@ -35,17 +60,12 @@ pub(crate) fn run(host: &Host, name: &Name, args: &[String]) -> Result<()> {
     if host.rights == Rights::None {
         bail!("benchmarks load programs into the kernel: run them as root, or have sudo without a password");
     }
-    Setup::of(host, &[Purpose::Build, Purpose::Kernel]).install()?;
+    Setup::of(host, &[Purpose::Build, Purpose::Kernel, Purpose::Lab]).install()?;
     let program = format!("bench-{}", name.0);
-    command::run(command::cargo(host).args([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "ftp-helper-tests",
-        "--bin",
-        &program,
-    ]))?;
+    // Some start the program itself.
+    let packages =
+        ["--package", "ftp-helper", "--package", "ftp-helper-tests", "--bin", "ftp-helper", "--bin", &program];
+    command::run(command::cargo(host).args(["build", "--release", "--locked"]).args(packages))?;
     let file = host.target()?.join("release").join(&program).display().to_string();
     command::run(command::as_root(host, &[file]).args(args))
 }
@@ -53,6 +73,16 @@ pub(crate) fn run(host: &Host, name: &Name, args: &[String]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_name_it_is_the_comparison() {
+        let words = |text: &str| text.split_whitespace().map(ToOwned::to_owned).collect::<Vec<_>>();
+        let name = |text: &str| split(&words(text)).map(|(name, args)| (name.0, args.join(" "))).expect("a name");
+        assert_eq!(name(""), ("peers".to_owned(), String::new()));
+        assert_eq!(name("--short -o json"), ("peers".to_owned(), "--short -o json".to_owned()));
+        assert_eq!(name("path -o json"), ("path".to_owned(), "-o json".to_owned()));
+        assert!(split(&words("../x")).is_err());
+    }
 
     #[test]
     fn a_name_is_no_path() {

@@ -56,11 +56,9 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Build and run one benchmark.
+    /// Build and run a benchmark: the comparison with ftp-helper's peers, or the one that is named.
     Bench {
-        /// Which: `path` is the program `bench-path` of the tests.
-        name: bench::Name,
-        /// Passed on to the benchmark.
+        /// A name (`path` is the program `bench-path` of the tests; without one, `bench-peers`), and what is passed on to it.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -90,6 +88,9 @@ fn run(cli: Cli) -> Result<()> {
         Task::Demo { args } => demo::run(&host, &args),
         Task::Dist { check: false } => dist::run(&host),
         Task::Dist { check: true } => dist::try_out(&host),
-        Task::Bench { name, args } => bench::run(&host, &name, &args),
+        Task::Bench { args } => {
+            let (name, args) = bench::split(&args)?;
+            bench::run(&host, &name, args)
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The loop's state: kernel side, engine, interfaces, and the answers to questions.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -12,7 +12,7 @@ use ftp_helper_common::{
     command::{Command, Outcome, op},
     key::{FlowKey, PinholeKey},
     record::SynRecord,
-    state::{FlowState, flag},
+    state::{FlowState, PinholeState, flag},
 };
 use tokio::{
     io::unix::AsyncFd,
@@ -22,17 +22,20 @@ use tokio::{
 
 use super::{
     RunOptions,
+    audit::Audit,
     backend::Question,
     clock, guards,
     nat::Translator,
+    privileges,
     rings::{Found, Rings},
+    saved::Saved,
     status, why,
 };
 use crate::{
     api::ReloadReport,
     config::{self, Config, Hook},
     dataplane::{self, Attached, Dataplane, Guard, Interface, Options, Parking, Ring, Shield},
-    engine::{Action, Engine, Nanos, Record, policy::Mode},
+    engine::{Action, Engine, Left, Nanos, Record, policy::Mode},
     event::{self, Event},
     nft::{self, Feeder},
 };
@@ -62,6 +65,11 @@ pub(super) struct Daemon {
     troubles: BTreeMap<String, String>,
     next_beat: Instant,
     next_sweep: Nanos,
+    pub(super) audit: Audit,
+    /// How long the host had been suspended when it was looked at last.
+    suspended: Nanos,
+    /// Sessions of which something is saved for the next daemon.
+    saved: Saved,
     /// Data connections that the engine knew of at the last sweep and the kernel did not.
     missing: HashSet<FlowKey>,
     logger: Option<AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>>,
@@ -94,6 +102,10 @@ impl Daemon {
             bench: false,
         })?;
         let adopted = plane.adopted();
+        // Before there is any other thread.
+        if let Err(e) = privileges::give_up() {
+            return Err(undone(plane, adopted, e));
+        }
         let prepared = (|| {
             let logger = match options.kernel_log {
                 0 => None,
@@ -128,6 +140,9 @@ impl Daemon {
             troubles: BTreeMap::new(),
             next_beat: Instant::now() + BEAT,
             next_sweep: now + SWEEP,
+            audit: Audit::default(),
+            suspended: clock::suspended(),
+            saved: Saved::default(),
             missing: HashSet::new(),
             logger,
         };
@@ -153,6 +168,7 @@ impl Daemon {
         }
         // Before the look: what is written meanwhile is younger.
         let now = clock::now();
+        self.notice_suspend(now);
         if self.read()? {
             self.engine.handle_timeout(now);
         }
@@ -252,14 +268,27 @@ impl Daemon {
 
     /// Takes over sessions and data connections of an earlier daemon, and sessions that began while none was there.
     fn adopt(&mut self, now: Nanos) -> anyhow::Result<()> {
+        let saved = self.plane.saved()?;
         let sessions = self.plane.sessions()?;
-        let flows = self.plane.flows()?;
+        let pinholes: HashMap<PinholeKey, PinholeState> = self.plane.pinholes()?.into_iter().collect();
         for (key, state) in &sessions {
-            self.engine.adopt(now, key, state);
+            let pinhole = pinholes.get(&state.pinhole).filter(|p| p.session == state.id);
+            let left = Left {
+                state,
+                deadline: pinhole.map(|p| p.deadline),
+                saved: saved.get(&state.id).map(|b| b.as_slice()),
+            };
+            self.engine.adopt_before(now, key, &left);
         }
+        self.saved = Saved::of(saved.into_keys());
+        // What that daemon has not read leads from where it was to where the tables are.
+        while !self.read()? {}
+        let flows = self.plane.flows()?;
         for (key, state) in &flows {
             self.engine.adopt_flow(now, &key.to_flow(state.hook), state);
         }
+        self.engine.adopted_all(clock::now());
+        self.saved.follow_all(&self.engine, &mut self.plane)?;
         tracing::info!("took over {} sessions and {} data connections", sessions.len(), flows.len());
         Ok(())
     }
@@ -275,7 +304,7 @@ impl Daemon {
     }
 
     fn read_some(&mut self) -> anyhow::Result<Found> {
-        let Self { rings, engine, parking, plane, outlets, translator, .. } = self;
+        let Self { rings, engine, parking, plane, outlets, translator, saved, .. } = self;
         let mut result = Ok(());
         let mut early = Vec::new();
         let found = rings.read(|ring, bytes| {
@@ -287,8 +316,10 @@ impl Daemon {
                 }
                 return;
             }
+            let mut session = None;
             match Record::parse(bytes) {
                 Ok(record) => {
+                    session = Some(record.session()).filter(|_| ring == Ring::Events);
                     engine.handle_record(now, &record);
                     if let (Some(translator), Ok(())) = (translator.as_mut(), &result) {
                         result = translator.see(engine, plane, &record);
@@ -302,6 +333,10 @@ impl Daemon {
             }
             if result.is_ok() {
                 result = act(engine, plane, parking, outlets);
+            }
+            // Before the record counts as read: whoever goes on from there needs this.
+            if let (Some(session), Ok(())) = (session, &result) {
+                result = saved.follow(engine, plane, session);
             }
         });
         result?;
@@ -342,6 +377,19 @@ impl Daemon {
         act(&mut self.engine, &mut self.plane, &mut self.parking, &mut self.outlets)
     }
 
+    /// The seconds of a pinhole go on while the host is suspended, and the kernel's clock does not.
+    fn notice_suspend(&mut self, now: Nanos) {
+        /// The two clocks are read one after the other, and the daemon may have to wait in between.
+        const NOTABLE: Nanos = 100_000_000;
+        let suspended = clock::suspended();
+        let time = suspended.saturating_sub(self.suspended);
+        if time > NOTABLE {
+            tracing::info!("the host was suspended for {:?}", Duration::from_nanos(time));
+            self.suspended = suspended;
+            self.engine.handle_suspend(now, time, clock::wall_offset());
+        }
+    }
+
     /// Once a second: the sign of life, interfaces that come and go, and now and then a sweep.
     fn beat(&mut self) -> anyhow::Result<()> {
         self.next_beat = Instant::now() + BEAT;
@@ -362,7 +410,7 @@ impl Daemon {
             self.next_sweep = now + SWEEP;
             self.sweep(now)?;
         }
-        Ok(())
+        self.audit.look(now, &self.plane, &self.engine)
     }
 
     /// Attaches to what has appeared, lets go of what is gone.
@@ -437,6 +485,7 @@ impl Daemon {
             }
         }
         self.plane.forget_idle()?;
+        self.saved.follow_all(&self.engine, &mut self.plane)?;
         self.act()
     }
 

@@ -3,12 +3,15 @@
 //! One thread, one loop (`core`). What people ask for comes through the control socket (`backend`) as messages to
 //! the loop, so that nothing is locked and every answer is of one moment.
 
+mod audit;
 mod backend;
 mod clock;
 mod core;
 mod guards;
 mod nat;
+mod privileges;
 mod rings;
+mod saved;
 mod service;
 mod status;
 mod why;
@@ -68,6 +71,7 @@ async fn serve(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("can't listen for SIGHUP")?;
     // Before anything is made that would have to be removed again.
     Platform::here().check()?;
+    clock::check()?;
     let access = Access::resolve(&config.api.read_group, &config.api.write_group)?;
     let (listener, _cleanup) = api::socket::bind(&config.api.socket, &access)?;
     let metrics_listener = match config.api.metrics {

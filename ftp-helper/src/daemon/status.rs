@@ -210,6 +210,7 @@ fn engine_counters(d: &Daemon) -> BTreeMap<String, u64> {
         ("records", s.records),
         ("sessions_started", s.sessions_started),
         ("sessions_adopted", s.adopted),
+        ("sessions_restored", s.restored),
         ("sessions_refused", s.sessions_refused),
         ("announcements", s.announcements),
         ("taken_by_fast_path", s.taken_by_fast_path),
@@ -222,6 +223,8 @@ fn engine_counters(d: &Daemon) -> BTreeMap<String, u64> {
         ("resyncs_applied", s.resyncs_applied),
         ("commands_failed", s.commands_failed),
         ("refusals_untold", s.refusals_untold),
+        ("audit_looks", d.audit.looks()),
+        ("audit_differences", d.audit.differences()),
     ]
     .into_iter()
     .map(|(name, n)| (name.to_string(), n))

@@ -12,7 +12,7 @@ use aya::{
     },
 };
 
-use super::{Dataplane, ShieldKind, interfaces::Link, load::load_classifier, netlink, shield};
+use super::{Dataplane, ShieldKind, interfaces::Link, load::load_classifier};
 use crate::error::{Code, Fault};
 
 /// How programs are attached.
@@ -45,8 +45,12 @@ pub struct Attached {
 }
 
 /// Priority and handle of our filters: fixed, so that a later daemon finds and replaces them.
-const PRIORITY: u16 = 0x2121;
-const HANDLE: TcHandle = TcHandle::new(0, 1);
+pub(super) const PRIORITY: u16 = 0x2121;
+pub(super) const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// Beginnings of the marks of interfaces with our filters, and with a clsact qdisc that we have made.
+pub(super) const FILTER: &str = "filter-";
+pub(super) const QDISC: &str = "qdisc-";
 
 impl Dataplane {
     /// Attaches to an interface: both hooks, and the shield if there is to be one, or nothing. Programs that an earlier daemon left there are replaced atomically.
@@ -94,24 +98,6 @@ impl Dataplane {
             Some(pins) => pins.remove_all(),
             None => Ok(()),
         }
-    }
-
-    /// Removes what earlier daemons left behind, once our own programs are in place: those of other versions or sizes, and
-    /// programs on interfaces that are not watched any more, or in XDP where there is to be no shield.
-    ///
-    /// # Errors
-    /// When something can't be removed.
-    pub fn remove_leftovers(&self) -> anyhow::Result<()> {
-        let Some(pins) = &self.pins else { return Ok(()) };
-        let mut kept: Vec<String> = Vec::new();
-        for a in &self.attached {
-            kept.extend(["in", "out"].map(|word| pin_name(a.index, word)));
-            kept.extend(a.shield.map(|kind| shield::pin_name(a.index, kind)));
-        }
-        for name in pins.names("link-").into_iter().filter(|n| !kept.contains(n)) {
-            pins.remove(&name)?;
-        }
-        pins.remove_others()
     }
 
     fn attach_hooks(&mut self, name: &str, index: u32, link: Link) -> anyhow::Result<()> {
@@ -166,45 +152,38 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Removes the programs of both hooks, and the shield. The interface may be gone, and its links with it: then there is nothing to remove.
+    /// Removes the programs of both hooks, and the shield. The interface may be gone, and its links with it: then there is
+    /// nothing to remove.
     fn detach_hooks(&mut self, name: &str, index: u32) {
         self.detach_shield(index);
-        for (direction, word) in [(TcAttachType::Ingress, "in"), (TcAttachType::Egress, "out")] {
-            match self.kind {
-                AttachKind::Clsact => {
-                    if let Ok(link) = SchedClassifierLink::attached(name, direction, PRIORITY, HANDLE, None) {
-                        drop(link);
-                    }
-                }
-                _ => {
-                    if let Some(path) = self.pins.as_ref().map(|p| p.pin(&pin_name(index, word))) {
-                        let _ = std::fs::remove_file(path);
-                    }
-                }
-            }
-        }
         if self.kind == AttachKind::Clsact {
-            let mark = qdisc_mark(name);
-            let ours = self.pins.as_ref().is_none_or(|p| p.has(&mark));
-            if ours {
-                if let Err(e) = netlink::delete_clsact(index) {
-                    tracing::warn!("can't remove the clsact qdisc of {name}: {e}");
-                }
-                if let Some(pins) = &self.pins {
-                    let _ = pins.remove(&mark);
-                }
+            if let Err(e) = self.remove_filters(name) {
+                tracing::warn!("{e:#}");
+            }
+            return;
+        }
+        for word in words() {
+            if let Some(path) = self.pins.as_ref().map(|p| p.pin(&pin_name(index, word))) {
+                let _ = std::fs::remove_file(path);
             }
         }
     }
 
-    /// Adds the clsact qdisc unless somebody else has, and remembers which.
+    /// Adds the clsact qdisc unless somebody else has, and remembers which; the marks come first, so that a daemon that dies on
+    /// the way leaves nothing that the next one would not remove.
     fn add_clsact(&mut self, name: &str) -> anyhow::Result<()> {
+        let mark = format!("{QDISC}{}", as_pin(name));
+        let marked = self.pins.as_ref().is_some_and(|p| p.has(&mark));
+        if let Some(pins) = &self.pins {
+            pins.mark(&format!("{FILTER}{}", as_pin(name)))?;
+            pins.mark(&mark)?;
+        }
         match tc::qdisc_add_clsact(name) {
-            Ok(()) => match &self.pins {
-                Some(pins) => pins.mark(&qdisc_mark(name)),
-                None => Ok(()),
+            Ok(()) => Ok(()),
+            Err(TcError::NetlinkError(e)) if e.raw_os_error() == Some(libc::EEXIST) => match &self.pins {
+                Some(pins) if !marked => pins.remove(&mark),
+                _ => Ok(()),
             },
-            Err(TcError::NetlinkError(e)) if e.raw_os_error() == Some(libc::EEXIST) => Ok(()),
             Err(e) => Err(e).with_context(|| format!("can't add the clsact qdisc to {name}")),
         }
     }
@@ -231,12 +210,18 @@ fn program_name(direction: TcAttachType, link: Link) -> &'static str {
     }
 }
 
-fn pin_name(index: u32, word: &str) -> String {
+pub(super) fn pin_name(index: u32, word: &str) -> String {
     format!("link-{index}-{word}")
 }
 
-fn qdisc_mark(name: &str) -> String {
-    format!("qdisc-{name}")
+/// What the two hooks are called in the names of pins.
+pub(super) fn words() -> impl Iterator<Item = &'static str> {
+    ["in", "out"].into_iter()
+}
+
+/// An interface's name in that of a mark: bpffs reserves the dot.
+pub(super) fn as_pin(name: &str) -> String {
+    name.replace('.', "_")
 }
 
 /// Claims an interface for this process: an abstract socket, which the kernel keeps apart by network namespace and frees

@@ -68,8 +68,9 @@ impl Default for Options {
 /// Handshakes, and other tables that make room by themselves.
 const TRANSIENT: u32 = 16384;
 /// Tables that outlive the daemon: what the next one takes over, and what the programs go by until it replaces them.
-pub const PINNED: [&str; 23] = [
+pub const PINNED: [&str; 24] = [
     "SESSIONS",
+    "SAVED",
     "PINHOLES",
     "FLOWS",
     "CLIENTS",
@@ -199,12 +200,13 @@ fn load_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Pr
     Ok(program)
 }
 
-fn sizes(options: &Options) -> [(&'static str, u32); 12] {
+fn sizes(options: &Options) -> [(&'static str, u32); 13] {
     let n = options.sessions.max(1);
     // A data connection has its quiet time after its end, when the session has the next one already.
     let (aliases, translations) = if options.nat { (n, n.saturating_mul(2)) } else { (1, 1) };
     [
         ("SESSIONS", n),
+        ("SAVED", n),
         // While one replaces another, a session has two.
         ("PINHOLES", n.saturating_add(n / 8).saturating_add(64)),
         ("FLOWS", n.saturating_mul(2)),
@@ -274,6 +276,21 @@ fn explain(e: anyhow::Error) -> anyhow::Error {
         let last: Vec<_> = log.lines().rev().take(12).collect();
         let last: Vec<_> = last.into_iter().rev().collect();
         return anyhow!("the kernel's verifier refuses it:\n{}", last.join("\n"));
+    }
+    let no_room = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| matches!(io.raw_os_error(), Some(libc::ENOMEM | libc::E2BIG)))
+    };
+    let table = e.downcast_ref::<EbpfError>().and_then(|e| match e {
+        EbpfError::MapError(MapError::CreateError { name, io_error, .. }) if no_room(io_error) => Some(name.clone()),
+        _ => None,
+    });
+    if let Some(table) = table {
+        return Fault::new(
+            Code::Failure,
+            format!("the kernel has no memory for the table {table}: set limits.sessions or limits.ring lower, or give it more"),
+        )
+        .into();
     }
     if denied || !nix::unistd::geteuid().is_root() {
         return Fault::new(

@@ -6,7 +6,9 @@
 
 mod attach;
 mod checksum;
+mod cursor;
 mod interfaces;
+mod leftovers;
 mod load;
 mod netlink;
 mod park;
@@ -19,11 +21,12 @@ mod tables;
 mod testbed;
 
 pub use attach::{AttachKind, Attached};
+pub use cursor::Cursor;
 pub use interfaces::{Interface, Link, list as interfaces};
 pub use load::{Options, PINNED, TRANSITORY, object};
 pub use park::Parking;
 pub use pins::PinDir;
-pub use platform::Platform;
+pub use platform::{NEEDED, Platform};
 pub use programs::verified_instructions;
 pub use shield::{Shield, ShieldKind};
 pub use snapshot::Counters;

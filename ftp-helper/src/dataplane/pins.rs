@@ -104,18 +104,24 @@ impl PinDir {
         }
     }
 
-    /// Removes what daemons of other layouts left behind: their links detach.
+    /// Removes what daemons of other layouts left behind: their links detach. Their marks are kept; how many layouts there were.
     ///
     /// # Errors
     /// When something can't be removed.
-    pub fn remove_others(&self) -> anyhow::Result<()> {
-        let Ok(entries) = fs::read_dir(&self.instance) else { return Ok(()) };
-        for path in entries.filter_map(|e| Some(e.ok()?.path())) {
-            if path != self.path {
-                remove_tree(&path)?;
+    pub fn remove_others(&self) -> anyhow::Result<usize> {
+        let Ok(entries) = fs::read_dir(&self.instance) else { return Ok(0) };
+        let mut removed = 0;
+        for path in entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| *p != self.path) {
+            let marks = fs::read_dir(&path).into_iter().flatten().filter_map(Result::ok);
+            for mark in marks.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+                if let Ok(name) = mark.file_name().into_string() {
+                    self.mark(&name)?;
+                }
             }
+            remove_tree(&path)?;
+            removed += 1;
         }
-        Ok(())
+        Ok(removed)
     }
 
     /// Removes everything, the folder included, and the folder of all instances if this was the last one.

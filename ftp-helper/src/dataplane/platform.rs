@@ -22,7 +22,7 @@ pub struct Platform {
 
 /// What the kernel side takes: loading programs and tables, attaching, what the verifier lets only the trusted do, and
 /// the packet sockets that send parked SYNs on.
-const NEEDED: [Capability; 4] =
+pub const NEEDED: [Capability; 4] =
     [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON, Capability::CAP_NET_RAW];
 
 impl Platform {

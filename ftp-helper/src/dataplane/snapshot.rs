@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, anyhow};
-use aya::maps::{Array, HashMap, PerCpuArray};
+use aya::maps::{Array, HashMap, MapError, PerCpuArray};
 use ftp_helper_common::{
     addr::Addr,
     counter::{self, Counter},
@@ -11,7 +11,7 @@ use ftp_helper_common::{
     nat::{Alias, Translation},
     policy::{PORTS_PER_CHUNK, PortChunk},
     reason::Reason,
-    state::{ClientState, FlowState, Locked, PinholeState, RangeState, SessionState},
+    state::{ClientState, FlowState, Locked, PinholeState, RangeState, SAVED_BYTES, SessionState},
 };
 
 use super::Dataplane;
@@ -95,6 +95,31 @@ impl Dataplane {
         Ok(table.get(key, LOCKED).ok().map(|v| v.state))
     }
 
+    /// What a daemon before this one has saved of its sessions, by their ids; zeroes behind it.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn saved(&self) -> anyhow::Result<BTreeMap<u64, Box<[u8; SAVED_BYTES]>>> {
+        Ok(self.entries::<u64, [u8; SAVED_BYTES]>("SAVED", 0)?.map(|(id, bytes)| (id, Box::new(bytes))).collect())
+    }
+
+    /// Saves what the next daemon needs of a session, or with `None` removes it: it is no error if it is not there.
+    ///
+    /// # Errors
+    /// When the table can't be written, for want of memory too.
+    pub fn save(&mut self, session: u64, bytes: Option<&[u8; SAVED_BYTES]>) -> anyhow::Result<()> {
+        let map = self.ebpf.map_mut("SAVED").ok_or_else(|| anyhow!("no table SAVED in the object"))?;
+        let mut table = HashMap::<_, u64, [u8; SAVED_BYTES]>::try_from(map)?;
+        match bytes {
+            Some(bytes) => table.insert(session, bytes, 0).context("can't save a session"),
+            None => match table.remove(&session) {
+                Err(MapError::KeyNotFound) | Ok(()) => Ok(()),
+                Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+                Err(e) => Err(e).context("can't remove a saved session"),
+            },
+        }
+    }
+
     /// Every unconsumed pinhole.
     ///
     /// # Errors
@@ -109,6 +134,16 @@ impl Dataplane {
     /// When the table can't be read.
     pub fn flows(&self) -> anyhow::Result<Vec<(TupleKey, FlowState)>> {
         Ok(self.entries::<TupleKey, Locked<FlowState>>("FLOWS", LOCKED)?.map(|(k, v)| (k, v.state)).collect())
+    }
+
+    /// One data connection.
+    ///
+    /// # Errors
+    /// When the table can't be read.
+    pub fn flow(&self, key: &TupleKey) -> anyhow::Result<Option<FlowState>> {
+        let map = self.ebpf.map("FLOWS").ok_or_else(|| anyhow!("no table FLOWS in the object"))?;
+        let table = HashMap::<_, TupleKey, Locked<FlowState>>::try_from(map)?;
+        Ok(table.get(key, LOCKED).ok().map(|v| v.state))
     }
 
     /// Every client's quota.

@@ -62,6 +62,10 @@ impl Core {
         }
     }
 
+    pub(super) fn set_wall_offset(&mut self, offset: u64) {
+        self.wall_offset = offset;
+    }
+
     pub(super) fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
     }

@@ -11,6 +11,7 @@ use ftp_helper_common::{
     state::pending,
     tcp::reaches,
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     grammar::{
@@ -78,7 +79,7 @@ pub(super) struct Rules<'a> {
 }
 
 /// What an unanswered command is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 enum Kind {
     Pasv,
     Epsv,
@@ -98,7 +99,7 @@ enum Kind {
 }
 
 /// A command without a final reply.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Entry {
     seq: u32,
     end: u32,
@@ -112,7 +113,7 @@ struct Entry {
 }
 
 /// The dialogue of one session.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Dialogue {
     fifo: Vec<Entry>,
     /// The endpoint of a PORT or EPRT that waits for a transfer command.
@@ -217,6 +218,13 @@ impl Dialogue {
     /// Whether nothing is open: no command unanswered, no reply half said, nothing that the kernel couldn't take up.
     pub(super) fn is_quiet(&self) -> bool {
         self.greeted() && self.fifo.is_empty() && self.multiline == 0 && self.doubt == 0
+    }
+
+    /// Whether the kernel's table and records can't tell what this dialogue has come to, even while the kernel sees it: a reply
+    /// half said, or an endpoint that waits for its reply or its transfer command.
+    pub(super) fn is_intricate(&self) -> bool {
+        let waits = |e: &Entry| matches!(e.kind, Kind::Port | Kind::Eprt) && !e.opened;
+        self.multiline != 0 || self.armed.is_some() || self.fifo.first().is_some_and(waits)
     }
 
     /// Commands without a final reply.

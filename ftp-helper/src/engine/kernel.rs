@@ -9,6 +9,7 @@ use ftp_helper_common::{
     state::{SessionState, flag, pending},
     tcp::distance,
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     Nanos,
@@ -56,6 +57,8 @@ pub(super) struct KernelSide {
     joined: Option<[u32; 2]>,
     epoch: u32,
     blind: bool,
+    /// The announcement that the session's entry named last when it was taken over: it has been opened already.
+    opened: Option<u32>,
     /// It was asked to see again, and has not answered.
     asked: bool,
     /// It had not come to where the engine is: when it is asked once more, and how often it was.
@@ -63,8 +66,18 @@ pub(super) struct KernelSide {
     asked_again: u8,
 }
 
+/// What outlives a daemon of [`KernelSide`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedKernel {
+    fast: Vec<Fast>,
+    used: Option<u32>,
+    returnable: Option<u32>,
+    last: u32,
+    taken: Option<(u8, u32)>,
+}
+
 /// An opening of the fast path.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Fast {
     side: u8,
     /// The segment, which the kernel names the opening by.
@@ -92,6 +105,31 @@ impl KernelSide {
     pub(super) fn join(&mut self, next: [u32; 2], announcement: u32) {
         self.joined = Some(next);
         self.last = announcement;
+    }
+
+    /// What another daemon has to know of this to go on.
+    pub(super) fn save(&self) -> SavedKernel {
+        let Self { fast, used, returnable, last, taken, .. } = self;
+        SavedKernel { fast: fast.clone(), used: *used, returnable: *returnable, last: *last, taken: *taken }
+    }
+
+    /// Goes on where another daemon has saved this; the session's entry has named `announcement` last.
+    pub(super) fn restore(&mut self, saved: SavedKernel, next: [u32; 2], announcement: u32) {
+        self.joined = Some(next);
+        (self.fast, self.used, self.returnable) = (saved.fast, saved.used, saved.returnable);
+        (self.last, self.taken) = (saved.last, saved.taken);
+        self.fast.truncate(FAST);
+        // Opened for a record that nobody has counted as read: it comes once more.
+        if announcement != saved.last {
+            (self.opened, self.last) = (Some(announcement), announcement);
+        }
+    }
+
+    /// Goes on where the streams stand here, of which every record is still to come; the session's entry has named `announcement`
+    /// last, which may be that of one of them.
+    pub(super) fn rejoin(&mut self, next: [u32; 2], announcement: u32) {
+        (self.joined, self.last) = (Some(next), announcement);
+        self.opened = Some(announcement);
     }
 
     /// When it is asked once more to see again.
@@ -185,6 +223,12 @@ impl Session {
         let timeout = pinhole::timeout(&core.policy);
         let opened = fast.map_or(now, |f| f.time.min(now));
         let agreed = fast.filter(|f| f.port == a.port && (f.kind == 0 || f.kind == a.kind));
+        if self.kernel.opened.take() == Some(agreed.map_or(a.seq, |f| f.seq)) {
+            // It stood in the table when the session was taken over, and what is left of it was taken over too; a daemon before
+            // this one did not live to count the record as read.
+            core.stats.taken_by_fast_path += u64::from(agreed.is_some());
+            return;
+        }
         let mut hole = Pinhole {
             key,
             deadline: opened.saturating_add(timeout),
@@ -260,7 +304,7 @@ impl Session {
     }
 
     /// The unconsumed pinhole of a session that is taken over.
-    pub(super) fn adopt_pinhole(&mut self, now: Nanos, core: &mut Core, state: &SessionState) {
+    pub(super) fn adopt_pinhole(&mut self, now: Nanos, core: &mut Core, state: &SessionState, deadline: Option<Nanos>) {
         let kind = match (state.pinhole.initiator == self.key.client, state.active_kind) {
             (true, _) => pending::PASV,
             (false, pending::EPRT) => pending::EPRT,
@@ -270,7 +314,7 @@ impl Session {
         core.unconsumed.add(self.key.client, &state.pinhole, self.id);
         let hole = Pinhole {
             key: state.pinhole,
-            deadline: now.saturating_add(timeout),
+            deadline: deadline.unwrap_or(Nanos::MAX).min(now.saturating_add(timeout)),
             seq: state.pinhole_seq,
             line: state.pinhole_seq,
             kind,

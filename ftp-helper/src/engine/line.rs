@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use ftp_helper_common::reason::Reason;
+use serde::{Deserialize, Serialize};
 
 /// Bytes of a line that are kept; the rest of a longer one is skipped up to its CRLF.
 pub(super) const LINE_KEPT: usize = 1024;
@@ -26,7 +27,7 @@ pub(super) struct Line<'a> {
     pub(super) long: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 enum Telnet {
     Ground,
     /// Behind IAC.
@@ -36,7 +37,7 @@ enum Telnet {
 }
 
 /// Cuts lines.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Assembler {
     partial: Vec<u8>,
     seq: u32,

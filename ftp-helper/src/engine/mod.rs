@@ -20,6 +20,7 @@ mod pinhole;
 pub mod policy;
 mod record;
 mod resume;
+mod saved;
 mod session;
 mod stats;
 mod stream;
@@ -34,16 +35,18 @@ use std::collections::HashMap;
 use ftp_helper_common::{
     addr::Addr,
     command::{Command, Outcome, op},
-    key::{FlowKey, SessionKey},
+    key::{FlowKey, PinholeKey, SessionKey},
     reason::Reason,
     record::SegmentRecord,
-    state::{FlowState, SessionState},
+    state::{FlowState, SessionState, flag},
 };
 
-use self::{core::Core, session::Session};
+use self::{core::Core, saved::Saved, session::Session};
 pub use self::{
     policy::Policy,
     record::{Record, RecordError},
+    resume::Left,
+    saved::SAVED_MAX,
     stats::{DENIED_PORTS, Denials, Stats},
     view::{PinholeView, SessionView, Visible},
 };
@@ -64,6 +67,8 @@ pub enum Action {
 /// Follows control connections; see the module's description.
 pub struct Engine {
     sessions: HashMap<u64, Box<Session>>,
+    /// Sessions to be taken over of which the first unread record tells more than the kernel's table.
+    orphans: HashMap<u64, (SessionKey, SessionState, Option<Nanos>)>,
     core: Core,
 }
 
@@ -71,7 +76,7 @@ impl Engine {
     /// An engine that knows nothing yet. `wall_offset` is what has to be added to `now` to get nanoseconds since
     /// 1970-01-01 UTC.
     pub fn new(policy: Policy, wall_offset: u64) -> Self {
-        Self { sessions: HashMap::new(), core: Core::new(policy, wall_offset) }
+        Self { sessions: HashMap::new(), orphans: HashMap::new(), core: Core::new(policy, wall_offset) }
     }
 
     /// Takes a record of the kernel's, or one that `replay` made of a packet.
@@ -135,10 +140,59 @@ impl Engine {
         if state.id == 0 || self.sessions.contains_key(&state.id) {
             return;
         }
-        let session = Session::adopted(now, key, state, &mut self.core);
-        self.core.stats.adopted += 1;
-        self.sessions.insert(state.id, Box::new(session));
-        self.settle(now, state.id);
+        self.take_over(now, key, &Left { state, deadline: None, saved: None });
+    }
+
+    /// Takes over a session before the records that a daemon before this one has not read: they are given next, and
+    /// then [`Self::adopted_all`] is called. What the kernel sees through stands in its table; of what it is blind to,
+    /// the earlier daemon has saved what it had read, or the first record says where it was when the kernel lost sight.
+    pub fn adopt_before(&mut self, now: Nanos, key: &SessionKey, left: &Left<'_>) {
+        let state = left.state;
+        if state.id == 0 || self.sessions.contains_key(&state.id) {
+            return;
+        }
+        let barred = flag::TAINTED | flag::KILLED | flag::OPAQUE | flag::LOST;
+        // Where segments have passed unrecorded, what is left of the records does not lead up to the table.
+        if state.flags & flag::BLIND == 0 || state.flags & (barred | flag::UNRECORDED) != 0 {
+            return self.take_over(now, key, left);
+        }
+        match left.saved.and_then(Saved::parse) {
+            Some(saved) => {
+                let session = Session::restored(now, key, left, saved, &mut self.core);
+                self.core.stats.restored += 1;
+                self.add_adopted(now, session);
+            }
+            None => drop(self.orphans.insert(state.id, (*key, *state, left.deadline))),
+        }
+    }
+
+    /// The records that a daemon before this one had left are read. Data connections are known by now; what is left of
+    /// sessions that no record has told of is taken over.
+    pub fn adopted_all(&mut self, now: Nanos) {
+        for (_, (key, state, deadline)) in std::mem::take(&mut self.orphans) {
+            if !self.sessions.contains_key(&state.id) && !self.core.is_forgotten(state.id) {
+                self.take_over(now, &key, &Left { state: &state, deadline, saved: None });
+            }
+        }
+        // A connection's record may have come before its session was known.
+        for session in self.sessions.values_mut() {
+            session.running = 0;
+        }
+        for flow in self.core.flows.values() {
+            if let Some(session) = self.sessions.get_mut(&flow.session) {
+                session.running += 1;
+            }
+        }
+        let ids: Vec<u64> = self.sessions.keys().copied().collect();
+        for id in ids {
+            self.settle(now, id);
+        }
+    }
+
+    /// Writes what another daemon needs to go on with a session, beside the kernel's tables, into `to`; its length. `None` where
+    /// the tables tell all of it, and where it does not fit.
+    pub fn save(&self, session: u64, to: &mut [u8; SAVED_MAX]) -> Option<usize> {
+        self.sessions.get(&session)?.save(to)
     }
 
     /// What is known of the address that a session's inside end has there: `None` where nothing is translated. Until it is
@@ -161,6 +215,18 @@ impl Engine {
         if let Some(id) = flow::forget(&mut self.sessions, &mut self.core, now, key) {
             self.settle(now, id);
         }
+    }
+
+    fn take_over(&mut self, now: Nanos, key: &SessionKey, left: &Left<'_>) {
+        let session = Session::adopted(now, key, left, &mut self.core);
+        self.add_adopted(now, session);
+    }
+
+    fn add_adopted(&mut self, now: Nanos, session: Session) {
+        let id = session.id;
+        self.core.stats.adopted += 1;
+        self.sessions.insert(id, Box::new(session));
+        self.settle(now, id);
     }
 
     /// Replaces the policy; revokes the unconsumed pinholes that the new one refuses.
@@ -188,6 +254,40 @@ impl Engine {
     /// Every session, in no particular order.
     pub fn sessions(&self) -> impl Iterator<Item = SessionView> {
         self.sessions.values().map(|s| s.view())
+    }
+
+    /// The ids and keys of all sessions, in no particular order.
+    pub fn session_keys(&self) -> impl Iterator<Item = (u64, SessionKey)> {
+        self.sessions.iter().map(|(id, s)| (*id, s.key))
+    }
+
+    /// Whether there is a session of this id.
+    pub fn has_session(&self, id: u64) -> bool {
+        self.sessions.contains_key(&id)
+    }
+
+    /// Whether this is the session's unconsumed pinhole.
+    pub fn has_pinhole(&self, session: u64, key: &PinholeKey) -> bool {
+        self.sessions.get(&session).and_then(|s| s.pinhole).is_some_and(|p| p.key == *key)
+    }
+
+    /// Whether this data connection is known.
+    pub fn has_flow(&self, key: &FlowKey) -> bool {
+        self.core.flows.contains_key(key)
+    }
+
+    /// The host was suspended for `time` nanoseconds, which its clock does not count and a pinhole's seconds do: what is over by
+    /// now expires. `wall_offset` is the new one.
+    pub fn handle_suspend(&mut self, now: Nanos, time: Nanos, wall_offset: u64) {
+        self.core.set_wall_offset(wall_offset);
+        let ids: Vec<u64> = self.sessions.keys().copied().collect();
+        for id in ids {
+            if let Some(hole) = self.sessions.get_mut(&id).and_then(|s| s.pinhole.as_mut()) {
+                hole.deadline = hole.deadline.saturating_sub(time);
+            }
+            self.settle(now, id);
+        }
+        self.run_due(now);
     }
 
     /// Every data connection that is running, in no particular order.
@@ -241,6 +341,18 @@ impl Engine {
             if record.session == 0 || self.core.is_forgotten(record.session) || self.is_full(now, record) {
                 return;
             }
+            if let Some((key, state, deadline)) = self.orphans.remove(&record.session) {
+                let left = Left { state: &state, deadline, saved: None };
+                if record.flags & flag::BLIND == 0 {
+                    let session = Session::rejoined(now, record, &left, &mut self.core);
+                    self.core.stats.restored += 1;
+                    self.add_adopted(now, session);
+                } else {
+                    self.take_over(now, &key, &left);
+                }
+            }
+        }
+        if !self.sessions.contains_key(&record.session) {
             let session = Session::found(now, record);
             self.core.session_event(now, &session, Kind::SessionStart, None, None);
             self.core.stats.sessions_started += 1;

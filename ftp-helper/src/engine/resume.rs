@@ -15,13 +15,26 @@ use super::{
     core::Core,
     dialogue::Dialogue,
     grammar::Endpoint,
+    kernel::KernelSide,
     line::Assembler,
+    saved::Saved,
     session::{Session, Standing},
     stream::Stream,
 };
 
 /// Whole exchanges before a dialogue that was joined blind is trusted.
 const DOUBT_BLIND: u8 = 2;
+
+/// What a daemon before this one has left of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct Left<'a> {
+    /// Its entry in the kernel's table.
+    pub state: &'a SessionState,
+    /// `CLOCK_MONOTONIC` of the end of its unconsumed pinhole, where that is known, nanoseconds.
+    pub deadline: Option<Nanos>,
+    /// What [`super::Engine::save`] has written of it.
+    pub saved: Option<&'a [u8]>,
+}
 
 /// What is known of a dialogue that was going on already.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,7 +72,8 @@ impl Session {
     }
 
     /// A session as it stands in the kernel's table.
-    pub(super) fn adopted(now: Nanos, key: &SessionKey, state: &SessionState, core: &mut Core) -> Self {
+    pub(super) fn adopted(now: Nanos, key: &SessionKey, left: &Left<'_>, core: &mut Core) -> Self {
+        let state = left.state;
         let mut session = Self::empty(now, state.id, *key, state.client_hook, state.next);
         session.last = state.last.min(now);
         let blind = state.flags & flag::BLIND != 0;
@@ -82,7 +96,7 @@ impl Session {
         session.kernel.see(state.epoch, blind);
         session.kernel.join(state.next, state.pinhole_seq);
         if state.pinhole.port != 0 {
-            session.adopt_pinhole(now, core, state);
+            session.adopt_pinhole(now, core, state, left.deadline);
         }
         if matches!(session.standing, Standing::Opaque(_)) {
             // The policy may be another one than that of the daemon before.
@@ -91,8 +105,54 @@ impl Session {
         session
     }
 
+    /// A session to which the kernel is blind, as a daemon before this one has saved it after the last record that it counted as
+    /// read.
+    pub(super) fn restored(now: Nanos, key: &SessionKey, left: &Left<'_>, saved: Saved, core: &mut Core) -> Self {
+        let state = left.state;
+        let next = [saved.streams[0].next(), saved.streams[1].next()];
+        let mut session = Self::empty(now, state.id, *key, state.client_hook, next);
+        session.last = state.last.min(now);
+        (session.started, session.logged_out) = (saved.started.min(now), saved.logged_out.min(now));
+        (session.dialogue, session.streams, session.lines) = (saved.dialogue, saved.streams, saved.lines);
+        (session.waiting, session.fin, session.reset) = (saved.waiting, saved.fin, saved.reset);
+        core.kept += session.kept();
+        session.go_on(now, left, core, |kernel| kernel.restore(saved.kernel, next, state.pinhole_seq));
+        session
+    }
+
+    /// A session that the kernel saw through until the first record that nobody has read, which is this one.
+    pub(super) fn rejoined(now: Nanos, record: &SegmentRecord, left: &Left<'_>, core: &mut Core) -> Self {
+        let state = left.state;
+        let mut session = Self::empty(now, record.session, record.key, record.client_hook, record.next);
+        session.last = state.last.min(now);
+        session.rebase_on(record, 0);
+        let opened_before = record.next;
+        session.go_on(now, left, core, |kernel| kernel.rejoin(opened_before, state.pinhole_seq));
+        session
+    }
+
+    /// What both have in common: the kernel's side.
+    fn go_on(&mut self, now: Nanos, left: &Left<'_>, core: &mut Core, kernel: impl FnOnce(&mut KernelSide)) {
+        let state = left.state;
+        self.kernel.see(state.epoch, state.flags & flag::BLIND != 0);
+        kernel(&mut self.kernel);
+        if state.pinhole.port != 0 {
+            self.adopt_pinhole(now, core, state, left.deadline);
+        }
+    }
+
     /// Goes on where the kernel stood before this record, since records were missed.
     pub(super) fn rebase(&mut self, record: &SegmentRecord) {
+        let blind = record.flags & flag::BLIND != 0;
+        let greeting = record.pending == pending::GREETING && record.next == record.start;
+        let doubt = match (blind, record.unanswered != 0 && !greeting) {
+            (true, _) => DOUBT_BLIND,
+            (false, unanswered) => u8::from(unanswered),
+        };
+        self.rebase_on(record, doubt);
+    }
+
+    fn rebase_on(&mut self, record: &SegmentRecord, doubt: u8) {
         let blind = record.flags & flag::BLIND != 0;
         let greeting = record.pending == pending::GREETING && record.next == record.start;
         let unanswered = record.unanswered != 0;
@@ -107,10 +167,7 @@ impl Session {
             command_end: record.next[0],
             logged_in: record.flags & flag::LOGGED_IN != 0,
             epsv_all: record.flags & flag::EPSV_ALL != 0,
-            doubt: match (blind, unanswered && !greeting) {
-                (true, _) => DOUBT_BLIND,
-                (false, unanswered) => u8::from(unanswered),
-            },
+            doubt,
             ..Snapshot::default()
         });
         self.note_flags(record.flags);

@@ -9,6 +9,7 @@ use ftp_helper_common::{
     state::flag,
     tcp::{self, distance},
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     Nanos,
@@ -52,7 +53,7 @@ pub(super) enum Standing {
 }
 
 /// A segment that acknowledges bytes whose record has not come yet.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Waiting {
     side: u8,
     seq: u32,
@@ -81,9 +82,9 @@ pub(super) struct Session {
     pub(super) pinhole: Option<Pinhole>,
     pub(super) kernel: KernelSide,
     pub(super) dialogue: Dialogue,
-    started: Nanos,
+    pub(super) started: Nanos,
     /// Since when the client is not logged in.
-    logged_out: Nanos,
+    pub(super) logged_out: Nanos,
     pub(super) streams: [Stream; 2],
     pub(super) lines: [Assembler; 2],
     pub(super) waiting: Vec<Waiting>,
@@ -571,12 +572,12 @@ impl Session {
     }
 
     /// What is kept out of order, upkeep included.
-    fn kept(&self) -> usize {
+    pub(super) fn kept(&self) -> usize {
         self.streams.iter().map(Stream::buffered).sum::<usize>()
             + self.waiting.iter().map(|w| w.data.len() + size_of::<Waiting>()).sum::<usize>()
     }
 
-    fn drop_bytes(&mut self) {
+    pub(super) fn drop_bytes(&mut self) {
         for stream in &mut self.streams {
             stream.drop_bytes();
         }

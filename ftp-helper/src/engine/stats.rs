@@ -19,6 +19,8 @@ pub struct Stats {
     pub sessions_started: u64,
     /// Sessions taken over from a daemon before.
     pub adopted: u64,
+    /// Of them those whose dialogue went on where an earlier daemon had saved it, or where its unread records begin.
+    pub restored: u64,
     /// Sessions that were refused for want of room.
     pub sessions_refused: u64,
     /// Endpoints announced that the engine allowed.

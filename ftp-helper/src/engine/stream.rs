@@ -5,6 +5,7 @@
 
 pub(super) use ftp_helper_common::canon::WINDOW;
 use ftp_helper_common::tcp::distance;
+use serde::{Deserialize, Serialize};
 
 /// How many bytes that were read already are remembered for comparison.
 pub(super) const HISTORY: usize = 1024;
@@ -21,7 +22,7 @@ pub(super) enum Fault {
 }
 
 /// Bytes in order.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct Piece {
     /// Sequence number of the first byte.
     pub(super) seq: u32,
@@ -32,10 +33,11 @@ pub(super) struct Piece {
 }
 
 /// One direction.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Stream {
     next: u32,
     /// The last bytes before `next`.
+    #[serde(skip)]
     recent: Vec<u8>,
     /// Bytes behind a gap, in order, not overlapping.
     ahead: Vec<Piece>,

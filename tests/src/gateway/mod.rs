@@ -61,13 +61,15 @@ pub fn held_up(status: &Status) -> u64 {
     counter(status, "syn_denied") + counter(status, "syn_parked")
 }
 
-/// The `ftp-helper` beside the running test: `target/debug/ftp-helper` for `target/debug/deps/TEST`.
+/// The `ftp-helper` of the running test's or benchmark's build: `target/debug/ftp-helper` for `target/debug/deps/TEST`, and
+/// `target/release/ftp-helper` for `target/release/bench-NAME`.
 ///
 /// # Errors
 /// When it is not there.
 pub fn program() -> Result<PathBuf> {
-    let test = std::env::current_exe().context("can't tell where this test is")?;
-    let profile = test.parent().and_then(Path::parent).context("this test is in no directory")?;
+    let this = std::env::current_exe().context("can't tell where this program is")?;
+    let directory = this.parent().context("this program is in no directory")?;
+    let profile = if directory.ends_with("deps") { directory.parent().unwrap_or(directory) } else { directory };
     let program = profile.join("ftp-helper");
     if !program.is_file() {
         bail!("{} is missing: build it first, `cargo build -p ftp-helper`", program.display());
@@ -113,12 +115,21 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::start`]; when it is running.
     pub fn start_again(&mut self) -> Result<()> {
+        self.begin_again()?;
+        self.wait_attached()
+    }
+
+    /// The same without waiting for anything.
+    ///
+    /// # Errors
+    /// When the program can't be started, or is running.
+    pub fn begin_again(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the daemon is running already");
         self.write_config()?;
         let mut command: Command = self.host.command(program()?);
         command.arg("run").arg("-c").arg(&self.config).args(&self.arguments);
         self.process = Some(Process::spawn(command)?);
-        self.wait_attached()
+        Ok(())
     }
 
     fn wait_attached(&mut self) -> Result<()> {

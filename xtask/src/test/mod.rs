@@ -13,7 +13,7 @@ use clap::Args;
 
 pub(crate) use self::{count::Count, step::Steps};
 use crate::{
-    command, dist, docs, fuzz,
+    bench, command, dist, docs, fuzz,
     host::{Host, Rights, output_of},
     kernels::{self, KERNELS, Kernel},
     setup::{Purpose, Setup},
@@ -84,6 +84,14 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
     steps.command("build", &mut { build })?;
     count.add(tested("end to end", end_to_end, options, &mut steps)?);
     if whole {
+        // That it measures everything, and nothing fails: how fast this machine is today is no test.
+        if host.rights == Rights::None {
+            println!("comparison with the peers: not run, it needs root");
+        } else {
+            let (mut build, mut run) = bench::briefly(host)?;
+            steps.command("bench build", &mut build)?;
+            steps.command("bench", &mut run)?;
+        }
         match machines {
             Ok(()) => kernels::run(host, &KERNELS, &mut steps, &mut count)?,
             Err(why) => println!("other kernels: not tried: {why}"),

@@ -7,6 +7,7 @@ mod life;
 mod opaque;
 mod pace;
 mod subset;
+mod survive;
 
 use std::net::IpAddr;
 

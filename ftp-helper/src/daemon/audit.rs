@@ -1,0 +1,158 @@
+//! Comparing the kernel's tables with the engine's, a few entries each second.
+//!
+//! The two may differ for a moment, while a record or a command is on its way. What differs still some seconds later is
+//! drift: it is counted and said in the log, once. Nothing is changed: what a difference comes from is to be found out.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ftp_helper_common::{
+    key::{FlowKey, PinholeKey, SessionKey, TupleKey},
+    state::flag,
+};
+
+use crate::{
+    dataplane::{Cursor, Dataplane},
+    engine::{Engine, Nanos},
+};
+
+/// Entries that one look compares, of each table.
+const ENTRIES: usize = 64;
+/// From when on a difference counts, nanoseconds.
+const PERSISTS: Nanos = 5_000_000_000;
+/// Differences that are watched at once; more are not looked for until these are settled.
+const SUSPECTS: usize = 1024;
+/// Differences that one look says in the log.
+const SAID: usize = 8;
+
+/// One entry that only one side has.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Suspect {
+    /// The kernel's, and the engine does not know of it.
+    Session(u64, SessionKey),
+    Pinhole(u64, PinholeKey),
+    Flow(FlowKey, u8),
+    /// The engine's, and the kernel has no such session.
+    MissingSession(u64, SessionKey),
+}
+
+/// The audit's state between two looks.
+#[derive(Default)]
+pub(super) struct Audit {
+    sessions: Cursor<SessionKey>,
+    pinholes: Cursor<PinholeKey>,
+    flows: Cursor<TupleKey>,
+    /// The engine's sessions that this round has still to look up.
+    own: VecDeque<(u64, SessionKey)>,
+    /// Since when, and whether it was counted.
+    suspects: BTreeMap<Suspect, (Nanos, bool)>,
+    looks: u64,
+    differences: u64,
+}
+
+impl Audit {
+    /// How many looks there were.
+    pub(super) fn looks(&self) -> u64 {
+        self.looks
+    }
+
+    /// How many differences were found since the start.
+    pub(super) fn differences(&self) -> u64 {
+        self.differences
+    }
+
+    /// Compares some entries, and looks again at what differed before.
+    ///
+    /// # Errors
+    /// When a table can't be read.
+    pub(super) fn look(&mut self, now: Nanos, plane: &Dataplane, engine: &Engine) -> anyhow::Result<()> {
+        self.looks += 1;
+        self.settle(now, plane, engine)?;
+        let room = SUSPECTS.saturating_sub(self.suspects.len());
+        let mut found = Vec::new();
+        for key in plane.next_keys("SESSIONS", &mut self.sessions, ENTRIES)? {
+            if let Some(state) = plane.session(&key)? {
+                found.push(Suspect::Session(state.id, key));
+            }
+        }
+        for key in plane.next_keys("PINHOLES", &mut self.pinholes, ENTRIES)? {
+            if let Some(state) = plane.pinhole(&key)? {
+                found.push(Suspect::Pinhole(state.session, key));
+            }
+        }
+        for key in plane.next_keys("FLOWS", &mut self.flows, ENTRIES)? {
+            if let Some(state) = plane.flow(&key)? {
+                found.push(Suspect::Flow(key.to_flow(state.hook), state.hook));
+            }
+        }
+        if self.own.is_empty() {
+            self.own = engine.session_keys().collect();
+        }
+        let own = self.own.len().min(ENTRIES);
+        found.extend(self.own.drain(..own).map(|(id, key)| Suspect::MissingSession(id, key)));
+        let mut new = 0;
+        for suspect in found {
+            if new < room && !self.suspects.contains_key(&suspect) && differs(&suspect, now, plane, engine)? {
+                self.suspects.insert(suspect, (now, false));
+                new += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of what agrees by now, and counts what has differed for long enough.
+    fn settle(&mut self, now: Nanos, plane: &Dataplane, engine: &Engine) -> anyhow::Result<()> {
+        let mut said = 0;
+        let mut agree = Vec::new();
+        for (suspect, (since, counted)) in &mut self.suspects {
+            if !differs(suspect, now, plane, engine)? {
+                agree.push(*suspect);
+            } else if !*counted && now.saturating_sub(*since) >= PERSISTS {
+                *counted = true;
+                self.differences += 1;
+                said += 1;
+                if said <= SAID {
+                    tracing::warn!("audit: {}", describe(suspect));
+                }
+            }
+        }
+        for suspect in agree {
+            self.suspects.remove(&suspect);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the two sides disagree about an entry at this moment.
+fn differs(suspect: &Suspect, now: Nanos, plane: &Dataplane, engine: &Engine) -> anyhow::Result<bool> {
+    Ok(match suspect {
+        // One that began unrecorded is taken up by the next sweep.
+        Suspect::Session(id, key) => plane
+            .session(key)?
+            .is_some_and(|s| s.id == *id && s.flags & (flag::UNRECORDED | flag::LOST) == 0 && !engine.has_session(*id)),
+        Suspect::Pinhole(session, key) => plane.pinhole(key)?.is_some_and(|p| {
+            p.session == *session && (p.deadline.saturating_add(PERSISTS) < now || !engine.has_pinhole(*session, key))
+        }),
+        Suspect::Flow(key, hook) => plane.flow(&key.to_tuple(*hook))?.is_some() && !engine.has_flow(key),
+        Suspect::MissingSession(id, key) => engine.has_session(*id) && plane.session(key)?.is_none_or(|s| s.id != *id),
+    })
+}
+
+fn describe(suspect: &Suspect) -> String {
+    match suspect {
+        Suspect::Session(id, _) => format!("the kernel has session {id:016x}, which the daemon does not know"),
+        Suspect::Pinhole(session, key) => format!(
+            "the kernel has a pinhole for {} to {} port {} of session {session:016x}, which the daemon does not know, or whose \
+             time is over",
+            key.initiator.to_ip(),
+            key.responder.to_ip(),
+            key.port
+        ),
+        Suspect::Flow(key, _) => format!(
+            "the kernel has a data connection from {} to {} port {}, which the daemon does not know",
+            key.initiator.to_ip(),
+            key.responder.to_ip(),
+            key.responder_port
+        ),
+        Suspect::MissingSession(id, _) => format!("the daemon has session {id:016x}, which the kernel does not know"),
+    }
+}

@@ -1,0 +1,320 @@
+//! ftp-helper beside its peers: plain forwarding, a stateful ruleset with the passive range wide open, and the kernel's own
+//! FTP helper, on one machine, in one run.
+//!
+//! Each peer has three network namespaces in a row for itself, client, gateway and server, and stays as it is for the whole
+//! run. A round measures every row with every peer, in random order; what counts is the median of the rounds' ratios to plain
+//! forwarding in the same round. Plain forwarding is there twice: what it differs from itself is the noise.
+
+mod daemon;
+mod forge;
+mod ground;
+mod packets;
+mod plot;
+mod report;
+mod transfers;
+
+use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Parser, ValueEnum};
+use ftp_helper::lab::{self, Lab, LabOptions};
+use serde_json::json;
+
+use crate::{
+    ground::{Ground, Peer, Size, is_known},
+    report::{CONNECT, Figures, PACKETS, SMALL, THROUGHPUT},
+};
+
+#[derive(Parser)]
+#[command(about = "ftp-helper beside plain forwarding, stateful nftables and the kernel's FTP helper; needs root")]
+struct Args {
+    /// Few rounds, each short: whether all of it can be measured, rather than how much it is.
+    #[arg(long)]
+    short: bool,
+    /// Rounds; the median is shown [default: 9, with --short 2].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// Only this part of each round, and nothing else; may be given more than once.
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
+    /// For the order in a round; printed.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How the figures are printed.
+    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Write them to a file as JSON as well.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the comparison, as SVG.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+/// What is measured together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Part {
+    Throughput,
+    Connect,
+    Packets,
+    Small1,
+    Small16,
+    Small64,
+}
+
+impl Part {
+    const ALL: [Self; 6] = [Self::Throughput, Self::Connect, Self::Packets, Self::Small1, Self::Small16, Self::Small64];
+}
+
+/// How much of each is measured.
+struct Effort {
+    rounds: u32,
+    /// Bytes of a large transfer.
+    bytes: usize,
+    /// How long small transfers are counted.
+    time: Duration,
+    /// Connections, and packets of each kind.
+    connects: usize,
+    packets: usize,
+    /// First SYNs, idle and loaded each.
+    syns: usize,
+    /// Live sessions in the end.
+    sessions: u32,
+    /// How long the daemon is watched.
+    watch: Duration,
+}
+
+impl Effort {
+    fn of(args: &Args) -> Self {
+        let mut effort = if args.short {
+            Self {
+                rounds: 2,
+                bytes: 20_000_000,
+                time: Duration::from_millis(200),
+                connects: 200,
+                packets: 300,
+                syns: 500,
+                sessions: 2_000,
+                watch: Duration::from_secs(2),
+            }
+        } else {
+            Self {
+                rounds: 9,
+                bytes: 300_000_000,
+                time: Duration::from_secs(1),
+                connects: 2_000,
+                packets: 2_000,
+                syns: 100_000,
+                sessions: 100_000,
+                watch: Duration::from_secs(20),
+            }
+        };
+        effort.rounds = args.rounds.unwrap_or(effort.rounds);
+        effort
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("bench-peers: {e:#}");
+            ExitCode::from(if nix::unistd::geteuid().is_root() { 1 } else { 5 })
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "namespaces and programs in the kernel need root");
+    lab::remove_on_signals()?;
+    let effort = Effort::of(args);
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
+    fastrand::seed(seed);
+    let peers = peers()?;
+    let mut figures = Figures::default();
+    eprintln!("seed {seed}, {} rounds", effort.rounds);
+    let grounds = peers.iter().map(|&p| Ground::new(p, Size::Default)).collect::<Result<Vec<_>>>()?;
+    // Wires and caches are warm, and every peer lets transfers through.
+    for ground in &grounds {
+        transfers::connect(ground, 50).with_context(|| ground.peer.name())?;
+    }
+    let whole = args.only.is_empty();
+    if whole {
+        daemons(&mut figures, &grounds, &effort)?;
+    }
+    let parts = if whole { &Part::ALL[..] } else { &args.only };
+    for n in 1..=effort.rounds {
+        eprintln!("round {n} of {}", effort.rounds);
+        round(&mut figures, &grounds, &effort, parts)?;
+    }
+    if whole {
+        losses(&mut figures, &grounds, &effort)?;
+    }
+    for ground in grounds {
+        ground.finish()?;
+    }
+    if whole {
+        growth(&mut figures, &effort)?;
+        let missing = figures.missing(&peers);
+        ensure!(missing.is_empty(), "these have no figure: {}", missing.join("; "));
+    }
+    show(args, &effort, seed, &figures)
+}
+
+/// All that this build has.
+fn peers() -> Result<Vec<Peer>> {
+    let lab = Lab::new(&LabOptions::default())?;
+    let mut peers = Vec::new();
+    for peer in Peer::ALL {
+        if is_known(peer, &lab)? {
+            peers.push(peer);
+        } else {
+            eprintln!("left out, this build does not know it: {}", peer.name());
+        }
+    }
+    Ok(peers)
+}
+
+/// Measures every row with every peer, in random order.
+fn round(figures: &mut Figures, grounds: &[Ground], effort: &Effort, parts: &[Part]) -> Result<()> {
+    let mut order: Vec<&Ground> = grounds.iter().collect();
+    let mut parts = parts.to_vec();
+    fastrand::shuffle(&mut parts);
+    for part in parts {
+        fastrand::shuffle(&mut order);
+        for ground in &order {
+            measure(figures, ground, effort, part).with_context(|| ground.peer.name())?;
+        }
+    }
+    Ok(())
+}
+
+fn measure(figures: &mut Figures, ground: &Ground, effort: &Effort, part: Part) -> Result<()> {
+    let peer = ground.peer;
+    let small = |clients| transfers::small(ground, clients, effort.time);
+    match part {
+        Part::Throughput => figures.push(THROUGHPUT, peer, transfers::throughput(ground, effort.bytes)?),
+        Part::Connect => {
+            let (median, late) = transfers::connect(ground, effort.connects)?;
+            figures.push(CONNECT[0], peer, median);
+            figures.push(CONNECT[1], peer, late);
+        }
+        Part::Packets => {
+            let p = packets::packets(ground, effort.packets)?;
+            for (row, value) in PACKETS.into_iter().zip([p.data, p.line, p.r227, p.r229]) {
+                figures.push(row, peer, value);
+            }
+        }
+        Part::Small1 => figures.push(SMALL[0], peer, small(1)?),
+        Part::Small16 => figures.push(SMALL[1], peer, small(16)?),
+        Part::Small64 => figures.push(SMALL[2], peer, small(64)?),
+    }
+    Ok(())
+}
+
+/// What the daemons take.
+fn daemons(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<()> {
+    let verifier = daemon::verifier(3)?;
+    figures.single("verifier and translation, processor time", None, verifier, "s", None);
+    for ground in grounds.iter().filter(|g| g.peer.is_ours()) {
+        let peer = Some(ground.peer);
+        figures.single("start to attached", peer, ground.started.as_secs_f64(), "s", Some(1.0));
+        figures.single("start to attached, processor time", peer, ground.processor.as_secs_f64(), "s", None);
+        figures.single("daemon idle: of a core", peer, daemon::idle(ground, effort.watch)? * 100.0, "%", Some(0.1));
+        let memory = daemon::memory(ground)?;
+        figures.single("daemon: resident", peer, memory.resident, "MiB", Some(30.0));
+        figures.single("daemon: of that its own (anonymous)", peer, memory.anonymous, "MiB", None);
+        let (share, rate) = daemon::busy(ground, effort.watch)?;
+        figures.single("daemon at 20,000 control lines/s: of a core", peer, share * 100.0, "%", Some(25.0));
+        figures.single("control lines/s that passed meanwhile", peer, rate, "1/s", None);
+    }
+    for ground in grounds.iter().filter(|g| g.peer == Peer::Plain) {
+        let own = transfers::own_share(|| transfers::small(ground, 16, effort.time))?;
+        let what = "load generator's and responder's part of the time of a small transfer";
+        figures.single(what, Some(Peer::Plain), own * 100.0, "%", Some(50.0));
+    }
+    Ok(())
+}
+
+/// First SYNs lost, with everyone that decides about them.
+fn losses(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<()> {
+    for ground in grounds {
+        let n = match ground.peer {
+            Peer::Drop => effort.syns,
+            Peer::KernelHelper | Peer::Mark | Peer::Shield => effort.syns / 10,
+            _ => continue,
+        };
+        for (load, loaded) in [("idle", false), ("all cores busy", true)] {
+            eprintln!("{n} first SYNs, {}, {load}", ground.peer.name());
+            let lost = transfers::first_syns(ground, n, loaded).with_context(|| ground.peer.name())?;
+            let what = format!("first SYNs lost of {n}, {load}");
+            figures.single(&what, Some(ground.peer), lost as f64, "", ground.peer.is_ours().then_some(0.0));
+        }
+    }
+    Ok(())
+}
+
+/// What many sessions change.
+fn growth(figures: &mut Figures, effort: &Effort) -> Result<()> {
+    let n = effort.packets.max(1000);
+    let many = effort.sessions;
+    eprintln!("growth to {many} sessions");
+    let plain = packets::growth(Peer::Plain, many, n)?;
+    let ours = packets::growth(Peer::Drop, many, n)?;
+    for (what, of) in [
+        ("229 beside 100 live sessions and pinholes", [ours.few, plain.few]),
+        ("229 of the same, beside many", [ours.few_of_many, plain.few_of_many]),
+        ("229 of any of many", [ours.many, plain.many]),
+    ] {
+        figures.single(what, Some(Peer::Drop), of[0], "ns", None);
+        figures.single(what, Some(Peer::Plain), of[1], "ns", None);
+    }
+    let peer = Some(Peer::Drop);
+    let what = format!("growth from 100 to {many}, the same sessions");
+    figures.single(&what, peer, ours.few_of_many / ours.few, "", Some(1.1));
+    let what = format!("growth from 100 to {many}, any session");
+    figures.single(&what, peer, ours.many / ours.few, "", Some(1.1));
+    Ok(())
+}
+
+fn show(args: &Args, effort: &Effort, seed: u64, figures: &Figures) -> Result<()> {
+    let host = nix::sys::utsname::uname()?;
+    let kernel = host.release().to_string_lossy();
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    let load = load.split(' ').next().unwrap_or_default();
+    let mut all = figures.json();
+    all["run"] = json!({
+        "seed": seed, "rounds": effort.rounds, "short": args.short, "kernel": kernel, "load": load,
+        "processors": std::thread::available_parallelism().map_or(0, usize::from),
+        "peers": figures.peers().into_iter().map(|p| json!({ "peer": p.letter(), "name": p.name() })).collect::<Vec<_>>(),
+    });
+    if let Some(file) = &args.json {
+        std::fs::write(file, format!("{all:#}\n")).with_context(|| format!("can't write {}", file.display()))?;
+    }
+    if let Some(file) = &args.plot {
+        let title = format!("ftp-helper and its peers, Linux {kernel}, {} rounds", effort.rounds);
+        std::fs::write(file, plot::svg(figures, &title)).with_context(|| format!("can't write {}", file.display()))?;
+    }
+    let mut out = std::io::stdout();
+    match args.output {
+        Output::Json => writeln!(out, "{all:#}"),
+        Output::Table => {
+            let peers: String =
+                figures.peers().into_iter().map(|p| format!("{}: {}\n", p.letter(), p.name())).collect();
+            writeln!(
+                out,
+                "{peers}\n{}\n\n{}\n\nseed {seed}, {} rounds, Linux {kernel}, load {load} at the end",
+                figures.comparison(),
+                figures.singles(),
+                effort.rounds
+            )
+        }
+    }
+    .context("can't print the figures")
+}

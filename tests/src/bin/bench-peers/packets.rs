@@ -1,0 +1,183 @@
+//! What single packets take on the way through the gateway, by forged dialogues.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use ftp_helper_tests::{
+    gateway::{counter, engine, until},
+    spinner::hurry,
+};
+
+use crate::{
+    forge::{Forge, Talk},
+    ground::{Ground, Peer, Size, arrived},
+};
+
+/// Nanoseconds of each kind of packet.
+pub(crate) struct Packets {
+    /// A full segment of an established data connection.
+    pub(crate) data: f64,
+    /// A command and a reply that announce nothing.
+    pub(crate) line: f64,
+    /// A 227.
+    pub(crate) r227: f64,
+    /// A 229.
+    pub(crate) r229: f64,
+}
+
+/// Packets between two rests, in which the daemon reads.
+const BATCH: usize = 100;
+const REST: Duration = Duration::from_millis(5);
+
+/// The medians of `n` of each. No packet may be lost, and whoever follows the dialogue has to have followed it: the data
+/// connections arrive.
+pub(crate) fn packets(ground: &Ground, n: usize) -> Result<Packets> {
+    apart(|| {
+        let mut forge = Forge::new(&ground.lab, false)?;
+        let taken = || -> Result<[u64; 2]> { Ok([arrived(ground.lab.server())?, arrived(ground.lab.client())?]) };
+        let before = taken()?;
+        // Ports that no earlier round has used: what conntrack knows of those would be another path.
+        let turn = fastrand::u16(..4000);
+        let mut t = forge.own(turn);
+        let status = ground.gateway.as_ref().map(|g| g.status()).transpose()?;
+        forge.begin(&mut t)?;
+        let (mut lines, mut r227, mut r229) = (Vec::new(), Vec::new(), Vec::new());
+        for i in 0..n {
+            lines.push(forge.line(&mut t, true, "NOOP")?);
+            lines.push(forge.line(&mut t, false, "200 Fine")?);
+            if i % BATCH == BATCH - 1 {
+                std::thread::sleep(REST);
+            }
+        }
+        for i in 0..2 * n {
+            let extended = i % 2 == 1;
+            let (_, took) = forge.announce(&mut t, extended, port(i as u32))?;
+            if extended { &mut r229 } else { &mut r227 }.push(took);
+            if i % BATCH == BATCH - 1 {
+                std::thread::sleep(REST);
+            }
+        }
+        let mut data = Vec::new();
+        forge.announce(&mut t, true, 50_000)?;
+        data.extend(forge.data(&t, turn, 50_000, n as u32)?);
+        forge.line(&mut t, true, "QUIT")?;
+        forge.end(&mut t)?;
+        let after = taken()?;
+        let came = [0, 1].map(|i| after[i] - before[i]);
+        ensure!(came == forge.written, "{}: of {:?} packets {came:?} arrived", ground.peer.letter(), forge.written);
+        if let (Some(gateway), Some(before)) = (&ground.gateway, status) {
+            let announced = 2 * n as u64 + 1;
+            until("the daemon has read all", || {
+                let now = gateway.status().ok()?;
+                (engine(&now, "announcements") - engine(&before, "announcements") >= announced).then_some(())
+            })?;
+            let now = gateway.status()?;
+            let fast = engine(&now, "taken_by_fast_path") - engine(&before, "taken_by_fast_path");
+            ensure!(fast == announced, "{}: the fast path took {fast} of {announced}", ground.peer.letter());
+            for bad in ["ring_full", "blinded"] {
+                let n = counter(&now, bad) - counter(&before, bad);
+                ensure!(
+                    n == 0,
+                    "{}: the figures are of another path: {bad} was counted {n} times",
+                    ground.peer.letter()
+                );
+            }
+        }
+        Ok(Packets {
+            data: median(&mut data),
+            line: median(&mut lines),
+            r227: median(&mut r227),
+            r229: median(&mut r229),
+        })
+    })
+}
+
+/// What announcements take beside few sessions and beside many.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Growth {
+    /// Nanoseconds of a 229 of one of the few, while there are only those.
+    pub(crate) few: f64,
+    /// The same of the same ones, while there are many.
+    pub(crate) few_of_many: f64,
+    /// The same of any of the many: each is one that no cache holds.
+    pub(crate) many: f64,
+}
+
+/// Live sessions, each with a pinhole.
+const FEW: u32 = 100;
+
+/// With so many sessions in the end.
+pub(crate) fn growth(peer: Peer, many: u32, n: usize) -> Result<Growth> {
+    let ground = Ground::new(peer, Size::Large)?;
+    // The wires are known to all before packets are forged.
+    crate::transfers::connect(&ground, 10)?;
+    let grown = apart(|| {
+        let mut forge = Forge::new(&ground.lab, false)?;
+        let mut talks = Vec::new();
+        begin(&ground, &mut forge, &mut talks, FEW)?;
+        let few = announcements(&mut forge, &mut talks, n)?;
+        begin(&ground, &mut forge, &mut talks, many)?;
+        let few_of_many = announcements(&mut forge, &mut talks[..FEW as usize], n)?;
+        let grown = Growth { few, few_of_many, many: announcements(&mut forge, &mut talks, n)? };
+        if peer.is_ours() {
+            let status = ground.daemon()?.status()?;
+            let live = (status.sessions.live, status.pinholes.live);
+            ensure!(live.0 >= u64::from(many) && live.1 >= u64::from(many), "of {many} there are {live:?}");
+            let blind = counter(&status, "blinded") + counter(&status, "ring_full");
+            ensure!(blind == 0, "{blind} segments were not read by the fast path");
+        }
+        Ok(grown)
+    })?;
+    ground.finish()?;
+    Ok(grown)
+}
+
+/// Begins sessions up to a number, each with a pinhole; no faster than the daemon reads.
+fn begin(ground: &Ground, forge: &mut Forge, talks: &mut Vec<Talk>, up_to: u32) -> Result<()> {
+    while (talks.len() as u32) < up_to {
+        let n = talks.len() as u32;
+        let mut t = forge.of_many(n);
+        forge.begin(&mut t)?;
+        forge.announce(&mut t, true, port(n))?;
+        talks.push(t);
+        if (n + 1).is_multiple_of(1000) || n + 1 == up_to {
+            let Some(gateway) = &ground.gateway else { continue };
+            let wanted = u64::from(n + 1);
+            until("the daemon knows all sessions", || (gateway.status().ok()?.sessions.live >= wanted).then_some(()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The median of a 229, of sessions at random.
+fn announcements(forge: &mut Forge, talks: &mut [Talk], n: usize) -> Result<f64> {
+    let mut took = Vec::with_capacity(n);
+    for i in 0..n {
+        let t = &mut talks[fastrand::usize(..talks.len())];
+        took.push(forge.announce(t, true, port(i as u32))?.1);
+        if i % BATCH == BATCH - 1 {
+            std::thread::sleep(REST);
+        }
+    }
+    Ok(median(&mut took))
+}
+
+/// Runs on a thread of its own that runs before all others.
+pub(crate) fn apart<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let f = || {
+        hurry()?;
+        f()
+    };
+    std::thread::scope(|scope| scope.spawn(f).join()).map_err(|_| anyhow::anyhow!("the forger has panicked"))?
+}
+
+/// One of the ports that are announced.
+pub(crate) fn port(n: u32) -> u16 {
+    40_000 + (n % 10_000) as u16
+}
+
+/// The median; NaN of none.
+pub(crate) fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,524 @@
+//! What happens when things die: the daemon, again and again, at any moment; what it leaves to others of its kind; and what it may not
+//! do any more once it runs.
+//!
+//! The long forms (`FTP_HELPER_FULL=1`) kill ten times as often, and soak for two hours; `FTP_HELPER_SOAK_MINUTES` names another
+//! length.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use ftp_helper::{
+    api::client::Client,
+    lab::{Lab, LabOptions, process::Process, require_root},
+};
+use ftp_helper_common::{
+    addr::Addr,
+    key::{HOOK_IN, PinholeKey, SessionKey, TupleKey},
+    state::{FlowState, Locked, PinholeState, SAVED_BYTES, SessionState},
+};
+use ftp_helper_tests::{
+    gateway::{Gateway, PATIENCE, Settings, counter, engine, full, held_up, traces, within},
+    responder::{CONTENT, Responder},
+    spinner::{Cut, Mode, Spinner},
+    survival::{Crowd, probe, table, tables},
+};
+use nix::sys::signal::Signal;
+
+/// A port that is guarded and that nobody negotiates: listened on, so that only the guard keeps it closed.
+const CLOSED: u16 = 2000;
+
+fn seed() -> u64 {
+    let seed = std::env::var("FTP_HELPER_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("seed {seed}: FTP_HELPER_SEED={seed} repeats the moments");
+    seed
+}
+
+fn responders(lab: &Lab) -> [Responder; 2] {
+    let server = lab.server();
+    [server.v4().into(), server.v6().into()].map(|a| Responder::start(server, a).unwrap())
+}
+
+/// Kills the daemon `kills` times under 64 clients, with a probe, and looks whether anything was lost.
+fn killed_again_and_again(kills: usize, clients: usize, arguments: &[&str]) {
+    if !require_root() {
+        return;
+    }
+    let mut random = fastrand::Rng::with_seed(seed());
+    let lab = Lab::new(&LabOptions::default()).unwrap();
+    let clean = traces(lab.gateway()).unwrap();
+    let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), arguments).unwrap();
+    let responders = responders(&lab);
+    let targets = responders.each_ref().map(Responder::address);
+    let _listener = lab.server().run_in(|| std::net::TcpListener::bind((lab.server().v4(), CLOSED))).unwrap().unwrap();
+    let closed = SocketAddr::from((lab.server().v4(), CLOSED));
+    let crowd = Crowd::default();
+    let begun = Instant::now();
+    let mut restored = 0;
+    let mut halfway = 0;
+    let kill = || -> Result<()> {
+        for n in 0..kills {
+            // While it works, and one in four while it starts.
+            if random.u8(..4) == 0 {
+                gateway.kill()?;
+                gateway.begin_again()?;
+                std::thread::sleep(Duration::from_millis(random.u64(..600)));
+                gateway.kill()?;
+                halfway += 1;
+            } else {
+                std::thread::sleep(Duration::from_millis(random.u64(..400)));
+                restored += engine(&gateway.status()?, "sessions_restored");
+                gateway.kill()?;
+            }
+            gateway.start_again().with_context(|| format!("start {n}"))?;
+        }
+        Ok(())
+    };
+    let ((), tries) = probe(lab.stranger(), closed, || crowd.run(&lab, &targets, clients, kill)).unwrap();
+    let transfers = crowd.transfers.load(Ordering::Relaxed);
+    let troubles = crowd.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let status = gateway.status().unwrap();
+    println!(
+        "{kills} kills ({halfway} of them twice, while it started) in {:.0?}: {clients} clients, {transfers} transfers, {} failed, {restored} dialogues \
+         restored; {tries} probes, none let through; {} SYNs held up, reasons {:?}",
+        begun.elapsed(),
+        troubles.len(),
+        held_up(&status),
+        status.reasons
+    );
+    assert_eq!(troubles, [""; 0], "{}", gateway.output().unwrap());
+    assert!(transfers as usize > clients && tries > 0 && restored > 0);
+    assert_eq!(engine(&status, "divergences"), 0, "{status:?}");
+    empties(&gateway);
+    let status = gateway.status().unwrap();
+    assert_eq!(engine(&status, "audit_differences"), 0, "{}", gateway.output().unwrap());
+    let done = gateway.stop().unwrap();
+    assert!(done.success(), "{}", done.output);
+    assert_eq!(traces(lab.gateway()).unwrap(), clean);
+    for r in responders {
+        assert_eq!(r.troubles(), [""; 0]);
+        r.stop(lab.server());
+    }
+}
+
+/// Waits until nothing is left in the kernel's tables.
+fn empties(gateway: &Gateway) {
+    let left = || -> Result<[usize; 4]> {
+        Ok([
+            table::<SessionKey, Locked<SessionState>>(gateway, "SESSIONS")?.keys().count(),
+            table::<PinholeKey, Locked<PinholeState>>(gateway, "PINHOLES")?.keys().count(),
+            table::<TupleKey, Locked<FlowState>>(gateway, "FLOWS")?.keys().count(),
+            table::<u64, [u8; SAVED_BYTES]>(gateway, "SAVED")?.keys().count(),
+        ])
+    };
+    let empty = within(PATIENCE, || Ok(left()? == [0; 4])).unwrap();
+    assert!(
+        empty,
+        "sessions, pinholes, data connections, saved: {:?} are left\n{}",
+        left().unwrap(),
+        gateway.output().unwrap()
+    );
+}
+
+#[test]
+fn killed_at_any_moment_no_transfer_notices() {
+    killed_again_and_again(if full() { 1000 } else { 60 }, 64, &[]);
+}
+
+#[test]
+fn killed_at_any_moment_with_filters_no_transfer_notices() {
+    killed_again_and_again(if full() { 200 } else { 12 }, 64, &["--attach", "clsact"]);
+}
+
+#[test]
+fn a_start_that_is_broken_off_leaves_nothing() {
+    if !require_root() {
+        return;
+    }
+    let mut random = fastrand::Rng::with_seed(seed());
+    let lab = Lab::new(&LabOptions::default()).unwrap();
+    let clean = traces(lab.gateway()).unwrap();
+    for arguments in [&[][..], &["--attach", "clsact"]] {
+        let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), arguments).unwrap();
+        let begun = Instant::now();
+        gateway.stop().unwrap();
+        gateway.start_again().unwrap();
+        let whole = begun.elapsed();
+        assert!(gateway.stop().unwrap().success());
+        for n in 0..if full() { 60 } else { 6 } {
+            gateway.begin_again().unwrap();
+            std::thread::sleep(random.u32(..1000) * whole / 1000);
+            if n % 2 == 0 {
+                // By the end there is a handler; before, the program has done nothing yet.
+                gateway.stop().unwrap();
+                assert_eq!(traces(lab.gateway()).unwrap(), clean, "after SIGTERM, {arguments:?}, {n}");
+            } else {
+                gateway.kill().unwrap();
+                gateway.start_again().unwrap();
+                assert!(gateway.stop().unwrap().success());
+                assert_eq!(
+                    traces(lab.gateway()).unwrap(),
+                    clean,
+                    "after SIGKILL and another start, {arguments:?}, {n}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn tables_of_another_version_are_rebuilt_without_a_gap() {
+    if !require_root() {
+        return;
+    }
+    let lab = Lab::new(&LabOptions::default()).unwrap();
+    let clean = traces(lab.gateway()).unwrap();
+    let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
+    let _listener = lab.server().run_in(|| std::net::TcpListener::bind((lab.server().v4(), CLOSED))).unwrap().unwrap();
+    for arguments in [&[][..], &["--attach", "clsact"]] {
+        let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), arguments).unwrap();
+        let own = tables(&gateway).unwrap();
+        // A name is all that tells layouts apart: an older one and a newer one look the same.
+        for other in ["0000000000000001", "fffffffffffffffe"] {
+            gateway.kill().unwrap();
+            std::fs::rename(&own, own.with_file_name(other)).unwrap();
+            let closed = SocketAddr::from((lab.server().v4(), CLOSED));
+            let ((), tries) = probe(lab.client(), closed, || gateway.start_again()).unwrap();
+            assert!(tries > 0);
+            let output = gateway.output().unwrap();
+            assert!(
+                output.contains(
+                    "a daemon of another version, or with other sizes, has left its tables: they are rebuilt"
+                ),
+                "{output}"
+            );
+            // Only ours are left, and they work.
+            assert_eq!(tables(&gateway).unwrap(), own);
+            let to = responder.address();
+            let fetch = || -> Result<()> {
+                let mut spinner = Spinner::connect(to, false)?;
+                spinner.login("u", "p")?;
+                spinner.fetch(Mode::Epsv, "x", CONTENT.len())?;
+                Ok(())
+            };
+            lab.client().run_in(fetch).unwrap().unwrap();
+        }
+        assert!(gateway.stop().unwrap().success());
+        assert_eq!(traces(lab.gateway()).unwrap(), clean, "{arguments:?}");
+    }
+    responder.stop(lab.server());
+}
+
+#[test]
+fn the_audit_finds_what_only_the_kernel_has() {
+    if !require_root() {
+        return;
+    }
+    let lab = Lab::new(&LabOptions::default()).unwrap();
+    let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), &[]).unwrap();
+    assert_eq!(engine(&gateway.status().unwrap(), "audit_differences"), 0);
+    let key = PinholeKey {
+        initiator: Addr::v4([203, 0, 113, 7]),
+        responder: Addr::v4([192, 0, 2, 1]),
+        port: 40001,
+        hook: HOOK_IN,
+        pad: 0,
+    };
+    let tuple = TupleKey { outside: key.initiator, inside: key.responder, outside_port: 5, inside_port: 6 };
+    let mut pinholes = table::<PinholeKey, Locked<PinholeState>>(&gateway, "PINHOLES").unwrap();
+    let mut flows = table::<TupleKey, Locked<FlowState>>(&gateway, "FLOWS").unwrap();
+    pinholes
+        .insert(
+            key,
+            Locked { state: PinholeState { session: 77, deadline: u64::MAX, ..Default::default() }, lock: 0, pad: 0 },
+            0,
+        )
+        .unwrap();
+    flows
+        .insert(
+            tuple,
+            Locked {
+                state: FlowState { session: 77, last: u64::MAX / 2, hook: HOOK_IN, ..Default::default() },
+                lock: 0,
+                pad: 0,
+            },
+            0,
+        )
+        .unwrap();
+    let found = within(PATIENCE, || Ok(engine(&gateway.status()?, "audit_differences") == 2)).unwrap();
+    let output = gateway.output().unwrap();
+    assert!(found, "{output}");
+    assert!(output.contains("audit: the kernel has a pinhole for 203.0.113.7 to 192.0.2.1 port 40001"), "{output}");
+    assert!(
+        output.contains("audit: the kernel has a data connection from 203.0.113.7 to 192.0.2.1 port 6"),
+        "{output}"
+    );
+    // Each counts once, and both go on being told apart from what is right.
+    let looks = engine(&gateway.status().unwrap(), "audit_looks");
+    assert!(within(PATIENCE, || Ok(engine(&gateway.status()?, "audit_looks") >= looks + 3)).unwrap());
+    assert_eq!(engine(&gateway.status().unwrap(), "audit_differences"), 2);
+    pinholes.remove(&key).unwrap();
+    flows.remove(&tuple).unwrap();
+    assert!(gateway.stop().unwrap().success());
+}
+
+#[test]
+fn full_tables_refuse_what_is_new_and_keep_what_lives() {
+    if !require_root() {
+        return;
+    }
+    const ROOM: usize = 3;
+    let lab = Lab::new(&LabOptions::default()).unwrap();
+    let settings = Settings::guarded(&lab, "drop").section("[limits]\nsessions = 3\nring = 4096\n");
+    let mut gateway = Gateway::start(&lab, &settings, &[]).unwrap();
+    let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
+    let to = responder.address();
+    let work = || -> Result<()> {
+        let login = || -> Result<Spinner> {
+            let mut spinner = Spinner::connect(to, false)?;
+            spinner.login("u", "p")?;
+            Ok(spinner)
+        };
+        let mut live = (0..ROOM).map(|_| login()).collect::<Result<Vec<_>>>()?;
+        // It passes, and opens nothing; those that live go on.
+        let mut late = login()?;
+        late.connect_limit = Duration::from_millis(1500);
+        ensure!(late.fetch(Mode::Epsv, "x", CONTENT.len()).is_err(), "a session without room opens");
+        for _ in 0..20 {
+            for spinner in &mut live {
+                spinner.fetch(Mode::Epsv, "x", CONTENT.len())?;
+            }
+        }
+        // When one goes, there is room.
+        live.remove(0).ask("QUIT", 221)?;
+        let again = within(PATIENCE, || {
+            let mut next = login()?;
+            next.connect_limit = Duration::from_millis(500);
+            Ok(next.fetch(Mode::Epsv, "x", CONTENT.len()).is_ok())
+        })?;
+        ensure!(again, "no session has come up after another has gone");
+        for spinner in &mut live {
+            spinner.fetch(Mode::Pasv, "x", CONTENT.len())?;
+        }
+        Ok(())
+    };
+    lab.client().run_in(work).unwrap().unwrap();
+    let status = gateway.status().unwrap();
+    assert!(status.reasons.get("sessions_full").copied().unwrap_or_default() > 0, "{:?}", status.reasons);
+    assert!(counter(&status, "syn_denied") > 0 && engine(&status, "divergences") == 0, "{status:?}");
+    assert!(gateway.stop().unwrap().success());
+    responder.stop(lab.server());
+}
+
+#[test]
+fn memory_and_tables_stay_as_they_are() {
+    if !require_root() {
+        return;
+    }
+    let minutes = std::env::var("FTP_HELPER_SOAK_MINUTES").ok().and_then(|m| m.parse::<u64>().ok());
+    let time = match minutes {
+        Some(m) => Duration::from_secs(60 * m),
+        None => Duration::from_secs(if full() { 7200 } else { 60 }),
+    };
+    let lab = Lab::new(&LabOptions::default()).unwrap();
+    let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), &[]).unwrap();
+    let responders = responders(&lab);
+    let targets = responders.each_ref().map(Responder::address);
+    let crowd = Crowd::default();
+    let pid = gateway.id().unwrap();
+    let resident = || -> Result<u64> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+    };
+    let soak = || -> Result<(u64, u64)> {
+        std::thread::sleep(time / 4);
+        let warm = resident()?;
+        std::thread::sleep(time - time / 4);
+        Ok((warm, resident()?))
+    };
+    let (warm, end) = crowd.run(&lab, &targets, 32, soak).unwrap();
+    let troubles = crowd.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    assert_eq!(troubles, [""; 0]);
+    empties(&gateway);
+    let status = gateway.status().unwrap();
+    println!(
+        "{} s, 32 clients, {} transfers: {warm} KiB resident after a quarter, {end} KiB at the end; {} looks of the audit, {} differences",
+        time.as_secs(),
+        crowd.transfers.load(Ordering::Relaxed),
+        engine(&status, "audit_looks"),
+        engine(&status, "audit_differences")
+    );
+    // What an allocator keeps in reserve moves a little; what leaks, grows with each of thousands of transfers.
+    assert!(end <= warm + 1024, "{warm} KiB have become {end} KiB");
+    assert_eq!((engine(&status, "audit_differences"), engine(&status, "divergences")), (0, 0));
+    assert!(engine(&status, "audit_looks") > 0);
+    assert!(gateway.stop().unwrap().success());
+    for r in responders {
+        assert_eq!(r.troubles(), [""; 0]);
+        r.stop(lab.server());
+    }
+}
+
+/// The capabilities of a process, from /proc, by set.
+fn capabilities(pid: u32, set: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|l| l.strip_prefix(&format!("{set}:"))).with_context(|| format!("no {set}"))?;
+    Ok(u64::from_str_radix(line.trim(), 16)?)
+}
+
+/// CAP_NET_ADMIN (12), CAP_NET_RAW (13), CAP_PERFMON (38), CAP_BPF (39): linux/capability.h.
+const FOUR: u64 = 1 << 12 | 1 << 13 | 1 << 38 | 1 << 39;
+
+#[test]
+fn rights_are_given_up() {
+    if !require_root() {
+        return;
+    }
+    let lab = Lab::new(&LabOptions::default()).unwrap();
+    let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), &[]).unwrap();
+    let pid = gateway.id().unwrap();
+    for set in ["CapEff", "CapPrm", "CapBnd"] {
+        assert_eq!(capabilities(pid, set).unwrap(), FOUR, "{set}");
+    }
+    for set in ["CapInh", "CapAmb"] {
+        assert_eq!(capabilities(pid, set).unwrap(), 0, "{set}");
+    }
+    assert_eq!(capabilities(pid, "NoNewPrivs").unwrap(), 1);
+    // So is it in every thread.
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let text = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        assert!(text.contains(&format!("CapEff:\t{FOUR:016x}")), "{text}");
+    }
+    assert!(gateway.stop().unwrap().success());
+}
+
+#[test]
+fn a_time_namespace_with_another_clock_is_refused() {
+    if !require_root() {
+        return;
+    }
+    let lab = Lab::new(&LabOptions::default()).unwrap();
+    let clean = traces(lab.gateway()).unwrap();
+    let config = lab.directory().join("timens.toml");
+    std::fs::write(&config, Settings::guarded(&lab, "drop").text(&lab.directory().join("timens.sock"))).unwrap();
+    let mut command = lab.gateway().command("unshare");
+    command.args(["--time", "--monotonic", "1000", "--fork"]).arg(ftp_helper_tests::gateway::program().unwrap());
+    command.arg("run").arg("-c").arg(&config);
+    let said = ftp_helper_tests::program::said(command).unwrap();
+    assert!(said.code == 1 && said.err.contains("a time namespace with a monotonic clock of its own"), "{said:?}");
+    assert_eq!(traces(lab.gateway()).unwrap(), clean);
+}
+
+#[test]
+fn a_user_with_four_capabilities_runs_it() {
+    /// `nobody`, in the group `nogroup`.
+    const NOBODY: u32 = 65534;
+    /// A BPF file system of its own, in which the user may make what the daemon needs.
+    const SCRIPT: &str = "mount -t bpf bpf /sys/fs/bpf && chmod 755 /sys/fs/bpf && mkdir /sys/fs/bpf/ftp-helper && \
+         chown 65534:65534 /sys/fs/bpf/ftp-helper && \
+         exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps -all,+bpf,+net_admin,+perfmon,+net_raw \
+         --ambient-caps -all,+bpf,+net_admin,+perfmon,+net_raw --bounding-set -all,+bpf,+net_admin,+perfmon,+net_raw \"$0\" \"$@\"";
+    if !require_root() {
+        return;
+    }
+    let lab = Lab::new(&LabOptions::default()).unwrap();
+    let clean = traces(lab.gateway()).unwrap();
+    let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
+    let own = tempfile::tempdir().unwrap();
+    let program = own.path().join("ftp-helper");
+    std::fs::copy(ftp_helper_tests::gateway::program().unwrap(), &program).unwrap();
+    let (config, socket) = (own.path().join("user.toml"), own.path().join("user.sock"));
+    let api = "read_group = \"nogroup\"\nwrite_group = \"nogroup\"\n".to_owned();
+    std::fs::write(&config, Settings { api, ..Settings::guarded(&lab, "drop") }.text(&socket)).unwrap();
+    for path in [own.path(), &config, &program] {
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let mut command = lab.gateway().command("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT]).arg(&program);
+    command.arg("run").arg("-c").arg(&config);
+    let process = Process::spawn(command).unwrap();
+    let client = || Client::connect(&socket);
+    let attached =
+        within(PATIENCE, || Ok(client().and_then(|mut c| c.status()).is_ok_and(|s| !s.interfaces.is_empty()))).unwrap();
+    assert!(attached, "{}", process.output().unwrap());
+    let pid = process.id();
+    assert_eq!((capabilities(pid, "CapEff").unwrap(), capabilities(pid, "CapBnd").unwrap()), (FOUR, FOUR));
+    assert_eq!(capabilities(pid, "CapAmb").unwrap(), 0);
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(text.contains("Uid:\t65534\t65534\t65534\t65534"), "{text}");
+    let to = responder.address();
+    let work = || -> Result<()> {
+        let mut spinner = Spinner::connect(to, false)?;
+        spinner.login("u", "p")?;
+        for cut in [Cut::Whole, Cut::Bytes, Cut::Pipelined] {
+            spinner.cut = cut;
+            for mode in [Mode::Pasv, Mode::Epsv, Mode::Port, Mode::Eprt] {
+                spinner.fetch(mode, "x", CONTENT.len())?;
+            }
+        }
+        Ok(())
+    };
+    lab.client().run_in(work).unwrap().unwrap();
+    // A configuration that is read again, and an interface that comes: neither takes more rights.
+    let report = client().and_then(|mut c| c.reload()).unwrap();
+    assert!(report.needs_restart.is_empty() && report.changed.is_empty(), "{report:?}");
+    lab.client().run_in(work).unwrap().unwrap();
+    let status = client().and_then(|mut c| c.status()).unwrap();
+    assert_eq!((engine(&status, "divergences"), engine(&status, "audit_differences")), (0, 0));
+    process.signal(Signal::SIGTERM).unwrap();
+    let done = process.finish(PATIENCE).unwrap();
+    assert!(done.success(), "{}", done.output);
+    assert_eq!(traces(lab.gateway()).unwrap(), clean);
+    responder.stop(lab.server());
+}
+
+#[test]
+fn no_memory_for_the_tables_is_one_message_and_leaves_nothing() {
+    if !require_root() {
+        return;
+    }
+    let lab = Lab::new(&LabOptions::default()).unwrap();
+    let clean = traces(lab.gateway()).unwrap();
+    // A table of the kernel's is counted as memory of the group that its maker is in.
+    let group = MemoryGroup::new(32 << 20).unwrap();
+    let settings = Settings::guarded(&lab, "drop").section("[limits]\nsessions = 1048576\n");
+    let config = lab.directory().join("poor.toml");
+    std::fs::write(&config, settings.text(&lab.directory().join("poor.sock"))).unwrap();
+    let mut command = lab.gateway().command("sh");
+    command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(group.0.join("cgroup.procs"));
+    command.arg(ftp_helper_tests::gateway::program().unwrap()).arg("run").arg("-c").arg(&config);
+    let said = ftp_helper_tests::program::said(command).unwrap();
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.err.contains("the kernel has no memory for the table"), "{said:?}");
+    assert!(said.err.contains("set limits.sessions or limits.ring lower"), "{said:?}");
+    assert_eq!(traces(lab.gateway()).unwrap(), clean);
+}
+
+/// A control group with little memory. Dropping it removes it.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    fn new(bytes: u64) -> Result<Self> {
+        let name = format!("ftp-helper-test-{}", std::process::id());
+        // Version 1, or the unified hierarchy.
+        let (root, limit) = match Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+            true => ("/sys/fs/cgroup", "memory.max"),
+            false => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        };
+        let group = Self(Path::new(root).join(name));
+        std::fs::create_dir(&group.0).with_context(|| format!("can't make {}", group.0.display()))?;
+        std::fs::write(group.0.join(limit), bytes.to_string())?;
+        Ok(group)
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        let _ = within(PATIENCE, || Ok(std::fs::remove_dir(&self.0).is_ok()));
+    }
+}
