@@ -85,7 +85,7 @@ impl Crowd {
                 self.transfers.fetch_add(1, Ordering::Relaxed);
                 turn += 1;
                 // As people do: and a machine with two cores has to have time for the daemon too.
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(300));
             }
             spinner.ask("QUIT", 221)?;
             Ok(())
