@@ -76,11 +76,13 @@ pub(crate) fn busy(ground: &Ground, time: Duration) -> Result<(f64, f64)> {
     const TRANSFER: u32 = 5;
     const STEP: Duration = Duration::from_millis(5);
     const TRANSFERS: u32 = LINES / TRANSFER / 200;
+    /// Half of the pinholes that one client may have: at the limit the kernel leaves announcements to the daemon.
+    const SESSIONS: u32 = 32;
     let gateway = ground.daemon()?;
     let pid = gateway.id().context("the daemon has ended")?;
     apart(|| {
         let mut forge = Forge::new(&ground.lab, false)?;
-        let mut talks: Vec<_> = (0..64).map(|n| forge.own(5000 + n)).collect();
+        let mut talks: Vec<_> = (0..SESSIONS).map(|n| forge.own(5000 + n as u16)).collect();
         for t in &mut talks {
             forge.begin(t)?;
         }
@@ -90,7 +92,7 @@ pub(crate) fn busy(ground: &Ground, time: Duration) -> Result<(f64, f64)> {
         let (mut n, mut next) = (0_u32, begun);
         while begun.elapsed() < time {
             for _ in 0..TRANSFERS {
-                let t = &mut talks[n as usize % 64];
+                let t = &mut talks[(n % SESSIONS) as usize];
                 forge.announce(t, n.is_multiple_of(2), port(n))?;
                 forge.line(t, true, "RETR some/file.txt")?;
                 forge.line(t, false, "150 Here it comes")?;
@@ -100,7 +102,14 @@ pub(crate) fn busy(ground: &Ground, time: Duration) -> Result<(f64, f64)> {
             next += STEP;
             std::thread::sleep(next.saturating_duration_since(Instant::now()));
         }
-        until("the daemon has read all", || (read().ok()? - announced >= u64::from(n)).then_some(()))?;
+        until("the daemon has read all", || (read().ok()? - announced >= u64::from(n)).then_some(())).with_context(
+            || match (read(), gateway.status()) {
+                (Ok(now), Ok(s)) => {
+                    format!("{} of {n}; {:?} {:?} {:?}", now - announced, s.counters, s.reasons, s.engine)
+                }
+                (Err(e), _) | (_, Err(e)) => e.to_string(),
+            },
+        )?;
         let seconds = begun.elapsed().as_secs_f64();
         let share = (processor_time(pid)? - took).as_secs_f64() / seconds;
         for t in &mut talks {

@@ -8,6 +8,7 @@
 mod daemon;
 mod forge;
 mod ground;
+mod limits;
 mod packets;
 mod plot;
 mod report;
@@ -46,6 +47,9 @@ struct Args {
     /// Write them to a file as JSON as well.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// How long a daemon is watched [default: 20, with --short 2].
+    #[arg(long, value_name = "SECONDS")]
+    watch: Option<u64>,
     /// Draw the comparison, as SVG.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
@@ -115,6 +119,7 @@ impl Effort {
                 watch: Duration::from_secs(20),
             }
         };
+        effort.watch = args.watch.map_or(effort.watch, Duration::from_secs);
         effort.rounds = args.rounds.unwrap_or(effort.rounds);
         effort
     }
@@ -145,26 +150,35 @@ fn run(args: &Args) -> Result<()> {
         transfers::connect(ground, 50).with_context(|| ground.peer.name())?;
     }
     let whole = args.only.is_empty();
-    if whole {
-        daemons(&mut figures, &grounds, &effort)?;
-    }
-    let parts = if whole { &Part::ALL[..] } else { &args.only };
+    let measured = all(&mut figures, grounds, &effort, &args.only);
+    // What was measured before something failed is worth seeing.
+    show(args, &effort, seed, &figures)?;
+    measured?;
+    let missing = figures.missing(&peers);
+    ensure!(!whole || missing.is_empty(), "these have no figure: {}", missing.join("; "));
+    Ok(())
+}
+
+/// Measures everything, or only some parts of the rounds.
+fn all(figures: &mut Figures, grounds: Vec<Ground>, effort: &Effort, only: &[Part]) -> Result<()> {
+    let whole = only.is_empty();
+    let parts = if whole { &Part::ALL[..] } else { only };
     for n in 1..=effort.rounds {
         eprintln!("round {n} of {}", effort.rounds);
-        round(&mut figures, &grounds, &effort, parts)?;
+        round(figures, &grounds, effort, parts)?;
     }
     if whole {
-        losses(&mut figures, &grounds, &effort)?;
+        daemons(figures, &grounds, effort)?;
+        causes(figures, &grounds, effort)?;
+        losses(figures, &grounds, effort)?;
     }
     for ground in grounds {
         ground.finish()?;
     }
     if whole {
-        growth(&mut figures, &effort)?;
-        let missing = figures.missing(&peers);
-        ensure!(missing.is_empty(), "these have no figure: {}", missing.join("; "));
+        growth(figures, effort)?;
     }
-    show(args, &effort, seed, &figures)
+    Ok(())
 }
 
 /// All that this build has.
@@ -256,6 +270,24 @@ fn losses(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<
             let what = format!("first SYNs lost of {n}, {load}");
             figures.single(&what, Some(ground.peer), lost as f64, "", ground.peer.is_ours().then_some(0.0));
         }
+    }
+    Ok(())
+}
+
+/// Where the time goes that ftp-helper takes of a packet.
+fn causes(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<()> {
+    let of = |peer| grounds.iter().find(|g| g.peer == peer).with_context(|| format!("{peer:?} is missing"));
+    let plain = of(Peer::Plain)?;
+    // A second of it at most.
+    let n = effort.packets.min(1000);
+    let empty = limits::empty_program(plain, effort.packets)?;
+    for (what, value) in [("data packet", empty.data), ("control line", empty.line), ("229", empty.r229)] {
+        figures.single(&format!("{what}: an empty program at the same hooks, on top of a"), None, value, "ns", None);
+    }
+    let stopped = limits::daemon_stopped(of(Peer::Drop)?, plain, n)?;
+    for (what, value) in [("control line", stopped.line), ("227", stopped.r227), ("229", stopped.r229)] {
+        let what = format!("{what}: with the daemon stopped, on top of a");
+        figures.single(&what, Some(Peer::Drop), value, "ns", None);
     }
     Ok(())
 }

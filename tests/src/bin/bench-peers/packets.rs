@@ -36,32 +36,8 @@ pub(crate) fn packets(ground: &Ground, n: usize) -> Result<Packets> {
         let mut forge = Forge::new(&ground.lab, false)?;
         let taken = || -> Result<[u64; 2]> { Ok([arrived(ground.lab.server())?, arrived(ground.lab.client())?]) };
         let before = taken()?;
-        // Ports that no earlier round has used: what conntrack knows of those would be another path.
-        let turn = fastrand::u16(..4000);
-        let mut t = forge.own(turn);
         let status = ground.gateway.as_ref().map(|g| g.status()).transpose()?;
-        forge.begin(&mut t)?;
-        let (mut lines, mut r227, mut r229) = (Vec::new(), Vec::new(), Vec::new());
-        for i in 0..n {
-            lines.push(forge.line(&mut t, true, "NOOP")?);
-            lines.push(forge.line(&mut t, false, "200 Fine")?);
-            if i % BATCH == BATCH - 1 {
-                std::thread::sleep(REST);
-            }
-        }
-        for i in 0..2 * n {
-            let extended = i % 2 == 1;
-            let (_, took) = forge.announce(&mut t, extended, port(i as u32))?;
-            if extended { &mut r229 } else { &mut r227 }.push(took);
-            if i % BATCH == BATCH - 1 {
-                std::thread::sleep(REST);
-            }
-        }
-        let mut data = Vec::new();
-        forge.announce(&mut t, true, 50_000)?;
-        data.extend(forge.data(&t, turn, 50_000, n as u32)?);
-        forge.line(&mut t, true, "QUIT")?;
-        forge.end(&mut t)?;
+        let packets = dialogue(&mut forge, n)?;
         let after = taken()?;
         let came = [0, 1].map(|i| after[i] - before[i]);
         ensure!(came == forge.written, "{}: of {:?} packets {came:?} arrived", ground.peer.letter(), forge.written);
@@ -83,13 +59,49 @@ pub(crate) fn packets(ground: &Ground, n: usize) -> Result<Packets> {
                 );
             }
         }
-        Ok(Packets {
-            data: median(&mut data),
-            line: median(&mut lines),
-            r227: median(&mut r227),
-            r229: median(&mut r229),
-        })
+        Ok(packets)
     })
+}
+
+/// One forged session, with `n` pairs of lines, `n` announcements of each kind, and a data connection of `n` segments.
+pub(crate) fn dialogue(forge: &mut Forge, n: usize) -> Result<Packets> {
+    // Ports that no earlier round has used, most likely: what conntrack knows of those would be another path.
+    let turn = fastrand::u16(..4000);
+    let mut t = forge.own(turn);
+    forge.begin(&mut t)?;
+    let (mut lines, mut r227, mut r229) = (Vec::new(), Vec::new(), Vec::new());
+    for i in 0..n {
+        lines.push(forge.line(&mut t, true, "NOOP")?);
+        lines.push(forge.line(&mut t, false, "200 Fine")?);
+        if i % BATCH == BATCH - 1 {
+            std::thread::sleep(REST);
+        }
+    }
+    for i in 0..2 * n {
+        let extended = i % 2 == 1;
+        let (_, took) = forge.announce(&mut t, extended, port(i as u32))?;
+        if extended { &mut r229 } else { &mut r227 }.push(took);
+        if i % BATCH == BATCH - 1 {
+            std::thread::sleep(REST);
+        }
+    }
+    forge.announce(&mut t, true, 50_000)?;
+    let mut data = forge.data(&t, turn, 50_000, n as u32)?;
+    forge.line(&mut t, true, "QUIT")?;
+    forge.end(&mut t)?;
+    Ok(Packets { data: median(&mut data), line: median(&mut lines), r227: median(&mut r227), r229: median(&mut r229) })
+}
+
+impl Packets {
+    /// What is on top of another's.
+    pub(crate) fn beyond(&self, base: &Self) -> Self {
+        Self {
+            data: self.data - base.data,
+            line: self.line - base.line,
+            r227: self.r227 - base.r227,
+            r229: self.r229 - base.r229,
+        }
+    }
 }
 
 /// What announcements take beside few sessions and beside many.
