@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use ftp_helper::api::Status;
 use ftp_helper_tests::{
-    gateway::{counter, engine, until},
+    gateway::{Gateway, counter, engine, until},
     spinner::hurry,
 };
 
@@ -36,18 +37,13 @@ pub(crate) fn packets(ground: &Ground, n: usize) -> Result<Packets> {
         let mut forge = Forge::new(&ground.lab, false)?;
         let taken = || -> Result<[u64; 2]> { Ok([arrived(ground.lab.server())?, arrived(ground.lab.client())?]) };
         let before = taken()?;
-        let status = ground.gateway.as_ref().map(|g| g.status()).transpose()?;
+        let status = ground.gateway.as_ref().map(settled).transpose()?;
         let packets = dialogue(&mut forge, n)?;
         let after = taken()?;
         let came = [0, 1].map(|i| after[i] - before[i]);
         ensure!(came == forge.written, "{}: of {:?} packets {came:?} arrived", ground.peer.letter(), forge.written);
         if let (Some(gateway), Some(before)) = (&ground.gateway, status) {
-            let announced = 2 * n as u64 + 1;
-            until("the daemon has read all", || {
-                let now = gateway.status().ok()?;
-                (engine(&now, "announcements") - engine(&before, "announcements") >= announced).then_some(())
-            })?;
-            let now = gateway.status()?;
+            let (announced, now) = (2 * n as u64 + 1, settled(gateway)?);
             let fast = engine(&now, "taken_by_fast_path") - engine(&before, "taken_by_fast_path");
             ensure!(fast == announced, "{}: the fast path took {fast} of {announced}", ground.peer.letter());
             for bad in ["ring_full", "blinded"] {
@@ -61,6 +57,11 @@ pub(crate) fn packets(ground: &Ground, n: usize) -> Result<Packets> {
         }
         Ok(packets)
     })
+}
+
+/// What the daemon says when it has read all that the kernel has written.
+pub(crate) fn settled(gateway: &Gateway) -> Result<Status> {
+    until("the daemon has read all", || gateway.status().ok().filter(|s| counter(s, "records") == engine(s, "records")))
 }
 
 /// One forged session, with `n` pairs of lines, `n` announcements of each kind, and a data connection of `n` segments.

@@ -36,6 +36,7 @@ pub(crate) fn small(ground: &Ground, clients: usize, time: Duration) -> Result<f
     let over = AtomicBool::new(false);
     let one = || -> Result<u64> {
         let begun = (|| {
+            hurry()?;
             let mut spinner = Spinner::connect(to, false)?;
             spinner.login("u", "p")?;
             anyhow::Ok(spinner)
@@ -110,14 +111,12 @@ pub(crate) fn own_share<T>(f: impl FnOnce() -> Result<T>) -> Result<f64> {
     Ok(user / (user + system))
 }
 
-/// Does something with a session that has logged in. `spin`: it loses no time, and runs before all others, as if it had a
-/// machine of its own.
+/// Does something with a session that has logged in, on a thread that runs before all others, as the responder's do: so that
+/// they have the machine to themselves as far as may be. `spin`: it reads in a tight loop.
 fn session<T: Send>(ground: &Ground, spin: bool, f: impl FnOnce(&mut Spinner) -> Result<T> + Send) -> Result<T> {
     let to = ground.responder.address();
     let talk = || {
-        if spin {
-            hurry()?;
-        }
+        hurry()?;
         let mut spinner = Spinner::connect(to, spin)?;
         spinner.login("u", "p")?;
         let result = f(&mut spinner)?;
