@@ -68,6 +68,8 @@ impl Crowd {
         let talk = || -> Result<()> {
             let mut spinner = Spinner::connect(to, false)?;
             spinner.login("u", "p")?;
+            // A SYN that is lost is sent again after 1, 3, 7 and 15 s.
+            spinner.connect_limit = Duration::from_secs(20);
             while !self.stop.load(Ordering::Relaxed) {
                 let mode = match (turn % 4, to.is_ipv4()) {
                     (0, true) => Mode::Pasv,
@@ -83,7 +85,7 @@ impl Crowd {
                 self.transfers.fetch_add(1, Ordering::Relaxed);
                 turn += 1;
                 // As people do: and a machine with two cores has to have time for the daemon too.
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(300));
             }
             spinner.ask("QUIT", 221)?;
             Ok(())

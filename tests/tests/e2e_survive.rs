@@ -32,6 +32,9 @@ use nix::sys::signal::Signal;
 /// A port that is guarded and that nobody negotiates: listened on, so that only the guard keeps it closed.
 const CLOSED: u16 = 2000;
 
+/// No limit for what is counted.
+const HOURS: Duration = Duration::from_secs(6 * 3600);
+
 fn seed() -> u64 {
     let seed = std::env::var("FTP_HELPER_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed}: FTP_HELPER_SEED={seed} repeats the moments");
@@ -43,8 +46,9 @@ fn responders(lab: &Lab) -> [Responder; 2] {
     [server.v4().into(), server.v6().into()].map(|a| Responder::start(server, a).unwrap())
 }
 
-/// Kills the daemon `kills` times under 64 clients, with a probe, and looks whether anything was lost.
-fn killed_again_and_again(kills: usize, clients: usize, arguments: &[&str]) {
+/// Kills the daemon under `clients` clients, with a probe, `most` times or for as long as `limit`, and looks whether anything was
+/// lost.
+fn killed_again_and_again(most: usize, limit: Duration, clients: usize, arguments: &[&str]) {
     if !require_root() {
         return;
     }
@@ -59,9 +63,10 @@ fn killed_again_and_again(kills: usize, clients: usize, arguments: &[&str]) {
     let crowd = Crowd::default();
     let begun = Instant::now();
     let mut restored = 0;
-    let mut halfway = 0;
+    let (mut kills, mut halfway) = (0, 0);
     let kill = || -> Result<()> {
-        for n in 0..kills {
+        while kills < most && begun.elapsed() < limit {
+            kills += 1;
             // While it works, and one in four while it starts.
             if random.u8(..4) == 0 {
                 gateway.kill()?;
@@ -74,7 +79,10 @@ fn killed_again_and_again(kills: usize, clients: usize, arguments: &[&str]) {
                 restored += engine(&gateway.status()?, "sessions_restored");
                 gateway.kill()?;
             }
-            gateway.start_again().with_context(|| format!("start {n}"))?;
+            gateway.start_again().with_context(|| format!("start {kills}"))?;
+            if kills % 10 == 0 {
+                println!("{kills} kills in {:.0?}", begun.elapsed());
+            }
         }
         Ok(())
     };
@@ -126,12 +134,14 @@ fn empties(gateway: &Gateway) {
 
 #[test]
 fn killed_at_any_moment_no_transfer_notices() {
-    killed_again_and_again(if full() { 1000 } else { 60 }, 64, &[]);
+    let (most, limit) = if full() { (1000, HOURS) } else { (100, Duration::from_secs(100)) };
+    killed_again_and_again(most, limit, 64, &[]);
 }
 
 #[test]
 fn killed_at_any_moment_with_filters_no_transfer_notices() {
-    killed_again_and_again(if full() { 200 } else { 12 }, 64, &["--attach", "clsact"]);
+    let (most, limit) = if full() { (200, HOURS) } else { (20, Duration::from_secs(25)) };
+    killed_again_and_again(most, limit, 64, &["--attach", "clsact"]);
 }
 
 #[test]
@@ -149,7 +159,7 @@ fn a_start_that_is_broken_off_leaves_nothing() {
         gateway.start_again().unwrap();
         let whole = begun.elapsed();
         assert!(gateway.stop().unwrap().success());
-        for n in 0..if full() { 60 } else { 6 } {
+        for n in 0..if full() { 60 } else { 4 } {
             gateway.begin_again().unwrap();
             std::thread::sleep(random.u32(..1000) * whole / 1000);
             if n % 2 == 0 {

@@ -282,7 +282,11 @@ impl Daemon {
         }
         self.saved = Saved::of(saved.into_keys());
         // What that daemon has not read leads from where it was to where the tables are.
-        while !self.read()? {}
+        let tables_read = clock::now();
+        while !self.read()? && self.engine.read_up_to() <= tables_read {
+            // A long way, and the kernel is not to take this daemon for dead.
+            self.plane.beat(clock::now())?;
+        }
         let flows = self.plane.flows()?;
         for (key, state) in &flows {
             self.engine.adopt_flow(now, &key.to_flow(state.hook), state);

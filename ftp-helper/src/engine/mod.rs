@@ -125,6 +125,11 @@ impl Engine {
         self.run_due(now);
     }
 
+    /// The time of the youngest record that was given: what the kernel wrote before has been read.
+    pub fn read_up_to(&self) -> Nanos {
+        self.core.read_up_to
+    }
+
     /// When [`Self::handle_timeout`] is due; `None` while nothing is.
     pub fn poll_timeout(&self) -> Option<Nanos> {
         self.core.timers.next()
