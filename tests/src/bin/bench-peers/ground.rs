@@ -17,7 +17,7 @@ use ftp_helper_tests::{
     responder::Responder,
 };
 
-use crate::{daemon::processor_time, forge::PORTS};
+use crate::{daemon::processor_time, forge::PORTS, interrupt};
 
 /// One that is compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -168,6 +168,7 @@ pub(crate) struct Ground {
 impl Ground {
     /// Builds it.
     pub(crate) fn new(peer: Peer, size: Size) -> Result<Self> {
+        interrupt::check()?;
         let lab = Lab::new(&LabOptions::default())?;
         rewire(&lab)?;
         sink(lab.server(), "sport")?;

@@ -8,6 +8,7 @@
 mod daemon;
 mod forge;
 mod ground;
+mod interrupt;
 mod limits;
 mod packets;
 mod plot;
@@ -18,7 +19,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
-use ftp_helper::lab::{self, Lab, LabOptions};
+use ftp_helper::lab::{Lab, LabOptions};
 use serde_json::json;
 
 use crate::{
@@ -140,7 +141,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "namespaces and programs in the kernel need root");
-    lab::remove_on_signals()?;
+    interrupt::catch()?;
     let effort = Effort::of(args);
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     fastrand::seed(seed);
@@ -217,6 +218,7 @@ fn round(figures: &mut Figures, grounds: &[Ground], effort: &Effort, parts: &[Pa
 
 fn measure(figures: &mut Figures, ground: &Ground, effort: &Effort, part: Part) -> Result<()> {
     let peer = ground.peer;
+    interrupt::check()?;
     let small = |clients| transfers::small(ground, clients, effort.time);
     match part {
         Part::Throughput => figures.push(THROUGHPUT, peer, transfers::throughput(ground, effort.bytes)?),
@@ -244,6 +246,7 @@ fn daemons(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result
     let verifier = daemon::verifier(3)?;
     figures.single("verifier and translation, processor time", None, verifier, "s", None);
     for ground in grounds.iter().filter(|g| g.peer.is_ours()) {
+        interrupt::check()?;
         let peer = Some(ground.peer);
         figures.single("start to attached", peer, ground.started.as_secs_f64(), "s", Some(1.0));
         figures.single("start to attached, processor time", peer, ground.processor.as_secs_f64(), "s", None);

@@ -12,6 +12,7 @@ use ftp_helper_tests::{
 use crate::{
     forge::{Forge, Talk},
     ground::{Ground, Peer, Size, arrived},
+    interrupt,
 };
 
 /// Nanoseconds of each kind of packet.
@@ -158,6 +159,7 @@ pub(crate) fn growth(peer: Peer, many: u32, n: usize) -> Result<Growth> {
 /// Begins sessions up to a number, each with a pinhole; no faster than the daemon reads.
 fn begin(ground: &Ground, forge: &mut Forge, talks: &mut Vec<Talk>, up_to: u32) -> Result<()> {
     while (talks.len() as u32) < up_to {
+        interrupt::check()?;
         let n = talks.len() as u32;
         let mut t = forge.of_many(n);
         forge.begin(&mut t)?;

@@ -19,7 +19,7 @@ use nix::sys::{
     time::TimeValLike as _,
 };
 
-use crate::ground::Ground;
+use crate::{ground::Ground, interrupt};
 
 /// Megabytes a second of one large transfer.
 pub(crate) fn throughput(ground: &Ground, bytes: usize) -> Result<f64> {
@@ -87,6 +87,7 @@ pub(crate) fn first_syns(ground: &Ground, n: usize, loaded: bool) -> Result<u64>
     beside_load(loaded, || {
         session(ground, true, |spinner| {
             for i in 0..n {
+                interrupt::check()?;
                 let mode = if i % 2 == 0 { Mode::Pasv } else { Mode::Epsv };
                 spinner.fetch(mode, "1", 1).with_context(|| format!("transfer {i} of {n}"))?;
             }
