@@ -34,7 +34,8 @@ pub(crate) static KERNELS: [Kernel; 2] = [
 
 /// The test programs that run there: attaching, the fast path, the guard, one transfer a mode, and a daemon that dies. What
 /// needs real servers and clients runs on the host's kernel only.
-const PROGRAMS: [&str; 5] = ["kernel_guard", "kernel_session", "kernel_range", "e2e_kernels", "e2e_daemon"];
+const PROGRAMS: [&str; 6] =
+    ["kernel_guard", "kernel_session", "kernel_range", "kernel_nat", "e2e_kernels", "e2e_daemon"];
 
 /// The virtual machine's memory, MiB: the file system lies in it.
 const MEMORY: &str = "3072";
