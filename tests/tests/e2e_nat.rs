@@ -21,9 +21,8 @@ use ftp_helper::{
 };
 use ftp_helper_common::reason::Reason;
 use ftp_helper_tests::{
-    gateway::{Gateway, PATIENCE, Settings, engine, full, held_up, program, until},
+    gateway::{Gateway, PATIENCE, Settings, engine, full, held_up, until},
     nat::{Published, Tables, invalid, prepare, public, ruleset, run, settings},
-    program::said,
     responder::{CONTENT, Responder},
     spinner::{Mode as Spins, Spinner, hurry, syn_retransmissions},
     tap::{Segment, Tap, stream, without_offloads},
@@ -592,37 +591,4 @@ fn a_client_that_connects_at_once_loses_no_syn() {
     assert_eq!(responder.troubles(), [""; 0]);
     nothing_went_wrong(&lab, &gateway);
     responder.stop(lab.server());
-}
-
-/// The printed rules are what is missing: load them, and `doctor` finds nothing any more.
-#[test]
-fn the_printed_rules_let_translated_connections_through() {
-    if !lab::require_root() {
-        return;
-    }
-    let lab = lab_of(Topology::ServerInside, 1);
-    let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
-    let own = ruleset(&[Published::ftp(lab.server())], "");
-    // As an administrator has it before: no rule by mark, and masquerade to any port.
-    let usual: Vec<&str> = own.lines().filter(|l| !l.contains("meta mark") && !l.contains("masquerade to")).collect();
-    prepare(&lab, &usual.join("\n")).unwrap();
-    let gateway = Gateway::start(&lab, &settings(&lab, "drop"), &[]).unwrap();
-    let ask = |arguments: &[&str]| {
-        let mut command = lab.gateway().command(program().unwrap());
-        command.args(arguments).arg("-c").arg(gateway.config());
-        said(command).unwrap()
-    };
-    let doctor = ask(&["doctor", "-o", "json"]);
-    assert!(doctor.code == 4 && doctor.out.contains("mark_unaccepted"), "{doctor:?}");
-    assert!(!doctor.out.contains("pinhole_dropped"), "{}", doctor.out);
-    let script = ask(&["integrate", "nft", "--print"]).out;
-    assert!(script.contains("masquerade to :1024-60999") && script.contains("meta mark"), "{script}");
-    let file = lab.directory().join("rules.sh");
-    std::fs::write(&file, &script).unwrap();
-    run(lab.gateway(), "sh", &["-e", file.to_str().unwrap()]).unwrap();
-    let doctor = ask(&["doctor", "-o", "json"]);
-    assert!(!doctor.out.contains("mark_unaccepted"), "{}", doctor.out);
-    let again = ask(&["integrate", "nft", "--print"]).out;
-    assert!(again.contains("Nothing has to be added"), "{again}");
-    all_whole(&lab, &gateway, &server, ClientKind::Curl, &[(Mode::Pasv, Family::V4), (Mode::Epsv, Family::V6)], 21);
 }

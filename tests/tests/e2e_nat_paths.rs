@@ -8,14 +8,19 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
-use ftp_helper::lab::{
-    self, HOST_INTERFACE, Host, INSIDE_INTERFACE, Lab, LabOptions, OUTSIDE_INTERFACE, Topology,
-    clients::{ClientKind, Family, Job, Mode},
-    dialogue::Dialogue,
-    servers::{Server, ServerKind, ServerOptions},
+use ftp_helper::{
+    event::{Event, Kind},
+    lab::{
+        self, HOST_INTERFACE, Host, INSIDE_INTERFACE, Lab, LabOptions, OUTSIDE_INTERFACE, Topology,
+        clients::{ClientKind, Family, Job, Mode},
+        dialogue::Dialogue,
+        servers::{Server, ServerKind, ServerOptions},
+    },
 };
+use ftp_helper_common::reason::Reason;
 use ftp_helper_tests::{
     gateway::{Gateway, PATIENCE, Settings, counter, engine, full, held_up, until},
     nat::{Published, forget_connections, prepare, public, ruleset, run, settings},
@@ -25,6 +30,8 @@ use ftp_helper_tests::{
 
 /// What the narrow links take.
 const MTU: &str = "1300";
+/// How long a connection is tried that has to be dropped.
+const SOON: Duration = Duration::from_millis(300);
 
 fn lab_of(topology: Topology) -> Lab {
     Lab::new(&LabOptions { topology, ..LabOptions::default() }).unwrap()
@@ -369,6 +376,85 @@ impl Drop for Busy {
         for thread in self.threads.drain(..) {
             // It does nothing that could fail.
             let _ = thread.join();
+        }
+    }
+}
+
+/// A server's ports are those of an interface's addresses, and of no others: nobody restarts anything.
+#[test]
+fn a_servers_range_follows_the_addresses_of_an_interface() {
+    if !lab::require_root() {
+        return;
+    }
+    let lab = lab_of(Topology::ServerInside);
+    let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
+    prepare(&lab, &ruleset(&[Published::ftp(lab.server())], "")).unwrap();
+    let range = |ports| {
+        settings(&lab, "drop")
+            .section(&format!("[[server]]\naddress = [\"@{OUTSIDE_INTERFACE}\"]\npassive_ports = \"{ports}\""))
+    };
+    // Not those that it announces.
+    let mut gateway = Gateway::start(&lab, &range("40000-40009"), &[]).unwrap();
+    let events = gateway.follow().unwrap();
+    // Why it opens nothing, or that it does.
+    let announce = |address: &str| -> Option<Reason> {
+        let mut dialogue = Dialogue::open(lab.client(), format!("{address}:21").parse().unwrap(), PATIENCE).unwrap();
+        dialogue.login(server.login()).unwrap();
+        dialogue.pasv().unwrap();
+        let judged = [Kind::Opened, Kind::Refused];
+        let is_its = |e: &Event| e.client == Some(dialogue.local()) && judged.contains(&e.event);
+        events.wait("it is judged", is_its).unwrap().reason
+    };
+    let (old, new) = ("203.0.113.1", "203.0.113.200");
+    assert_eq!(announce(old), Some(Reason::OutsideRange));
+    run(lab.gateway(), "ip", &["addr", "add", &format!("{new}/24"), "dev", OUTSIDE_INTERFACE]).unwrap();
+    let follows = || (announce(new) == Some(Reason::OutsideRange)).then_some(());
+    until("the new address is the server's too", follows).unwrap();
+    let report = gateway.reload(&range("50000-50099")).unwrap();
+    assert_eq!(report.changed, ["[[server]]"]);
+    assert_eq!((announce(old), announce(new)), (None, None));
+}
+
+/// The shield sees a connection before it is translated, and judges it as TC does.
+#[test]
+fn the_shield_stands_before_the_translation() {
+    if !lab::require_root() {
+        return;
+    }
+    for topology in Topology::ALL {
+        let lab = lab_of(topology);
+        let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
+        let published = [Published::ftp(lab.server())];
+        let inward = topology == Topology::ServerInside;
+        prepare(&lab, &ruleset(if inward { &published } else { &[] }, "")).unwrap();
+        let upload = lab.directory().join("upload.bin");
+        std::fs::write(&upload, lab::servers::pattern(100_000)).unwrap();
+        for how in ["native", "generic"] {
+            let with_shield = Settings { watch: "hook = \"xdp+tc\"\n".into(), ..settings(&lab, "drop") };
+            let mut gateway = Gateway::start(&lab, &with_shield, &["--shield", how]).unwrap();
+            let modes: &[(Mode, Family)] = if inward {
+                &[(Mode::Pasv, Family::V4), (Mode::Epsv, Family::V6)]
+            } else {
+                &[(Mode::Port, Family::V4), (Mode::Eprt, Family::V6)]
+            };
+            for &(mode, family) in modes {
+                let (from, client) = (lab.client(), ClientKind::Curl);
+                let job = Job { from, client, mode, family, server: &server, upload: &upload, limit: PATIENCE };
+                let at = if inward { public(&lab, family, 21) } else { (server.host().address(family), 21).into() };
+                let outcome = job.run_at(at).unwrap();
+                let counters = gateway.status().unwrap().counters;
+                assert!(outcome.transferred_by(mode), "{how} {mode} IPv{family}: {counters:?}\n{}", outcome.output);
+                server.remove_uploads().unwrap();
+            }
+            let to = public(&lab, Family::V4, 61_500);
+            let e = lab.stranger().run_in(|| TcpStream::connect_timeout(&to, SOON)).unwrap().unwrap_err();
+            assert_eq!(e.kind(), std::io::ErrorKind::TimedOut);
+            let status = gateway.status().unwrap();
+            let count = |name| counter(&status, name);
+            assert!(count("syn_shielded") > 0 && count("translated") >= 6, "{how}: {:?}", status.counters);
+            assert_eq!(count("syn_denied"), count("syn_shielded"), "{how}: {:?}", status.counters);
+            assert_eq!(engine(&status, "divergences"), 0);
+            gateway.stop().unwrap();
         }
     }
 }

@@ -138,6 +138,13 @@ fn what_was_found_stays_away() {
             "nasty network races noise",
             "what the engine had opened was taken back when the fast path saw a copy of the segment",
         ),
+        (
+            8246482857928074560,
+            24930015377900073,
+            12,
+            "network races attackers",
+            "the model: of an announcement and a forged segment at once, the daemon read the other one first",
+        ),
     ];
     for &(dialogue, network, sessions, troubles, what) in FOUND {
         let has = |name: &str| troubles.split(' ').any(|t| t == name);

@@ -90,18 +90,26 @@ impl Text for HostHandle<'_> {
 pub fn rewritten(line: &[u8], kind: u8, from: &Addr, to: &Rewriting) -> (usize, [u8; REWRITTEN_MAX as usize]) {
     let mut text = HostText::new(line);
     let text = text.handle();
-    let port = match kind {
-        pending::PASV => text.read_227(0, from),
-        pending::EPSV => text.read_229(0),
-        pending::PORT => text.read_port(from),
-        _ => text.read_eprt(from),
-    };
-    let n = if port == 0 { 0 } else { rewriting(text, line.len() as u32, kind, to) };
+    let n = if read(text, kind, from) == 0 { 0 } else { rewriting(text, line.len() as u32, kind, to) };
     let mut out = [0; REWRITTEN_MAX as usize];
     for (i, byte) in out.iter_mut().enumerate().take(n as usize) {
         *byte = text.sheet(i as u32);
     }
     (n as usize, out)
+}
+
+/// The port that a line announces as an endpoint of `own` of this kind, as the kernel reads it where it rewrites; 0 if it does not.
+pub fn announced(line: &[u8], kind: u8, own: &Addr) -> u16 {
+    read(HostText::new(line).handle(), kind, own) as u16
+}
+
+fn read(text: HostHandle<'_>, kind: u8, own: &Addr) -> u32 {
+    match kind {
+        pending::PASV => text.read_227(0, own),
+        pending::EPSV => text.read_229(0),
+        pending::PORT => text.read_port(own),
+        _ => text.read_eprt(own),
+    }
 }
 
 /// Rules in memory of our own.

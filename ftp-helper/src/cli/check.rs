@@ -56,6 +56,9 @@ fn about_this_host(config: &Config) -> Vec<String> {
                     notes.push(format!("guard.{key}: no interface {name:?} here now; it is followed when it appears"));
                 }
             }
+            for (_, name) in config.server_interfaces.iter().filter(|(_, name)| !names.contains(name)) {
+                notes.push(format!("server.address: no interface {name:?} here now; it is followed when it appears"));
+            }
         }
         Err(e) => notes.push(format!("the interfaces of this host can't be listed: {e}")),
     }

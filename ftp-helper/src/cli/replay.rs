@@ -58,7 +58,7 @@ enum Outside {
 /// Replays a capture and prints the events.
 pub(super) fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     let config = args.config.as_deref().map(target::load).transpose()?;
-    let policy = config.as_ref().map_or_else(Policy::default, |c| c.policy.clone());
+    let policy = config.as_ref().map_or_else(|| Ok(Policy::default()), policy)?;
     let outside = match args.outside {
         Outside::Client => replay::Outside::Client,
         Outside::Server => replay::Outside::Server,
@@ -96,6 +96,18 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
         told_by_kernel(&passed, fragments);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration's policy, with the addresses that interfaces have on this host.
+fn policy(config: &Config) -> anyhow::Result<Policy> {
+    if config.server_interfaces.is_empty() {
+        return Ok(config.policy.clone());
+    }
+    let interfaces = dataplane::interfaces()?;
+    for (i, name) in config.server_interfaces.iter().filter(|(_, name)| !interfaces.contains_key(name)) {
+        complain(&format!("server {}: this host has no interface {name}, so that @{name} is no address", i + 1));
+    }
+    Ok(daemon::policy(config, &interfaces))
 }
 
 /// The configuration's guards, with the addresses that interfaces have on this host.

@@ -124,7 +124,7 @@ pub struct SetsExplanation {
 impl Config {
     /// What the configuration means.
     pub fn explain(&self) -> Explanation {
-        let Self { path, policy, watch, guards, ring_bytes, nftables, api } = self;
+        let Self { path, policy, watch, guards, server_interfaces, ring_bytes, nftables, api } = self;
         let modes =
             [(pending::PASV, "pasv"), (pending::EPSV, "epsv"), (pending::PORT, "port"), (pending::EPRT, "eprt")];
         Explanation {
@@ -172,8 +172,16 @@ impl Config {
             servers: policy
                 .servers
                 .iter()
-                .map(|s| ServerExplanation {
-                    address: s.networks.iter().map(ToString::to_string).collect(),
+                .enumerate()
+                .map(|(i, s)| ServerExplanation {
+                    address: {
+                        let own = server_interfaces.iter().filter(|(server, _)| *server == i);
+                        s.networks
+                            .iter()
+                            .map(ToString::to_string)
+                            .chain(own.map(|(_, name)| format!("@{name}")))
+                            .collect()
+                    },
                     passive_ports: s.passive_ports.as_ref().map(range),
                     opaque: match s.opaque {
                         Opaque::Deny => "deny",

@@ -44,6 +44,8 @@ pub struct Config {
     pub watch: Watch,
     /// Where a new connection needs a pinhole.
     pub guards: Vec<Guard>,
+    /// Interfaces whose addresses, followed as they change, are a server's: which of [`Policy::servers`], and the name.
+    pub server_interfaces: Vec<(usize, String)>,
     /// Size of the event ring buffer in bytes: a power of two and a multiple of the page size.
     pub ring_bytes: u32,
     /// The sets of the administrator's ruleset that are fed, if any.
@@ -100,7 +102,7 @@ pub enum Direction {
     Out,
 }
 
-/// A network of a guard.
+/// A network of a guard or a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Network {
     /// An address or prefix.

@@ -52,7 +52,12 @@ pub(super) fn read<'a>(cx: &'a Context<'a>, table: &'a DeTable<'a>, name: &Path)
     let watch = watch(root.section("watch"), policy.mode);
     policy.control_ports = watch.control_ports.iter().copied().collect();
     allowed(root.section("policy"), &mut policy);
-    policy.servers = root.sections("server").into_iter().map(server).collect();
+    let mut server_interfaces = Vec::new();
+    for (i, section) in root.sections("server").into_iter().enumerate() {
+        let (server, interfaces) = server(section);
+        policy.servers.push(server);
+        server_interfaces.extend(interfaces.into_iter().map(|name| (i, name)));
+    }
     pinhole(root.section("pinhole"), &mut policy);
     let ring_bytes = limits(root.section("limits"), &mut policy.limits, &mut notes);
     policy.mark = mark(root.section("mark"));
@@ -60,7 +65,7 @@ pub(super) fn read<'a>(cx: &'a Context<'a>, table: &'a DeTable<'a>, name: &Path)
     let nftables = root.get("nftables").is_some().then(|| nftables(root.section("nftables"))).flatten();
     let api = api(root.section("api"));
     root.finish();
-    (Config { path: Some(name.to_owned()), policy, watch, guards, ring_bytes, nftables, api }, notes)
+    (Config { path: Some(name.to_owned()), policy, watch, guards, server_interfaces, ring_bytes, nftables, api }, notes)
 }
 
 fn watch(section: Section<'_>, mode: Mode) -> Watch {
@@ -231,15 +236,20 @@ fn allowed(section: Section<'_>, policy: &mut Policy) {
     section.finish();
 }
 
-fn server(section: Section<'_>) -> Server {
-    const ADDRESS: &str = "name the server's addresses: address = [\"192.0.2.10\"]";
-    let mut networks = Vec::new();
+/// Reads what is known of a server; with the names of the interfaces whose addresses are its own.
+fn server(section: Section<'_>) -> (Server, Vec<String>) {
+    const ADDRESS: &str = "name the server's addresses: address = [\"192.0.2.10\"], or [\"@wan0\"]";
+    let (mut networks, mut interfaces) = (Vec::new(), Vec::new());
     match section.get("address") {
         Some(item) => {
             if item.is_empty_list() {
                 item.refuse::<()>("is empty", ADDRESS);
-            } else if let Some(list) = values::prefixes(&item) {
-                networks = list;
+            }
+            for network in item.list(ADDRESS).into_iter().flatten().filter_map(|item| network(&item)) {
+                match network {
+                    Network::Prefix(net) => networks.push(net),
+                    Network::Interface(name) => interfaces.push(name),
+                }
             }
         }
         None => section.missing("address", "is missing", ADDRESS),
@@ -267,7 +277,7 @@ fn server(section: Section<'_>) -> Server {
         }
     }
     section.finish();
-    Server { networks, passive_ports, opaque }
+    (Server { networks, passive_ports, opaque }, interfaces)
 }
 
 fn pinhole(section: Section<'_>, policy: &mut Policy) {

@@ -62,12 +62,6 @@ pub(super) fn prefix(item: &Item<'_>) -> Option<IpNet> {
     Some(net)
 }
 
-/// A list of prefixes.
-pub(super) fn prefixes(item: &Item<'_>) -> Option<Vec<IpNet>> {
-    const REMEDY: &str = "write a list of addresses or prefixes, such as [\"192.0.2.0/24\"]";
-    Some(item.list(REMEDY)?.iter().filter_map(prefix).collect())
-}
-
 /// A duration within limits, such as `"10s"`.
 pub(super) fn duration(item: &Item<'_>, limits: RangeInclusive<Duration>) -> Option<Duration> {
     let (low, high) = (humantime::format_duration(*limits.start()), humantime::format_duration(*limits.end()));

@@ -35,7 +35,10 @@ use crate::{
     api::ReloadReport,
     config::{self, Config, Hook},
     dataplane::{self, Attached, Dataplane, Guard, Interface, Options, Parking, Ring, Shield},
-    engine::{Action, Engine, Left, Nanos, Record, policy::Mode},
+    engine::{
+        Action, Engine, Left, Nanos, Record,
+        policy::{Mode, Policy},
+    },
     event::{self, Event},
     nft::{self, Feeder},
 };
@@ -61,6 +64,8 @@ pub(super) struct Daemon {
     /// Where addresses are translated.
     translator: Option<Translator>,
     pub(super) guards: Vec<Guard>,
+    /// The configuration's policy, with the addresses of interfaces filled in.
+    policy: Policy,
     /// What went wrong with an interface, so that it is said once.
     troubles: BTreeMap<String, String>,
     next_beat: Instant,
@@ -125,8 +130,9 @@ impl Daemon {
             Ok(prepared) => prepared,
             Err(e) => return Err(undone(plane, adopted, e)),
         };
+        let policy = config.policy.clone();
         let mut daemon = Self {
-            engine: Engine::new(config.policy.clone(), clock::wall_offset()),
+            engine: Engine::new(policy.clone(), clock::wall_offset()),
             config,
             plane,
             waiting_for: Vec::new(),
@@ -137,6 +143,7 @@ impl Daemon {
             outlets: Outlets { events, feeder: None },
             translator,
             guards: Vec::new(),
+            policy,
             troubles: BTreeMap::new(),
             next_beat: Instant::now() + BEAT,
             next_sweep: now + SWEEP,
@@ -234,7 +241,10 @@ impl Daemon {
     fn begin(&mut self, now: Nanos, adopted: bool) -> anyhow::Result<()> {
         let interfaces = dataplane::interfaces()?;
         self.guards = guards::resolve(&self.config, &interfaces);
-        self.plane.apply(&self.config.policy, &self.guards, self.options.fast)?;
+        self.policy = guards::policy(&self.config, &interfaces);
+        self.plane.apply(&self.policy, &self.guards, self.options.fast)?;
+        // Nothing is there yet that it could change.
+        self.engine.set_policy(now, self.policy.clone());
         if adopted {
             self.adopt(now)?;
             self.translate(now)?;
@@ -402,10 +412,14 @@ impl Daemon {
         let interfaces = dataplane::interfaces()?;
         self.follow_interfaces(&interfaces)?;
         let guards = guards::resolve(&self.config, &interfaces);
-        if guards != self.guards {
-            tracing::info!("addresses of guarded interfaces have changed");
-            self.plane.apply(&self.config.policy, &guards, self.options.fast)?;
-            self.guards = guards;
+        let policy = guards::policy(&self.config, &interfaces);
+        if guards != self.guards || policy != self.policy {
+            tracing::info!("addresses of interfaces that guards or servers name have changed");
+            self.plane.apply(&policy, &guards, self.options.fast)?;
+            if policy != self.policy {
+                self.engine.set_policy(now, policy.clone());
+            }
+            (self.guards, self.policy) = (guards, policy);
         }
         if self.translator.as_ref().is_some_and(|t| t.is_due(now)) {
             self.translate(now)?;
@@ -506,16 +520,17 @@ impl Daemon {
         let (merged, report) = status::merge(&self.config, new);
         let interfaces = dataplane::interfaces()?;
         let guards = guards::resolve(&merged, &interfaces);
+        let policy = guards::policy(&merged, &interfaces);
         let other_sets = merged.nftables != self.config.nftables;
         if let Some(sets) = merged.nftables.as_ref() {
             nft::check(sets)?;
         }
-        if let Err(e) = self.plane.apply(&merged.policy, &guards, self.options.fast) {
-            self.plane.apply(&self.config.policy, &self.guards, self.options.fast)?;
+        if let Err(e) = self.plane.apply(&policy, &guards, self.options.fast) {
+            self.plane.apply(&self.policy, &self.guards, self.options.fast)?;
             return Err(e);
         }
-        self.engine.set_policy(clock::now(), merged.policy.clone());
-        self.guards = guards;
+        self.engine.set_policy(clock::now(), policy.clone());
+        (self.guards, self.policy) = (guards, policy);
         self.config = merged;
         self.follow_interfaces(&interfaces)?;
         self.act()?;

@@ -1,4 +1,4 @@
-//! Which interfaces are watched, and what "@wan0" stands for at the moment.
+//! Which interfaces are watched, and what "@wan0" stands for at the moment, in guards and for servers.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use crate::{
     config::{self, Config, Network},
     dataplane::{Direction, Guard, Interface},
+    engine::policy::Policy,
 };
 
 /// The guards with the addresses of interfaces filled in.
@@ -38,6 +39,17 @@ pub(crate) fn resolve(config: &Config, interfaces: &BTreeMap<String, Interface>)
             except: g.except_ports.clone(),
         })
         .collect()
+}
+
+/// The policy with the addresses of interfaces filled in where they are a server's.
+pub(crate) fn policy(config: &Config, interfaces: &BTreeMap<String, Interface>) -> Policy {
+    let mut policy = config.policy.clone();
+    for (server, name) in &config.server_interfaces {
+        if let (Some(server), Some(interface)) = (policy.servers.get_mut(*server), interfaces.get(name)) {
+            server.networks.extend(interface.addresses.iter().map(|a| IpNet::from(*a)));
+        }
+    }
+    policy
 }
 
 /// The interfaces that the configuration names, and the names and patterns that none matches.
@@ -86,6 +98,16 @@ mod tests {
         let (found, waiting) = wanted(&["wan0".into(), "wan*".into(), "ppp*".into()], &all);
         assert_eq!(found.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(), ["wan0", "wan1"]);
         assert_eq!(waiting, ["ppp*"]);
+    }
+
+    #[test]
+    fn an_interfaces_addresses_are_a_servers() {
+        let text = "[watch]\ninterfaces = [\"wan0\"]\n[[server]]\naddress = [\"10.0.0.0/8\"]\n[[server]]\naddress = [\"@wan0\"]\n";
+        let config = Config::parse(text, Path::new("test.toml")).unwrap();
+        let nets = |policy: Policy| policy.servers[1].networks.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(nets(policy(&config, &interfaces())), ["192.0.2.1/32", "2001:db8::1/128"]);
+        assert_eq!(policy(&config, &interfaces()).servers[0], config.policy.servers[0]);
+        assert!(nets(policy(&config, &BTreeMap::new())).is_empty());
     }
 
     #[test]

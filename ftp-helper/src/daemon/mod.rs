@@ -25,7 +25,7 @@ use tokio::{
     sync::{broadcast, mpsc},
 };
 
-pub(crate) use self::guards::resolve as guards;
+pub(crate) use self::guards::{policy, resolve as guards};
 use self::{backend::Handle, core::Daemon, service::Watchdog};
 pub use crate::dataplane::{AttachKind, FastPath, Shield};
 use crate::{

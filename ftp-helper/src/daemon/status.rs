@@ -150,7 +150,7 @@ pub(super) fn merge(old: &Config, new: Config) -> (Config, ReloadReport) {
         ("policy.active_source_port", a.active_source_port != b.active_source_port),
         ("policy.deny_ports", a.deny_ports != b.deny_ports),
         ("policy.line_endings", a.line_endings != b.line_endings),
-        ("[[server]]", a.servers != b.servers),
+        ("[[server]]", a.servers != b.servers || old.server_interfaces != merged.server_interfaces),
         ("[pinhole]", (a.pinhole_timeout, a.per_client) != (b.pinhole_timeout, b.per_client)),
         ("[limits]", a.limits != b.limits),
         ("[nat]", a.nat != b.nat),

@@ -274,9 +274,10 @@ fn translation_rules(ruleset: &Ruleset, ground: &Ground, plan: &mut Plan) -> Str
                         "{program} -t {table} -I {name} -i {interface} -m mark --mark {value:#x}/{mask:#x} -j ACCEPT"
                     ));
                 }
+                // A guard for the inside network has its policy written with the others, and closes it to everybody else.
                 Manager::Firewalld => plan.notes.push(format!(
-                    "firewalld knows no rule by mark: let what arrives by {interface} with the mark {mark} through to inside \
-                     by a policy of your own"
+                    "firewalld knows no rule by mark: add the inside network to the guard, such as networks = [\"@{interface}\", \
+                     \"10.0.0.0/24\"], and print again: then a policy lets to it what the guard lets through"
                 )),
             }
         }
@@ -286,7 +287,12 @@ fn translation_rules(ruleset: &Ruleset, ground: &Ground, plan: &mut Plan) -> Str
     let ours = format!("comment \"{MARK} active ports\"");
     let is_done = |c: &&Chain| c.rules.iter().any(|r| r.text.contains(&ours));
     for chain in ruleset.chains.iter().filter(masquerading).filter(|c| !is_done(c)) {
-        for rule in &chain.rules {
+        for (number, rule) in (1..).zip(&chain.rules) {
+            let own = rule.iptables.as_deref().and_then(|spec| masquerade_of_iptables(chain, spec, number, &free));
+            if let Some(command) = own {
+                plan.add.push(command);
+                continue;
+            }
             let (Some(to), Chain { family, table, name, .. }) = (conditions(&rule.text), chain) else { continue };
             if ruleset.manager(chain) == Manager::Administrator {
                 let handle = rule.handle;
@@ -305,6 +311,21 @@ fn translation_rules(ruleset: &Ruleset, ground: &Ground, plan: &mut Plan) -> Str
         }
     }
     load
+}
+
+/// The rule to put before one of iptables that masquerades to any port; none if it is another rule, or one that asks for a
+/// protocol.
+fn masquerade_of_iptables(chain: &Chain, spec: &str, number: usize, free: &str) -> Option<String> {
+    let Chain { family, table, name, .. } = chain;
+    let to = spec.strip_suffix("-j MASQUERADE")?.strip_prefix(name.as_str())?;
+    if to.contains(['$', '`', '\\']) || to.split_whitespace().any(|word| word == "-p") {
+        return None;
+    }
+    let program = if family == "ip6" { "ip6tables" } else { "iptables" };
+    Some(format!(
+        "{program} -t {table} -I {name} {number}{to}-p tcp -m tcp --sport 1024:65535 -m comment --comment \"{MARK} active \
+         ports\" -j MASQUERADE --to-ports {free}"
+    ))
 }
 
 /// What a rule that masquerades to any port asks for, as `nft` writes it; none if it is another rule, or one behind ours.

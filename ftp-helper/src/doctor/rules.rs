@@ -80,9 +80,14 @@ impl Ground {
         ground.nat = config.policy.nat.as_ref().map(|n| (config.policy.mark, n.active_ports.clone()));
         ground.sets.clone_from(&config.nftables);
         ground.mark = (config.policy.mode == Mode::Mark).then_some(config.policy.mark);
-        for server in &config.policy.servers {
+        let addresses = |name: &str| -> Vec<IpNet> {
+            let addresses = all.get(name).map(|i| i.addresses.as_slice()).unwrap_or_default();
+            addresses.iter().filter(|a| !is_link_local(a)).map(|a| IpNet::from(*a)).collect()
+        };
+        for (i, server) in config.policy.servers.iter().enumerate() {
             let Some(range) = &server.passive_ports else { continue };
-            ground.passive.extend(server.networks.iter().map(|n| (*n, Ports::from(range.clone()))));
+            let own = config.server_interfaces.iter().filter(|(s, _)| *s == i).flat_map(|(_, name)| addresses(name));
+            ground.passive.extend(server.networks.iter().copied().chain(own).map(|n| (n, Ports::from(range.clone()))));
         }
         for guard in config.guards.iter().filter(|g| g.direction == Direction::In) {
             let mut ports = Ports::from(guard.ports.clone());
@@ -93,10 +98,7 @@ impl Ground {
             let prefixes = |network: &Network| -> Vec<IpNet> {
                 match network {
                     Network::Prefix(net) => vec![*net],
-                    Network::Interface(name) => {
-                        let addresses = all.get(name).map(|i| i.addresses.as_slice()).unwrap_or_default();
-                        addresses.iter().filter(|a| !is_link_local(a)).map(|a| IpNet::from(*a)).collect()
-                    }
+                    Network::Interface(name) => addresses(name),
                 }
             };
             let held: Vec<IpNet> = guard.initiators.iter().flat_map(prefixes).collect();

@@ -6,6 +6,7 @@ use ftp_helper_common::tcp;
 
 use super::{
     dialogue::show,
+    inside,
     rig::{Rig, START, Setting, Wire},
     script,
 };
@@ -28,6 +29,7 @@ fn differential(u: &mut Unstructured<'_>) -> Result<()> {
         script::mutate(u, &mut turns)?;
     }
     turns.retain(|turn| !turn.bytes.is_empty());
+    let turns = inside::translated(u, &setting, &turns)?;
     let mut wires = script::wires(&turns);
     if u.arbitrary()? {
         script::carry(u, &mut wires)?;

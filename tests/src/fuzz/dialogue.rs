@@ -4,6 +4,7 @@ use arbitrary::{Result, Unstructured};
 use ftp_helper_common::key::HOOK_IN;
 
 use super::{
+    inside,
     rig::{Rig, Setting},
     script::{self, Turn},
 };
@@ -30,7 +31,7 @@ pub fn run_legal(data: &[u8]) {
 /// A dialogue that is legal but for so many mutations.
 fn differential(u: &mut Unstructured<'_>, mutations: usize) -> Result<()> {
     let (setting, turns) = dialogue(u, mutations)?;
-    let mut wires = script::wires(&turns);
+    let mut wires = script::wires(&inside::translated(u, &setting, &turns)?);
     let plain = feed(&setting, &wires);
     let oracle = oracle::read(&setting.rules(), &script::happenings(&turns));
     compare(&setting, &turns, &plain, &oracle, mutations == 0);

@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod dialogue;
 pub mod grammar;
+mod inside;
 pub mod rig;
 pub mod script;
 pub mod seed;

@@ -33,7 +33,7 @@ impl World {
         // Where segments have passed that the daemon has not seen, it can't vouch for what follows from them, and takes it back.
         if self.summary.unrecorded == 0
             && !self.daemon.orphans
-            && self.daemon.engine.as_ref().is_some_and(|e| e.stats().divergences != 0)
+            && self.daemon.engine.as_ref().is_some_and(|e| e.stats().divergences > self.unordered)
         {
             return broken(None, "fast ⊄ full: the kernel opened what the engine would not have");
         }

@@ -14,6 +14,7 @@ use std::{
 use ftp_helper::engine::policy::{ActiveOpen, Limits, Mode, OnDaemonLoss, Opaque, Policy, Server, SourcePort};
 use ftp_helper_common::{
     addr::Addr,
+    canon::bit,
     key::{HOOK_IN, HOOK_OUT, SessionKey},
     tcp,
 };
@@ -195,6 +196,9 @@ pub struct World {
     by_id: BTreeMap<u64, usize>,
     in_flight: BTreeMap<usize, (Box<InFlight>, Packet)>,
     next_flight: usize,
+    /// Announcements that were judged while another CPU had judged a segment of their session and not committed it: either order
+    /// of the two is right, and the daemon may go by the other one.
+    unordered: u64,
     /// Packets on their way.
     on_the_way: usize,
     recent: Vec<(u8, Packet)>,
@@ -265,6 +269,7 @@ impl World {
             by_id: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             next_flight: 0,
+            unordered: 0,
             on_the_way: 0,
             recent: Vec::new(),
             daemon_at: u64::MAX,
@@ -461,6 +466,9 @@ impl World {
                 }
             }
             Taken::Judged(flight) => {
+                let id = flight.snapshot.id;
+                let beside = self.in_flight.values().any(|(f, _)| f.snapshot.id == id);
+                self.unordered += u64::from(beside && flight.judgement.made.has(bit::OPEN));
                 if self.options.trouble.races && self.rng.chance(150) {
                     let when = self.now + self.rng.from_to(MICRO, 3 * MILLI);
                     self.next_flight += 1;
