@@ -22,7 +22,7 @@ use crate::{
     error::{Code as Exit, Fault},
     nft::{
         Family, Ports, Sets,
-        ruleset::{Chain, Manager, Ruleset},
+        ruleset::{Chain, Manager, Rule, Ruleset},
     },
 };
 
@@ -285,7 +285,8 @@ fn translation_rules(ruleset: &Ruleset, ground: &Ground, plan: &mut Plan) -> Str
     let free = beside(active);
     let masquerading = |c: &&Chain| c.base.as_ref().is_some_and(|b| b.hook == "postrouting" && b.kind == "nat");
     let ours = format!("comment \"{MARK} active ports\"");
-    let is_done = |c: &&Chain| c.rules.iter().any(|r| r.text.contains(&ours));
+    let is_ours = |r: &Rule| r.text.contains(&ours) || r.iptables.as_ref().is_some_and(|spec| spec.contains(&ours));
+    let is_done = |c: &&Chain| c.rules.iter().any(is_ours);
     for chain in ruleset.chains.iter().filter(masquerading).filter(|c| !is_done(c)) {
         for (number, rule) in (1..).zip(&chain.rules) {
             let own = rule.iptables.as_deref().and_then(|spec| masquerade_of_iptables(chain, spec, number, &free));
@@ -475,6 +476,28 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn masquerade_of_iptables_leaves_the_ports_alone() {
+        let chain =
+            Chain { family: "ip6".into(), table: "nat".into(), name: "POSTROUTING".into(), base: None, rules: vec![] };
+        let before = |spec: &str| masquerade_of_iptables(&chain, spec, 3, "1024-60999");
+        assert_eq!(
+            before("POSTROUTING -s fd00::/64 -o wan0 -j MASQUERADE").as_deref(),
+            Some(
+                "ip6tables -t nat -I POSTROUTING 3 -s fd00::/64 -o wan0 -p tcp -m tcp --sport 1024:65535 -m comment --comment \
+                 \"ftp-helper: active ports\" -j MASQUERADE --to-ports 1024-60999"
+            )
+        );
+        for other in [
+            "-o wan0 -p udp -j MASQUERADE",
+            "-o wan0 -j MASQUERADE --random",
+            "-o wan0 -j ACCEPT",
+            "-o $(x) -j MASQUERADE",
+        ] {
+            assert_eq!(before(&format!("POSTROUTING {other}")), None, "{other}");
+        }
+    }
 
     #[test]
     fn masquerade_leaves_the_ports_alone() {

@@ -22,7 +22,7 @@ pub(super) enum Matches {
     On(Ports),
     /// It depends on what is not known, such as where the SYN comes from; and on these ports.
     Perhaps(Ports),
-    /// It matches on the way to some inside interfaces.
+    /// It matches on the way to some inside interfaces or hosts.
     Inside,
 }
 
@@ -101,7 +101,7 @@ pub(super) fn expression(ruleset: &Ruleset, chain: &Chain, left: &Value, right: 
             ("ip", _) if !syn.v4() => Matches::Never,
             ("ip6", _) if syn.v4() => Matches::Never,
             // For which of the hosts inside the rule is, is the administrator's affair.
-            ("ip" | "ip6", "daddr") if syn.translated => Matches::Always,
+            ("ip" | "ip6", "daddr") if syn.translated => Matches::Inside,
             ("ip" | "ip6", "daddr") => address(&values, syn.to),
             ("tcp", "flags") => {
                 let all: u32 = values.iter().map(|v| flags(v)).fold(0, |a, b| a | b);
@@ -139,6 +139,7 @@ pub(super) fn extension(rule: &Rule, name: &str, syn: &Syn<'_>) -> Matches {
         "mark" => written_mark(rule, syn).unwrap_or_else(Matches::perhaps),
         "comment" => Matches::Always,
         "tcp" | "multiport" => written_ports(&rule.text).map_or_else(Matches::perhaps, Matches::On),
+        "conntrack" | "state" if rule.iptables.is_some() => written_states(rule, syn).unwrap_or_else(Matches::perhaps),
         "conntrack" | "state" => match after(&rule.text, "ct state ") {
             Some(states) if !states.starts_with('!') => {
                 Matches::of(states.split(' ').next().unwrap_or_default().split(',').any(|s| s == "new"))
@@ -163,6 +164,22 @@ fn mark(values: &[&Value], mask: Option<u32>, syn: &Syn<'_>) -> Matches {
 
 fn number(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|n| u32::try_from(n).ok())
+}
+
+/// `-m conntrack --ctstate LIST`, as iptables writes it: `nft` leaves states out where there are statuses among them.
+fn written_states(rule: &Rule, syn: &Syn<'_>) -> Option<Matches> {
+    let text = rule.iptables.as_deref()?;
+    let (before, states) = text.split_once("--ctstate ").or_else(|| text.split_once("--state "))?;
+    let states: Vec<&str> = states.split(' ').next()?.split(',').collect();
+    let matches = if states.contains(&"NEW") {
+        Matches::Always
+    } else if states.iter().any(|s| matches!(*s, "DNAT" | "SNAT")) && !syn.translated {
+        Matches::perhaps()
+    } else {
+        // To connection tracking what the programs translate is not translated.
+        Matches::Never
+    };
+    Some(if before.ends_with("! ") { matches.not() } else { matches })
 }
 
 /// `-m mark --mark VALUE/MASK`, as iptables writes it.
@@ -339,6 +356,37 @@ mod tests {
         assert_eq!(extension(&rule("ct state related,established accept"), "conntrack"), Matches::Never);
         assert_eq!(extension(&rule("ct state new tcp dport 5 accept"), "state"), Matches::Always);
         assert_eq!(extension(&rule("whatever"), "recent"), Matches::perhaps());
+    }
+
+    #[test]
+    fn states_of_iptables_are_read_as_it_writes_them() {
+        let syn = |translated| Syn {
+            arrives_on: "wan0",
+            v4: true,
+            to: None,
+            ports: Ports::all(),
+            sets: None,
+            has_pinhole: false,
+            mark: None,
+            translated,
+            stranger: false,
+        };
+        let states = |option: &str, translated| {
+            // `nft` shows no states where there is a status among them.
+            let spec = Some(format!("FORWARD -m conntrack {option} -j ACCEPT"));
+            let rule = Rule { handle: 1, statements: vec![], text: "ct status dnat accept".into(), iptables: spec };
+            extension(&rule, "conntrack", &syn(translated))
+        };
+        for translated in [false, true] {
+            assert_eq!(states("--ctstate NEW,DNAT", translated), Matches::Always);
+            assert_eq!(states("--ctstate RELATED,ESTABLISHED", translated), Matches::Never);
+            assert_eq!(states("! --ctstate INVALID", translated), Matches::Always);
+            assert_eq!(states("--ctdir ORIGINAL", translated), Matches::perhaps());
+        }
+        assert_eq!(
+            (states("--ctstate DNAT", true), states("--ctstate DNAT", false)),
+            (Matches::Never, Matches::perhaps())
+        );
     }
 
     #[test]
