@@ -99,7 +99,7 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
             ..PinholeState::default()
         };
         let new = PinholeSlot { state, lock: bpf_spin_lock { val: 0 }, pad: 0 };
-        let outcome = pinhole::open(&c.pinhole, &new, policy);
+        let outcome = pinhole::open(&c.pinhole, &new, policy.per_client);
         if outcome != Outcome::Done as u32 {
             return outcome;
         }

@@ -7,7 +7,6 @@ use ftp_helper_common::{
     command::Outcome,
     counter::Counter,
     key::{PinholeKey, SessionKey},
-    policy::KernelPolicy,
     state::{ClientState, PinholeState, flag, pending},
 };
 
@@ -19,13 +18,13 @@ use crate::{
 
 const NO_EXIST: u64 = 1;
 
-/// Opens a pinhole for `slot.state.session`. One of the same session at the same key is renewed; a live one of another
-/// session is left alone. The lock in `slot` is not looked at.
+/// Opens a pinhole for `slot.state.session`, whose client may hold `limit`. One of the same session at the same key is renewed; a
+/// live one of another session is left alone. The lock in `slot` is not looked at.
 #[inline(never)]
-pub fn open(key: &PinholeKey, slot: &PinholeSlot, policy: &KernelPolicy) -> u32 {
+pub fn open(key: &PinholeKey, slot: &PinholeSlot, limit: u32) -> u32 {
     let state = &slot.state;
     let client = client_of(key, state.mode);
-    let quota = take(&client, policy.per_client);
+    let quota = take(&client, limit);
     if quota != Outcome::Done as u32 {
         // Renewing asks for nothing more than the session has.
         return if renew(key, state) == Outcome::Done as u32 { Outcome::Done as u32 } else { quota };
@@ -43,6 +42,17 @@ pub fn open(key: &PinholeKey, slot: &PinholeSlot, policy: &KernelPolicy) -> u32 
         outcome = Outcome::Full as u32;
     }
     outcome
+}
+
+/// Whether an unconsumed pinhole of the session is there. Whoever replaces it needs room for one more until it is gone, and asks
+/// for no more than the session has.
+#[inline(always)]
+pub fn is_held(key: &PinholeKey, session: u64) -> bool {
+    if key.port == 0 {
+        return false;
+    }
+    // SAFETY: a live value of the table; one word.
+    PINHOLES.get_ptr_mut(key).is_some_and(|p| unsafe { (*p).state.session } == session)
 }
 
 /// Renews a pinhole of the same session; removes one whose time is over, which makes room (`NoPinhole`).

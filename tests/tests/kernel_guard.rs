@@ -633,6 +633,9 @@ fn a_client_has_a_quota() {
             d.open_passive(&mut k, PORT + n as u16);
         }
         assert_eq!(k.held_by(client), 2);
+        // What takes the place of its session's own needs no room.
+        sessions[0].open_passive(&mut k, PORT + 7);
+        assert_eq!((k.pinholes().len(), k.held_by(client)), (2, 2));
         k.restart_counting();
         let d = &mut sessions[2];
         d.client(&mut k, "EPSV");

@@ -136,7 +136,7 @@ impl Kernel {
             control: [c.key.client_port, c.key.server_port],
             ..PinholeState::default()
         };
-        let outcome = self.open_pinhole(now, &c.pinhole, &state);
+        let outcome = self.open_pinhole(now, &c.pinhole, &state, &PinholeKey::NONE);
         if outcome != Outcome::Done {
             return outcome;
         }

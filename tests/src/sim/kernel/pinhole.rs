@@ -10,7 +10,14 @@ use ftp_helper_common::{
 use super::{Happened, Kernel};
 
 impl Kernel {
-    pub(super) fn open_pinhole(&mut self, now: u64, key: &PinholeKey, state: &PinholeState) -> Outcome {
+    /// Opens a pinhole; `replaced` is the session's until then, which goes later.
+    pub(super) fn open_pinhole(
+        &mut self,
+        now: u64,
+        key: &PinholeKey,
+        state: &PinholeState,
+        replaced: &PinholeKey,
+    ) -> Outcome {
         if let Some(p) = self.pinholes.get_mut(key) {
             if p.session == state.session {
                 *p = *state;
@@ -23,7 +30,8 @@ impl Kernel {
             self.remove_pinhole(key, 0);
         }
         let client = client_of(key, state.mode);
-        let quota = self.take_quota(client, self.policy.per_client);
+        let held = self.pinholes.get(replaced).is_some_and(|p| p.session == state.session);
+        let quota = self.take_quota(client, self.policy.per_client + u32::from(held));
         if quota != Outcome::Done {
             return quota;
         }

@@ -288,7 +288,7 @@ impl Kernel {
         };
         let why = if self.is_closed(now) {
             Reason::DaemonLoss
-        } else if self.open_pinhole(now, &pin, &hole) != Outcome::Done {
+        } else if self.open_pinhole(now, &pin, &hole, &state.pinhole) != Outcome::Done {
             Reason::LeftToDaemon
         } else {
             return (judgement, pin);
