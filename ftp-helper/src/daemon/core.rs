@@ -107,6 +107,7 @@ impl Daemon {
             bench: false,
         })?;
         let adopted = plane.adopted();
+        give_back_memory();
         // Before there is any other thread.
         if let Err(e) = privileges::give_up() {
             return Err(undone(plane, adopted, e));
@@ -565,6 +566,16 @@ impl Daemon {
     /// What was fed into sets, if any are.
     pub(super) fn feeder(&self) -> Option<&Feeder> {
         self.outlets.feeder.as_ref()
+    }
+}
+
+/// Loading reads the kernel's type information and holds the object's several times; all that is free now, and malloc(3) would
+/// keep it.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) asks nothing of its caller; whatever is in use stays where it is.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 

@@ -110,7 +110,7 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
             executions = count;
             Ok(found)
         })?;
-        steps.note(&format!("{executions} executions"));
+        steps.note("fuzz", &format!("{executions} executions"));
     }
     finish(&steps, &count)?;
     if let (Some(filter), 0) = (&options.filter, count.run()) {
@@ -138,9 +138,9 @@ fn finish(steps: &Steps, count: &Count) -> Result<()> {
 fn tested(name: &'static str, mut tests: Command, options: &Options, steps: &mut Steps) -> Result<Count> {
     let count = Count::of(&steps.command(name, &mut tests)?);
     if count.run() > 0 {
-        steps.note(&count.to_string());
+        steps.note(name, &count.to_string());
     } else if options.filter.is_none() {
-        steps.fail("no test was run");
+        steps.fail(name, "no test was run");
     }
     Ok(count)
 }

@@ -3,8 +3,10 @@
 use std::{
     fs::{self, File},
     io::{self, BufRead as _, BufReader, Write as _},
+    panic::resume_unwind,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -54,6 +56,41 @@ impl Steps {
         Ok(output)
     }
 
+    /// Runs commands at the same time, a step each, and returns what they printed.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub(crate) fn commands(&mut self, commands: &mut [(&'static str, Command)]) -> Result<Vec<String>> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        let start = Instant::now();
+        let names: Vec<&str> = commands.iter().map(|(name, _)| *name).collect();
+        println!("{} …", names.join(", "));
+        let (logs, verbose) = (&self.logs, self.verbose);
+        let results: Vec<_> = thread::scope(|scope| {
+            let run = move |(name, command): &mut (&'static str, Command)| {
+                let log = logs.join(format!("{}.log", name.replace(' ', "-")));
+                let (ok, output) = capture(command, &log, verbose)?;
+                Ok::<_, anyhow::Error>((*name, log, ok, output, start.elapsed(), command::line(command)))
+            };
+            let running: Vec<_> = commands.iter_mut().map(|one| scope.spawn(move || run(one))).collect();
+            running.into_iter().map(|thread| thread.join().unwrap_or_else(|e| resume_unwind(e))).collect()
+        });
+        let mut outputs = Vec::new();
+        for result in results {
+            let (name, log, ok, output, took, line) = result?;
+            print!("{name} … ");
+            if !ok && !verbose {
+                println!("FAILED\n$ {line}\n{}", output.trim_end());
+            }
+            let note = if ok { String::new() } else { format!("see {}", log.display()) };
+            self.end(name, ok, took, note);
+            outputs.push(output);
+        }
+        Ok(outputs)
+    }
+
     /// Runs a check of our own as a step: it returns what is wrong, nothing if all is well.
     ///
     /// # Errors
@@ -68,21 +105,21 @@ impl Steps {
         Ok(())
     }
 
-    /// Adds to the line that the table has for the last step.
-    pub(crate) fn note(&mut self, note: &str) {
-        if let Some(last) = self.done.last_mut() {
-            let separator = if last.note.is_empty() { "" } else { "; " };
-            last.note = format!("{note}{separator}{}", last.note);
+    /// Adds to the line that the table has for a step that is over.
+    pub(crate) fn note(&mut self, name: &str, note: &str) {
+        if let Some(step) = self.done.iter_mut().find(|step| step.name == name) {
+            let separator = if step.note.is_empty() { "" } else { "; " };
+            step.note = format!("{note}{separator}{}", step.note);
         }
     }
 
-    /// Makes a failure of the last step.
-    pub(crate) fn fail(&mut self, why: &str) {
-        if let Some(last) = self.done.last_mut() {
-            last.ok = false;
-            println!("{}: FAILED: {why}", last.name);
+    /// Makes a failure of a step that is over.
+    pub(crate) fn fail(&mut self, name: &str, why: &str) {
+        if let Some(step) = self.done.iter_mut().find(|step| step.name == name) {
+            step.ok = false;
+            println!("{name}: FAILED: {why}");
         }
-        self.note(why);
+        self.note(name, why);
     }
 
     /// The names of the steps that failed.
@@ -178,12 +215,33 @@ mod tests {
         assert_eq!(good.expect("it starts"), "a\nb\nc");
         let bad = steps.command("bad one", Command::new("sh").args(["-c", "echo no; exit 7"]));
         assert_eq!(bad.expect("it starts"), "no\n");
-        steps.note("1 passed");
+        steps.note("bad one", "1 passed");
         assert_eq!(steps.failed(), ["bad one"]);
         assert_eq!(fs::read_to_string(logs.0.join("bad-one.log")).expect("a log"), "no\n");
         let table = steps.table();
         assert!(table.lines().count() == 2 && table.contains("good     ok"), "{table}");
         assert!(table.contains("bad one  FAILED") && table.contains("1 passed; see "), "{table}");
+    }
+
+    #[test]
+    fn steps_at_the_same_time_keep_their_results_apart() {
+        let logs = Logs::new("together");
+        let mut steps = Steps::new(logs.0.clone(), false).expect("a directory");
+        let shell = |script: &str| {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", script]);
+            shell
+        };
+        // Each waits for the other.
+        let (a, b) = (logs.0.join("a"), logs.0.join("b"));
+        let meet = |mine: &Path, other: &Path| {
+            format!("touch {0}; until [ -e {1} ]; do sleep 0.01; done; echo {0}", mine.display(), other.display())
+        };
+        let mut both = [("one", shell(&meet(&a, &b))), ("other", shell(&format!("{}; exit 3", meet(&b, &a))))];
+        let said = steps.commands(&mut both).expect("they start");
+        assert_eq!(said, [format!("{}\n", a.display()), format!("{}\n", b.display())]);
+        assert_eq!(steps.failed(), ["other"]);
+        assert_eq!(steps.commands(&mut []).expect("nothing to start"), [""; 0]);
     }
 
     #[test]
@@ -194,7 +252,7 @@ mod tests {
         steps.check("dirty", || Ok(vec!["here".to_owned()])).expect("it runs");
         assert_eq!(steps.failed(), ["dirty"]);
         steps.check("empty", || Ok(Vec::new())).expect("it runs");
-        steps.fail("nothing to do");
+        steps.fail("empty", "nothing to do");
         assert_eq!(steps.failed(), ["dirty", "empty"]);
         assert!(steps.table().ends_with("nothing to do\n"));
     }
