@@ -16,6 +16,8 @@ use crate::{
 
 /// The suite of Debian that the package is tried in.
 const SUITE: &str = "bookworm";
+/// What a gateway has beside the smallest system, and what stands in for systemd's filter of system calls.
+const INCLUDED: &str = "--include=nftables,python3-seccomp";
 
 /// Builds both, and says where they are.
 ///
@@ -140,14 +142,15 @@ fn tarball(host: &Host, program: &Path) -> Result<PathBuf> {
 
 /// A fresh Debian system in a directory, made once.
 fn tree(host: &Host) -> Result<PathBuf> {
-    let tree = dist(host).join(format!("tree-{SUITE}"));
+    let tree = dist(host).join(format!("gateway-{SUITE}"));
     if tree.join("etc/debian_version").is_file() {
         return Ok(tree);
     }
     let debootstrap = host.program("debootstrap").context("debootstrap is not in PATH")?;
     let work = dist(host).join(format!(".tree-{}", std::process::id()));
     let mirror = mirror(&fs::read_to_string("/etc/apt/sources.list.d/debian.sources").unwrap_or_default());
-    let mut words = vec![debootstrap.display().to_string(), "--variant=minbase".to_owned(), SUITE.to_owned()];
+    let mut words = ["--variant=minbase", INCLUDED, SUITE].map(str::to_owned).to_vec();
+    words.insert(0, debootstrap.display().to_string());
     words.push(work.display().to_string());
     words.extend(mirror);
     let made = command::run_quietly(&mut command::as_root(host, &words));
