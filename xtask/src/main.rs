@@ -1,6 +1,7 @@
 //! Tasks of the project: set-up, tests, fuzzing, coverage, demo, benchmarks. `cargo xtask help` lists them.
 
 mod bench;
+mod book;
 mod command;
 mod coverage;
 mod demo;
@@ -56,6 +57,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Build the documentation as a book, into target/book.
+    Book,
     /// Build and run a benchmark: the comparison with ftp-helper's peers, or the one that is named.
     Bench {
         /// A name (`path` is the program `bench-path` of the tests; without one, `bench-peers`), and what is passed on to it.
@@ -88,6 +91,7 @@ fn run(cli: Cli) -> Result<()> {
         Task::Demo { args } => demo::run(&host, &args),
         Task::Dist { check: false } => dist::run(&host),
         Task::Dist { check: true } => dist::try_out(&host),
+        Task::Book => book::run(&host),
         Task::Bench { args } => {
             let (name, args) = bench::split(&args)?;
             bench::run(&host, &name, args)

@@ -18,6 +18,8 @@ pub(crate) const CARGO_DENY: Version = Version([0, 20, 2]);
 pub(crate) const CARGO_DEB: Version = Version([3, 8, 0]);
 /// The version of cargo-fuzz that builds with a stable compiler.
 pub(crate) const CARGO_FUZZ: Version = Version([0, 13, 2]);
+/// The version of mdbook that the book is written for.
+pub(crate) const MDBOOK: Version = Version([0, 5, 4]);
 /// The oldest kernel that ftp-helper runs on.
 const KERNEL: Version = Version([6, 1, 0]);
 
@@ -93,6 +95,8 @@ pub(crate) enum Remedy {
         name: &'static str,
         /// Its version.
         version: Version,
+        /// Further words for cargo.
+        options: &'static [&'static str],
         /// How long it takes to build, for people.
         takes: &'static str,
     },
@@ -145,7 +149,7 @@ pub(crate) static NEEDS: &[Need] = &[
         why: "links them",
         purpose: Purpose::Build,
         probe: Probe::Fact(has_bpf_linker),
-        remedy: Remedy::Crate { name: "bpf-linker", version: BPF_LINKER, takes: "a minute or two" },
+        remedy: Remedy::Crate { name: "bpf-linker", version: BPF_LINKER, options: &[], takes: "a minute or two" },
     },
     program("ip", "lays out the lab's namespaces and links", &["iproute2"]),
     program("nft", "loads the lab's rulesets, packet loss among them", &["nftables"]),
@@ -205,14 +209,27 @@ pub(crate) static NEEDS: &[Need] = &[
         why: "checks the licences and the origin of the dependencies",
         purpose: Purpose::Checks,
         probe: Probe::Version("cargo-deny", CARGO_DENY),
-        remedy: Remedy::Crate { name: "cargo-deny", version: CARGO_DENY, takes: "some four minutes" },
+        remedy: Remedy::Crate { name: "cargo-deny", version: CARGO_DENY, options: &[], takes: "some four minutes" },
+    },
+    Need {
+        what: "mdbook",
+        why: "makes a book of the documentation",
+        purpose: Purpose::Checks,
+        probe: Probe::Version("mdbook", MDBOOK),
+        // Without its web server.
+        remedy: Remedy::Crate {
+            name: "mdbook",
+            version: MDBOOK,
+            options: &["--no-default-features", "--features", "search"],
+            takes: "some two minutes",
+        },
     },
     Need {
         what: "cargo-fuzz",
         why: "builds the fuzz targets",
         purpose: Purpose::Fuzz,
         probe: Probe::Version("cargo-fuzz", CARGO_FUZZ),
-        remedy: Remedy::Crate { name: "cargo-fuzz", version: CARGO_FUZZ, takes: "a minute or two" },
+        remedy: Remedy::Crate { name: "cargo-fuzz", version: CARGO_FUZZ, options: &[], takes: "a minute or two" },
     },
     Need {
         what: "a C++ compiler",
@@ -244,7 +261,7 @@ pub(crate) static NEEDS: &[Need] = &[
         why: "packs the Debian package",
         purpose: Purpose::Package,
         probe: Probe::Version("cargo-deb", CARGO_DEB),
-        remedy: Remedy::Crate { name: "cargo-deb", version: CARGO_DEB, takes: "about a minute" },
+        remedy: Remedy::Crate { name: "cargo-deb", version: CARGO_DEB, options: &[], takes: "about a minute" },
     },
     Need {
         what: "debootstrap",
@@ -353,7 +370,9 @@ impl Version {
 
     /// The first version number in a text, such as `cargo-deny 0.20.2` or `6.1.0-25-amd64`.
     fn parse(text: &str) -> Option<Self> {
-        let word = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+        // Some write v1.2.3.
+        let mut words = text.split_whitespace().map(|word| word.strip_prefix('v').unwrap_or(word));
+        let word = words.find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
         let mut parts = word.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().ok());
         let major = parts.next()??;
         Some(Self([major, parts.next().flatten().unwrap_or(0), parts.next().flatten().unwrap_or(0)]))

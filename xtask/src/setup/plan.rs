@@ -99,9 +99,10 @@ fn actions(missing: &[&Need], rights: Rights) -> Vec<Action> {
     for need in missing {
         match need.remedy {
             Remedy::Apt { packages: more, .. } => packages.extend(more.iter().map(ToString::to_string)),
-            Remedy::Crate { name, version, takes } => {
-                let words = ["install", name, "--version", &version.to_string(), "--locked"];
-                rest.push(Action::Cargo(words.map(str::to_owned).into(), takes));
+            Remedy::Crate { name, version, options, takes } => {
+                let version = version.to_string();
+                let words = ["install", name, "--version", &version, "--locked"];
+                rest.push(Action::Cargo(words.iter().chain(options).map(ToString::to_string).collect(), takes));
             }
             Remedy::Component(name) => {
                 rest.push(Action::User(["rustup", "component", "add", name].map(str::to_owned).into()));
@@ -142,7 +143,10 @@ fn elsewhere(remedy: Remedy, servers: &Path) -> String {
     match remedy {
         Remedy::Apt { packages, elsewhere } if packages == [elsewhere] => elsewhere.to_owned(),
         Remedy::Apt { packages, elsewhere } => format!("{elsewhere} (Debian: {})", packages.join(" ")),
-        Remedy::Crate { name, version, .. } => format!("cargo install {name} --version {version} --locked"),
+        Remedy::Crate { name, version, options, .. } => {
+            let options: String = options.iter().map(|word| format!(" {word}")).collect();
+            format!("cargo install {name} --version {version} --locked{options}")
+        }
         Remedy::Component(name) => format!("rustup component add {name}"),
         Remedy::Server(server) => {
             let dir = servers.join(server.dir);

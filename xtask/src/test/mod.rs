@@ -13,7 +13,7 @@ use clap::Args;
 
 pub(crate) use self::{count::Count, step::Steps};
 use crate::{
-    bench, command, dist, docs, fuzz,
+    bench, book, command, dist, docs, fuzz,
     host::{Host, Rights, output_of},
     kernels::{self, KERNELS, Kernel},
     setup::{Purpose, Setup},
@@ -154,6 +154,7 @@ fn checks(host: &Host, options: &Options, steps: &mut Steps) -> Result<()> {
     };
     steps.command("fmt", &mut cargo(&["fmt", "--all", "--check"]))?;
     steps.check("docs", || docs::check(&host.root))?;
+    steps.check("book", || book::check(host))?;
     steps.command("deny", &mut cargo(&["deny", "--all-features", "check", "licenses", "bans", "sources"]))?;
     // The fuzz targets are a workspace of their own.
     steps.command("fmt of fuzz", &mut cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))?;
