@@ -4,6 +4,8 @@
 
 mod check;
 mod doctor;
+#[cfg(test)]
+mod documented;
 mod ftpd;
 mod generate;
 mod integrate;
