@@ -17,6 +17,8 @@ mod run;
 mod status;
 mod target;
 mod text;
+mod timeline;
+mod top;
 mod why;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -56,12 +58,16 @@ enum Command {
     Pinholes(query::PinholesArgs),
     /// The events that the daemon remembers, or with -f those to come
     Observe(observe::ObserveArgs),
+    /// What is going on, live and on the whole screen
+    Top(top::TopArgs),
     /// Would a connection be let through now, and why (not)
     Why(why::WhyArgs),
     /// Have the daemon read its configuration again
     Reload(query::ReloadArgs),
     /// Run a capture through the engine and print the events
     Replay(replay::ReplayArgs),
+    /// Draw a session of an event stream as a picture (SVG)
+    Timeline(timeline::TimelineArgs),
     /// A network of namespaces to test firewalls with
     Lab(lab::LabArgs),
     /// The bundled FTP server
@@ -111,9 +117,11 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Sessions(args) => query::sessions(args),
         Command::Pinholes(args) => query::pinholes(args),
         Command::Observe(args) => observe::run(args),
+        Command::Top(args) => top::run(args),
         Command::Why(args) => why::run(args),
         Command::Reload(args) => query::reload(args),
         Command::Replay(args) => replay::run(args),
+        Command::Timeline(args) => timeline::run(args),
         Command::Lab(args) => Ok(lab::run(args)),
         Command::Completions(args) => generate::completions(args),
         Command::Man(args) => generate::man(args),

@@ -26,7 +26,8 @@ impl TargetArgs {
         Client::connect(&self.socket()?)
     }
 
-    fn socket(&self) -> Result<PathBuf, Fault> {
+    /// Its control socket.
+    pub(super) fn socket(&self) -> Result<PathBuf, Fault> {
         if let Some(socket) = &self.socket {
             return Ok(socket.clone());
         }
