@@ -33,6 +33,11 @@ pub mod op {
     pub const ALIAS: u32 = 11;
     /// Remove a translation whose time is over.
     pub const FORGET_TRANSLATION: u32 = 12;
+    /// Open [`super::Command::pinhole`] for no session: an operator asks for it. It is known by [`super::Command::session`],
+    /// which begins with [`crate::state::ADDED_ID`].
+    pub const ADD: u32 = 13;
+    /// Take such a pinhole back.
+    pub const REMOVE: u32 = 14;
 }
 
 /// The packet's data. It begins with an Ethernet header of zeros, since a test run insists on one.
@@ -49,11 +54,12 @@ pub struct Command {
     pub session: u64,
     /// The session's key.
     pub key: SessionKey,
-    /// The announcement's sequence number (`OPEN`, `CONFIRM`, `REVOKE`).
+    /// The announcement's sequence number (`OPEN`, `CONFIRM`, `REVOKE`), or for how many milliseconds it is open (`ADD`: never
+    /// longer than one that was negotiated).
     pub seq: u32,
     /// Both sides' next sequence numbers (`RESYNC`).
     pub next: [u32; 2],
-    /// The pinhole (`OPEN`, `CONFIRM`, `REVOKE`), the entry (`FORGET_RANGE`), or, as its port, the endpoint that waits for
+    /// The pinhole (`OPEN`, `CONFIRM`, `REVOKE`, `ADD`, `REMOVE`), the entry (`FORGET_RANGE`), or, as its port, the endpoint that waits for
     /// a transfer command (`RESYNC` with `ARMED`).
     pub pinhole: PinholeKey,
     /// The data connection (`FORGET_FLOW`), the translation's outside and inside end (`FORGET_TRANSLATION`), the client's quota key as the initiator (`FORGET_CLIENT`), or

@@ -236,6 +236,8 @@ reasons! {
     Shutdown = 154 "shutdown",
     /// The policy was changed.
     PolicyChanged = 155 "policy_changed",
+    /// An operator asked for it by a command.
+    Operator = 156 "operator",
 
     // 170-: opaque.
     /// The server accepted AUTH (RFC 4217, RFC 2228).

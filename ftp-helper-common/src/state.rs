@@ -73,7 +73,12 @@ pub mod pending {
     pub const OTHER: u8 = 7;
     /// No command: a data connection of an encrypted session, in the range that the administrator gave its server.
     pub const RANGE: u8 = 8;
+    /// No command either: a pinhole that an operator has added.
+    pub const ADDED: u8 = 9;
 }
+
+/// The bit by which the id of an added pinhole differs from that of every session: those are times of a monotonic clock.
+pub const ADDED_ID: u64 = 1 << 63;
 
 /// Bits of [`SessionState::flags`].
 pub mod flag {

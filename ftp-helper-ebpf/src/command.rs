@@ -9,11 +9,11 @@ use ftp_helper_common::{
     key::{HOOK_IN, HOOK_OUT},
     nat::Alias,
     policy::KernelPolicy,
-    state::{PinholeState, flag, pending, pinhole_flag},
+    state::{ADDED_ID, PinholeState, flag, pending, pinhole_flag},
 };
 
 use crate::{
-    guard::Denied,
+    guard::{self, Denied},
     maps::{ALIASES, AliasSlot, CLIENTS, FLOWS, PINHOLES, PinholeSlot, SESSIONS, SessionSlot},
     nat, pinhole, range, rules,
     scratch::{self, OF_COMMANDS, Scratch},
@@ -40,6 +40,8 @@ pub fn run(ctx: &TcContext) -> i32 {
         op::DENY => deny(c, s),
         op::FORGET_TRANSLATION => nat::forget(c),
         op::FORGET_RANGE => range::sweep(&c.pinhole) as u32,
+        op::ADD => add(c, policy),
+        op::REMOVE => take_away(c),
         _ => match SESSIONS.get_ptr_mut(&c.key) {
             None => Outcome::NoSession as u32,
             Some(slot) => match c.op {
@@ -117,6 +119,34 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
         }
     }
     count(Counter::OpenedSlow);
+    Outcome::Done as u32
+}
+
+/// Opens a pinhole of no session; the daemon has held it against the policy.
+#[inline(never)]
+fn add(c: &Command, policy: &KernelPolicy) -> u32 {
+    if c.session & ADDED_ID == 0 || c.pinhole.port < guard::LOWEST_PORT {
+        return Outcome::Malformed as u32;
+    }
+    let lives = c.seq as u64 * 1_000_000;
+    let lives = if lives > policy.timeout { policy.timeout } else { lives };
+    let state = PinholeState {
+        session: c.session,
+        deadline: now().wrapping_add(lives),
+        mode: pending::ADDED,
+        flags: pinhole_flag::CONFIRMED,
+        ..PinholeState::default()
+    };
+    pinhole::open(&c.pinhole, &PinholeSlot { state, lock: bpf_spin_lock { val: 0 }, pad: 0 }, policy)
+}
+
+/// Takes such a pinhole back.
+#[inline(never)]
+fn take_away(c: &Command) -> u32 {
+    if c.session & ADDED_ID == 0 || pinhole::remove(&c.pinhole, c.session) == 0 {
+        return Outcome::NoPinhole as u32;
+    }
+    count(Counter::Revoked);
     Outcome::Done as u32
 }
 

@@ -357,7 +357,7 @@ fn park(ctx: &TcContext, view: &View, s: *mut Scratch) -> bool {
 
 const FORCE_WAKEUP: u64 = 2;
 /// No pinhole is for a port below (RFC 2577 section 3).
-const LOWEST_PORT: u16 = 1024;
+pub const LOWEST_PORT: u16 = 1024;
 const _: () = assert!(core::mem::offset_of!(SynRecord, reason) + 12 == size_of::<SynRecord>());
 const _: () = assert!(size_of::<SynRecord>() + MAX_PARKED_FRAME <= size_of::<Scratch>());
 

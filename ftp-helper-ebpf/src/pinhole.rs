@@ -109,10 +109,11 @@ pub fn key_in<'a>(s: *mut Scratch, initiator: &Addr, responder: &Addr, port: u16
     }
 }
 
-/// Whose quota a pinhole counts against: the control connection's client.
+/// Whose quota a pinhole counts against: the control connection's client, or where there is none, whoever may connect.
 #[inline(always)]
 fn client_of(key: &PinholeKey, mode: u8) -> Addr {
-    if mode == pending::PASV || mode == pending::EPSV { key.initiator.quota_key() } else { key.responder.quota_key() }
+    let initiator = mode == pending::PASV || mode == pending::EPSV || mode == pending::ADDED;
+    if initiator { key.initiator.quota_key() } else { key.responder.quota_key() }
 }
 
 /// Counts one pinhole more for a client, unless it has as many as it may.

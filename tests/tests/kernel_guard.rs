@@ -12,16 +12,16 @@ use ftp_helper::{
 };
 use ftp_helper_common::{
     canon::bit,
-    command::{Outcome, op},
+    command::{Command, Outcome, op},
     key::{CLIENT, HOOK_IN, HOOK_OUT, PinholeKey, SERVER},
     reason::Reason,
-    state::{flag, pending, pinhole_flag},
+    state::{ADDED_ID, flag, pending, pinhole_flag},
     tcp,
 };
 use ftp_helper_tests::{
     dialogue::{Data, Dialogue, PORT, every_kind},
     packet::{Extension, Packet, QINQ, VLAN},
-    testrun::{Kernel, Verdict, at, guards, hosts, other, parse, policy, shared, wait_until},
+    testrun::{Kernel, Verdict, at, guards, hosts, monotonic, other, parse, policy, shared, wait_until},
 };
 
 /// Source port of the data connections.
@@ -683,6 +683,52 @@ fn a78_a_live_pinhole_of_another_session_is_left_alone() {
         k.restart_counting();
         check(&mut k, key.hook, &data.syn(), Verdict::Pass, PASSED, "the first one's connection");
         k.clear();
+    }
+}
+
+/// A pinhole that an operator adds is of no session, is used up by one connection, and lives no longer than the policy lets
+/// one be.
+#[test]
+fn an_added_pinhole_lets_one_connection_through() {
+    let Some(mut k) = shared() else { return };
+    for v6 in [false, true] {
+        for hook in [HOOK_IN, HOOK_OUT] {
+            let timeout = k.policy(|p| p.pinhole_timeout = Duration::from_secs(10)).pinhole_timeout;
+            let (client, server) = hosts(v6);
+            let pinhole = PinholeKey { initiator: client.into(), responder: server.into(), port: PORT, hook, pad: 0 };
+            let id = ADDED_ID | 7;
+            let add = |seq| Command { op: op::ADD, session: id, pinhole, seq, ..Command::default() };
+            let before = monotonic();
+            assert_eq!(k.command(&add(3_600_000)), Outcome::Done);
+            let state = k.pinhole().1;
+            assert_eq!((state.session, state.mode, k.held_by(client)), (id, pending::ADDED, 1));
+            let lives = state.deadline - before.min(state.deadline);
+            assert!(lives <= timeout.as_nanos() as u64 + 1_000_000_000, "{lives}");
+            assert_eq!(k.command(&Command { session: ADDED_ID | 8, ..add(1000) }), Outcome::Taken);
+            k.restart_counting();
+            let data = Data::through(&pinhole, SOURCE);
+            let other_host = Data { from: at(hosts(v6).1, SOURCE), ..data };
+            assert_eq!(k.send(hook, &other_host.syn()), Verdict::Drop);
+            k.restart_counting();
+            data.connect(&mut k);
+            k.expect("one connection", &[("syn_passed", 1), ("used", 1), ("records", 1)]);
+            assert_eq!((k.pinholes().len(), k.flows()[0].1.session, k.held_by(client)), (0, id, 0));
+            let second = Data::through(&pinhole, SOURCE + 1);
+            assert_eq!(k.send(hook, &second.syn()), Verdict::Drop);
+
+            // Taken back; only by its own id, and never as a session's.
+            assert_eq!(k.command(&add(1000)), Outcome::Done);
+            let remove = |session| Command { op: op::REMOVE, session, pinhole, ..Command::default() };
+            assert_eq!(k.command(&remove(ADDED_ID | 8)), Outcome::NoPinhole);
+            assert_eq!(k.command(&remove(0)), Outcome::NoPinhole);
+            assert_eq!(k.command(&remove(id)), Outcome::Done);
+            assert_eq!((k.pinholes().len(), k.held_by(client)), (0, 0));
+            // And none that no pinhole may be for.
+            let low = PinholeKey { port: 1023, ..pinhole };
+            assert_eq!(k.command(&Command { pinhole: low, ..add(1000) }), Outcome::Malformed);
+            assert_eq!(k.command(&Command { session: 7, ..add(1000) }), Outcome::Malformed);
+            k.clear();
+        }
     }
 }
 

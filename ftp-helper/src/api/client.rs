@@ -8,8 +8,8 @@ use std::{
 };
 
 use super::{
-    Asked, ErrorKind, Filter, PinholeRow, RESPONSE_MAX, ReloadReport, Request, Response, Session, Status, VERSION,
-    Versioned, Why,
+    Asked, ConnectionRow, ErrorKind, Filter, PinholeAdd, PinholeFilter, PinholeRow, RESPONSE_MAX, ReloadReport,
+    Request, Response, Selector, Session, Status, Story, VERSION, Versioned, Why,
 };
 use crate::{
     error::{Code, Fault},
@@ -98,6 +98,73 @@ impl Client {
         })
     }
 
+    /// The data connections that are running.
+    ///
+    /// # Errors
+    /// No permission, or no usable answer.
+    pub fn connections(&mut self) -> Result<Vec<ConnectionRow>, Fault> {
+        self.rows(&Request::Connections, |response| match response {
+            Response::Connection(row) => Ok(*row),
+            other => Err(other),
+        })
+    }
+
+    /// What was said in the session with this id, and what came of it.
+    ///
+    /// # Errors
+    /// No permission, no such session, or no usable answer.
+    pub fn story(&mut self, session: &str) -> Result<Story, Fault> {
+        self.send(&Request::Story { session: session.to_owned() })?;
+        let head = match self.receive()? {
+            Response::Story(head) => *head,
+            other => return Err(self.unexpected(&other)),
+        };
+        let lines = self.rest(|response| match response {
+            Response::Line(line) => Ok(*line),
+            other => Err(other),
+        })?;
+        Ok(Story { head, lines })
+    }
+
+    /// Adds a pinhole; as it is then.
+    ///
+    /// # Errors
+    /// No permission, or the policy does not allow it.
+    pub fn pinhole_add(&mut self, add: PinholeAdd) -> Result<PinholeRow, Fault> {
+        self.one_pinhole(&Request::PinholeAdd(add))
+    }
+
+    /// Takes back a pinhole; as it was.
+    ///
+    /// # Errors
+    /// No permission, or there is no such pinhole.
+    pub fn pinhole_delete(&mut self, selector: Selector, reason: &str) -> Result<PinholeRow, Fault> {
+        self.one_pinhole(&Request::PinholeDelete { selector, reason: reason.to_owned() })
+    }
+
+    /// Takes back pinholes; as they were.
+    ///
+    /// # Errors
+    /// No permission, or no usable answer.
+    pub fn pinholes_flush(&mut self, filter: PinholeFilter, reason: &str) -> Result<Vec<PinholeRow>, Fault> {
+        self.rows(&Request::PinholesFlush { filter, reason: reason.to_owned() }, |response| match response {
+            Response::Pinhole(row) => Ok(*row),
+            other => Err(other),
+        })
+    }
+
+    /// Kills the session with this id; as it is then.
+    ///
+    /// # Errors
+    /// No permission, or there is no such session.
+    pub fn session_kill(&mut self, session: &str, reason: &str) -> Result<Session, Fault> {
+        self.send(&Request::SessionKill { session: session.to_owned(), reason: reason.to_owned() })?;
+        match self.receive()? {
+            Response::Session(session) => Ok(*session),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
     /// Whether a connection would be let through now, and why.
     ///
     /// # Errors
@@ -155,6 +222,19 @@ impl Client {
 
     fn rows<T>(&mut self, request: &Request, row: impl Fn(Response) -> Result<T, Response>) -> Result<Vec<T>, Fault> {
         self.send(request)?;
+        self.rest(row)
+    }
+
+    fn one_pinhole(&mut self, request: &Request) -> Result<PinholeRow, Fault> {
+        self.send(request)?;
+        match self.receive()? {
+            Response::Pinhole(row) => Ok(*row),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Rows up to the end.
+    fn rest<T>(&mut self, row: impl Fn(Response) -> Result<T, Response>) -> Result<Vec<T>, Fault> {
         let mut rows = Vec::new();
         loop {
             match self.receive()? {
@@ -200,7 +280,11 @@ impl Client {
             Response::Error { kind, message } => {
                 let code = match kind {
                     ErrorKind::NoPermission => Code::NoPermission,
-                    ErrorKind::BadRequest | ErrorKind::Busy | ErrorKind::Failed => Code::Failure,
+                    ErrorKind::BadRequest
+                    | ErrorKind::Busy
+                    | ErrorKind::NotFound
+                    | ErrorKind::Refused
+                    | ErrorKind::Failed => Code::Failure,
                 };
                 Err(Fault::new(code, message))
             }

@@ -1,11 +1,11 @@
 //! Which events an observer wants.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Event, Kind};
+use crate::event::{self, Event, Kind, NegotiatedBy};
 
 /// Which events: those that fit one value of each list. An empty list fits everything.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -13,32 +13,116 @@ use crate::event::{Event, Kind};
 pub struct Filter {
     /// Kinds of events.
     pub event: Vec<Kind>,
-    /// Networks of the client; for a connection that belongs to no session, of where it came from.
+    /// Networks of the client; for a connection that belongs to no session, of where it came from, and for an added pinhole,
+    /// of who may connect.
     pub client: Vec<IpNet>,
-    /// Networks of the server; for a connection that belongs to no session, of where it went.
+    /// Networks of the server; for a connection that belongs to no session, of where it went, and for an added pinhole, of
+    /// whom to.
     pub server: Vec<IpNet>,
-    /// Ids of sessions.
+    /// Ids of sessions, or of added pinholes.
     pub session: Vec<String>,
     /// Names of reasons.
     pub reason: Vec<String>,
+    /// How the pinhole was negotiated that it is about.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mode: Vec<NegotiatedBy>,
+    /// Only what happened then or later: a time as in events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// And none of these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not: Vec<Not>,
+}
+
+/// Events that are not wanted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Not {
+    /// Those of this kind.
+    Event(Kind),
+    /// Those of clients in this network.
+    Client(IpNet),
+    /// Those of servers in this network.
+    Server(IpNet),
+    /// Those of this session.
+    Session(String),
+    /// Those with this reason.
+    Reason(String),
+    /// Those about a pinhole that was negotiated so.
+    Mode(NegotiatedBy),
 }
 
 impl Filter {
     /// Whether the event is wanted.
     pub fn matches(&self, event: &Event) -> bool {
-        let from = event.client.or(event.connection.as_ref().map(|c| c.from));
-        let to = event.server.or(event.connection.as_ref().map(|c| c.to));
-        (self.event.is_empty() || self.event.contains(&event.event))
-            && within(&self.client, from)
-            && within(&self.server, to)
-            && (self.session.is_empty() || event.session.as_ref().is_some_and(|s| self.session.contains(s)))
-            && (self.reason.is_empty()
-                || event.reason.is_some_and(|r| self.reason.iter().any(|name| name == r.as_str())))
+        let Self { event: kinds, client, server, session, reason, mode, since, not } = self;
+        any(kinds, |k| is_kind(event, *k))
+            && any(client, |n| is_of_client(event, n))
+            && any(server, |n| is_of_server(event, n))
+            && any(session, |s| is_of_session(event, s))
+            && any(reason, |r| has_reason(event, r))
+            && any(mode, |m| has_mode(event, *m))
+            // All of them are in one time zone and have the same number of digits.
+            && since.as_ref().is_none_or(|since| event.ts.as_str() >= since.as_str())
+            && !not.iter().any(|not| not.matches(event))
+    }
+
+    /// Whether it can be held against an event.
+    ///
+    /// # Errors
+    /// It can't: the message.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let Some(since) = &self.since else { return Ok(()) };
+        match event::wall_of(since).map(event::timestamp) {
+            Some(same) if same == *since => Ok(()),
+            _ => Err(format!("since: {since:?} is no time as in events, such as \"2026-01-01T12:00:00.000000Z\"")),
+        }
     }
 }
 
-fn within(networks: &[IpNet], address: Option<SocketAddr>) -> bool {
-    networks.is_empty() || address.is_some_and(|a| networks.iter().any(|n| n.contains(&a.ip())))
+impl Not {
+    fn matches(&self, event: &Event) -> bool {
+        match self {
+            Self::Event(kind) => is_kind(event, *kind),
+            Self::Client(net) => is_of_client(event, net),
+            Self::Server(net) => is_of_server(event, net),
+            Self::Session(id) => is_of_session(event, id),
+            Self::Reason(name) => has_reason(event, name),
+            Self::Mode(mode) => has_mode(event, *mode),
+        }
+    }
+}
+
+fn any<T>(wanted: &[T], fits: impl Fn(&T) -> bool) -> bool {
+    wanted.is_empty() || wanted.iter().any(fits)
+}
+
+fn is_kind(event: &Event, kind: Kind) -> bool {
+    event.event == kind
+}
+
+fn is_of_client(event: &Event, net: &IpNet) -> bool {
+    let of_connection = event.connection.as_ref().map(|c| c.from.ip());
+    let from = event.client.map(|c| c.ip()).or(of_connection).or(event.pinhole.as_ref().map(|p| p.initiator));
+    from.is_some_and(|a: IpAddr| net.contains(&a))
+}
+
+fn is_of_server(event: &Event, net: &IpNet) -> bool {
+    let of_connection = event.connection.as_ref().map(|c| c.to.ip());
+    let to = event.server.map(|s| s.ip()).or(of_connection).or(event.pinhole.as_ref().map(|p| p.responder));
+    to.is_some_and(|a: IpAddr| net.contains(&a))
+}
+
+fn is_of_session(event: &Event, id: &str) -> bool {
+    event.session.as_deref().or(event.added.as_deref()) == Some(id)
+}
+
+fn has_reason(event: &Event, name: &str) -> bool {
+    event.reason.is_some_and(|r| r.as_str() == name)
+}
+
+fn has_mode(event: &Event, mode: NegotiatedBy) -> bool {
+    event.pinhole.as_ref().is_some_and(|p| p.mode == mode)
 }
 
 #[cfg(test)]
@@ -59,7 +143,10 @@ mod tests {
             reason: Some(Reason::LowPort),
             pinhole: None,
             connection: None,
+            added: None,
             by: None,
+            uid: None,
+            note: None,
             detail: None,
         }
     }
@@ -85,6 +172,63 @@ mod tests {
         assert!(!reason("third_host").matches(&event()));
         let both = Filter { event: vec![Kind::Refused], reason: vec!["third_host".into()], ..Filter::default() };
         assert!(!both.matches(&event()));
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_left_out() {
+        let not = |not: Not| Filter { not: vec![Not::Event(Kind::Opened), not], ..Filter::default() };
+        for fits in [
+            Not::Event(Kind::Refused),
+            Not::Client("192.0.2.0/24".parse().unwrap()),
+            Not::Server("198.51.100.5/32".parse().unwrap()),
+            Not::Session("00000000000000a1".into()),
+            Not::Reason("low_port".into()),
+        ] {
+            assert!(!not(fits.clone()).matches(&event()), "{fits:?}");
+        }
+        for other in [
+            Not::Event(Kind::Denied),
+            Not::Client("198.51.100.0/24".parse().unwrap()),
+            Not::Server("192.0.2.10/32".parse().unwrap()),
+            Not::Session("00000000000000a2".into()),
+            Not::Reason("third_host".into()),
+            Not::Mode(NegotiatedBy::Pasv),
+        ] {
+            assert!(not(other.clone()).matches(&event()), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn time_and_mode() {
+        let since = |t: &str| Filter { since: Some(t.into()), ..Filter::default() };
+        assert!(since("2026-01-01T00:00:00.000000Z").matches(&event()));
+        assert!(!since("2026-01-01T00:00:00.000001Z").matches(&event()));
+        assert_eq!(since("2026-01-01T00:00:00.000000Z").check(), Ok(()));
+        for wrong in ["yesterday", "2026-01-01T00:00:00Z", "2026-01-01 00:00:00.000000"] {
+            assert!(since(wrong).check().unwrap_err().contains(wrong));
+        }
+        let pinhole = crate::event::Pinhole {
+            mode: NegotiatedBy::Added,
+            initiator: "203.0.113.66".parse().unwrap(),
+            responder: "198.51.100.5".parse().unwrap(),
+            port: 50069,
+            state: crate::event::PinholeState::Confirmed,
+            expires_in_ms: 0,
+        };
+        let added = Event {
+            session: None,
+            added: Some("8000000000000001".into()),
+            client: None,
+            server: None,
+            pinhole: Some(pinhole),
+            ..event()
+        };
+        let mode = |m| Filter { mode: vec![m], ..Filter::default() };
+        assert!(mode(NegotiatedBy::Added).matches(&added));
+        assert!(!mode(NegotiatedBy::Pasv).matches(&added) && !mode(NegotiatedBy::Added).matches(&event()));
+        assert!(Filter { session: vec!["8000000000000001".into()], ..Filter::default() }.matches(&added));
+        assert!(Filter { client: vec!["203.0.113.66/32".parse().unwrap()], ..Filter::default() }.matches(&added));
+        assert!(Filter { server: vec!["198.51.100.5/32".parse().unwrap()], ..Filter::default() }.matches(&added));
     }
 
     #[test]

@@ -6,25 +6,30 @@
 //! ([`access`]), not by the socket's mode.
 
 pub mod access;
+mod act;
 pub mod client;
 mod filter;
 mod history;
 mod model;
 pub mod server;
 pub mod socket;
+mod story;
 #[cfg(test)]
 mod tests;
 mod why;
 
 use serde::{Deserialize, Serialize};
 
+use self::access::Right;
 pub use self::{
-    filter::Filter,
+    act::{Direction, NOTE_MAX, PinholeAdd, PinholeFilter, Selector, check_note},
+    filter::{Filter, Not},
     model::{
-        DeniedPort, FedSets, Gauge, Heartbeat, HookKind, Interface, LinkType, PinholeRow, ReloadReport, Session,
-        ShieldKind, Standing, Status,
+        ConnectionRow, DeniedPort, FedSets, Gauge, Heartbeat, HookKind, Interface, LinkType, PinholeRow, ReloadReport,
+        Session, ShieldKind, Standing, Status,
     },
     server::read_request,
+    story::{Speaker, Story, StoryHead, StoryLine},
     why::{Asked, Guarded, Verdict, Why},
 };
 use crate::event::Event;
@@ -65,6 +70,14 @@ pub enum Request {
     Sessions,
     /// Answered by [`Response::Pinhole`]s and [`Response::End`].
     Pinholes,
+    /// The data connections that are running; answered by [`Response::Connection`]s and [`Response::End`].
+    Connections,
+    /// What was said in a session and what came of it; answered by [`Response::Story`], [`Response::Line`]s and
+    /// [`Response::End`]. The daemon keeps the stories of sessions that are over for a while.
+    Story {
+        /// The session's id.
+        session: String,
+    },
     /// Whether a connection would be let through; answered by [`Response::Why`].
     Why(Asked),
     /// Answered by [`Response::Observing`], then [`Response::Event`]s and [`Response::Lagged`], and [`Response::End`]
@@ -82,6 +95,66 @@ pub enum Request {
     },
     /// Read the configuration again; answered by [`Response::Reloaded`]. Needs the right to change.
     Reload,
+    /// Add a pinhole; answered by [`Response::Pinhole`]. Needs the right to change, as all that follow.
+    PinholeAdd(PinholeAdd),
+    /// Take back one pinhole; answered by the [`Response::Pinhole`] that it was.
+    PinholeDelete {
+        /// Which.
+        selector: Selector,
+        /// Why, for those who read the events.
+        reason: String,
+    },
+    /// Take back pinholes; answered by [`Response::Pinhole`]s, those that they were, and [`Response::End`].
+    PinholesFlush {
+        /// Which; all of them without it.
+        #[serde(default)]
+        filter: PinholeFilter,
+        /// Why, for those who read the events.
+        reason: String,
+    },
+    /// Kill a session: it opens nothing any more, and its further packets are dropped, except in mode `observe`. Answered by
+    /// the [`Response::Session`] as it is then.
+    SessionKill {
+        /// The session's id.
+        session: String,
+        /// Why, for those who read the events.
+        reason: String,
+    },
+}
+
+impl Request {
+    /// What it needs.
+    pub fn right(&self) -> Right {
+        match self {
+            Self::Status
+            | Self::Sessions
+            | Self::Pinholes
+            | Self::Connections
+            | Self::Story { .. }
+            | Self::Why(_)
+            | Self::Observe { .. } => Right::Read,
+            Self::Reload
+            | Self::PinholeAdd(_)
+            | Self::PinholeDelete { .. }
+            | Self::PinholesFlush { .. }
+            | Self::SessionKill { .. } => Right::Write,
+        }
+    }
+
+    /// What is wrong with it, whoever asks.
+    ///
+    /// # Errors
+    /// Something is: the message.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Self::PinholeAdd(PinholeAdd { reason, .. })
+            | Self::PinholeDelete { reason, .. }
+            | Self::PinholesFlush { reason, .. }
+            | Self::SessionKill { reason, .. } => check_note(reason),
+            Self::Observe { filter, .. } => filter.check(),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What is answered.
@@ -94,6 +167,12 @@ pub enum Response {
     Session(Box<Session>),
     /// A pinhole.
     Pinhole(Box<PinholeRow>),
+    /// A data connection.
+    Connection(Box<ConnectionRow>),
+    /// Whose story follows.
+    Story(Box<StoryHead>),
+    /// A line of the story.
+    Line(Box<StoryLine>),
     /// Whether the connection would be let through.
     Why(Box<Why>),
     /// From here on no event is missed.
@@ -128,6 +207,10 @@ pub enum ErrorKind {
     BadRequest,
     /// There are too many connections.
     Busy,
+    /// What it is about is not there, or not any more.
+    NotFound,
+    /// The policy does not allow it.
+    Refused,
     /// It was tried and failed.
     Failed,
 }

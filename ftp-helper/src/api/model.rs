@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::Pinhole;
+use crate::event::{NegotiatedBy, Pinhole};
 
 /// What is going on: `ftp-helper status`.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -195,18 +195,70 @@ pub enum Standing {
 /// A pinhole: a row of `ftp-helper pinholes`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PinholeRow {
-    /// The session that it belongs to.
-    pub session: String,
+    /// The session that it belongs to; absent where an operator has added it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub session: Option<String>,
+    /// Its own id, where an operator has added it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub added: Option<String>,
     /// The control connection's client.
-    pub client: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub client: Option<SocketAddr>,
     /// The control connection's server.
-    pub server: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub server: Option<SocketAddr>,
     /// Where the responder waits inside, where that is translated.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub inside: Option<SocketAddr>,
+    /// The user who has added it, as far as this daemon knows.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub uid: Option<u32>,
+    /// What that user has given as the reason.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub note: Option<String>,
     /// The pinhole.
     #[serde(flatten)]
     pub pinhole: Pinhole,
+}
+
+impl PinholeRow {
+    /// What it is called by: its session's id, or its own.
+    pub fn id(&self) -> Option<&str> {
+        self.session.as_deref().or(self.added.as_deref())
+    }
+}
+
+/// A data connection that is running.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConnectionRow {
+    /// The session that negotiated it; absent where an operator has added its pinhole.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub session: Option<String>,
+    /// The id of the pinhole that an operator has added.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub added: Option<String>,
+    /// The control connection's client, as far as known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub client: Option<SocketAddr>,
+    /// The control connection's server, as far as known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub server: Option<SocketAddr>,
+    /// How it was negotiated.
+    pub mode: NegotiatedBy,
+    /// Where its SYN came from.
+    pub initiator: SocketAddr,
+    /// Where it went.
+    pub responder: SocketAddr,
+    /// Payload bytes that the initiator has sent, as far as the kernel has looked: it looks once in each mebibyte.
+    pub bytes_out: u64,
+    /// The same of the responder.
+    pub bytes_back: u64,
+    /// Bytes a second, both ways together, from its beginning to when the kernel last looked.
+    pub rate: u64,
+    /// Milliseconds since it began.
+    pub age_ms: u64,
+    /// Milliseconds since the kernel last looked.
+    pub seen_ms: u64,
 }
 
 /// What a reload did.

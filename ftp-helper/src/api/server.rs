@@ -22,9 +22,9 @@ use tokio::{
 };
 
 use super::{
-    Asked, ErrorKind, Filter, PinholeRow, REQUEST_MAX, ReloadReport, Request, Response, Session, Status, VERSION,
-    Versioned, Why,
-    access::{Access, Peer, Right},
+    Asked, ConnectionRow, ErrorKind, Filter, PinholeAdd, PinholeFilter, PinholeRow, REQUEST_MAX, ReloadReport, Request,
+    Response, Selector, Session, Status, Story, VERSION, Versioned, Why,
+    access::{Access, Peer},
     history::{History, Item, REMEMBERED},
 };
 use crate::event::Event;
@@ -52,6 +52,57 @@ pub trait Backend {
     fn subscribe(&self) -> broadcast::Receiver<Arc<Event>>;
     /// Reads the configuration again. The error is the message for the one who asked; nothing has changed then.
     fn reload(&self) -> impl Future<Output = Result<ReloadReport, String>> + Send;
+    /// The data connections that are running.
+    fn connections(&self) -> impl Future<Output = Vec<ConnectionRow>> + Send;
+    /// What was said in a session.
+    fn story(&self, session: String) -> impl Future<Output = Result<Story, Refusal>> + Send;
+    /// Changes something, and tells who has asked for it.
+    fn act(&self, uid: u32, act: Act) -> impl Future<Output = Result<Done, Refusal>> + Send;
+}
+
+/// What an operator has changed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Act {
+    /// A pinhole is added.
+    Add(PinholeAdd),
+    /// A pinhole is taken back.
+    Delete(Selector, String),
+    /// Pinholes are taken back.
+    Flush(PinholeFilter, String),
+    /// The session with this id is killed.
+    Kill(String, String),
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Done {
+    /// The pinhole that was added or taken back.
+    Pinhole(Box<PinholeRow>),
+    /// The pinholes that were taken back.
+    Pinholes(Vec<PinholeRow>),
+    /// The session that was killed.
+    Session(Box<Session>),
+}
+
+/// Why something was not done, for the one who asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// What kind of error.
+    pub kind: ErrorKind,
+    /// What is wrong, and what to do about it.
+    pub message: String,
+}
+
+impl Refusal {
+    /// That what was asked for is not there.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::NotFound, message: message.into() }
+    }
+
+    /// That it was tried and failed.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Failed, message: message.into() }
+    }
 }
 
 /// Answers requests until it is dropped.
@@ -120,12 +171,16 @@ impl<B: Backend + Sync> Server<B> {
                 // What follows can't be told apart from the rest of this: hang up.
                 Some(Err(message)) => return writer.error(ErrorKind::BadRequest, &message).await,
             };
-            let right = if request == Request::Reload { Right::Write } else { Right::Read };
-            if let Err(message) = self.access.check(&peer, right) {
+            if let Err(message) = self.access.check(&peer, request.right()) {
                 tracing::info!(uid = %peer.uid, ?request, "refused: no permission");
                 writer.error(ErrorKind::NoPermission, &message).await?;
                 continue;
             }
+            if let Err(message) = request.check() {
+                writer.error(ErrorKind::BadRequest, &message).await?;
+                continue;
+            }
+            let uid = peer.uid.as_raw();
             match request {
                 Request::Status => writer.send(Response::Status(Box::new(self.backend.status().await))).await?,
                 Request::Sessions => {
@@ -135,6 +190,27 @@ impl<B: Backend + Sync> Server<B> {
                 Request::Pinholes => {
                     let rows = self.backend.pinholes().await.into_iter().map(|p| Response::Pinhole(Box::new(p)));
                     writer.rows(rows).await?;
+                }
+                Request::Connections => {
+                    let rows = self.backend.connections().await.into_iter();
+                    writer.rows(rows.map(|c| Response::Connection(Box::new(c)))).await?;
+                }
+                Request::Story { session } => match self.backend.story(session).await {
+                    Ok(Story { head, lines }) => {
+                        writer.send(Response::Story(Box::new(head))).await?;
+                        writer.rows(lines.into_iter().map(|l| Response::Line(Box::new(l)))).await?;
+                    }
+                    Err(Refusal { kind, message }) => writer.error(kind, &message).await?,
+                },
+                Request::PinholeAdd(add) => self.act(uid, Act::Add(add), &mut writer).await?,
+                Request::PinholeDelete { selector, reason } => {
+                    self.act(uid, Act::Delete(selector, reason), &mut writer).await?;
+                }
+                Request::PinholesFlush { filter, reason } => {
+                    self.act(uid, Act::Flush(filter, reason), &mut writer).await?;
+                }
+                Request::SessionKill { session, reason } => {
+                    self.act(uid, Act::Kill(session, reason), &mut writer).await?;
                 }
                 Request::Why(asked) => match self.backend.why(asked).await {
                     Ok(why) => writer.send(Response::Why(Box::new(why))).await?,
@@ -157,6 +233,16 @@ impl<B: Backend + Sync> Server<B> {
                     writer.send(Response::End).await?;
                 }
             }
+        }
+    }
+
+    /// Changes something, and says what came of it.
+    async fn act(&self, uid: u32, act: Act, writer: &mut Writer) -> io::Result<()> {
+        match self.backend.act(uid, act).await {
+            Ok(Done::Pinhole(row)) => writer.send(Response::Pinhole(row)).await,
+            Ok(Done::Session(row)) => writer.send(Response::Session(row)).await,
+            Ok(Done::Pinholes(rows)) => writer.rows(rows.into_iter().map(|p| Response::Pinhole(Box::new(p)))).await,
+            Err(Refusal { kind, message }) => writer.error(kind, &message).await,
         }
     }
 

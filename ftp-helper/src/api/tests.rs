@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 use super::{
     access::Access,
     client::{Client, Observed},
-    server::{Backend, serve},
+    server::{Act, Backend, Done, Refusal, serve},
     *,
 };
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
 struct Canned {
     events: broadcast::Sender<Arc<Event>>,
     reload: Arc<Mutex<Result<ReloadReport, String>>>,
+    acts: Arc<Mutex<Vec<(u32, Act)>>>,
 }
 
 fn pinhole() -> Pinhole {
@@ -38,6 +39,47 @@ fn pinhole() -> Pinhole {
     }
 }
 
+fn pinhole_row() -> PinholeRow {
+    PinholeRow {
+        session: Some("00000000000000a1".into()),
+        added: None,
+        client: Some("192.0.2.10:40000".parse().unwrap()),
+        server: Some("198.51.100.5:21".parse().unwrap()),
+        inside: None,
+        uid: None,
+        note: None,
+        pinhole: pinhole(),
+    }
+}
+
+fn session_row(i: u64) -> Session {
+    Session {
+        session: format!("{i:016x}"),
+        client: "192.0.2.10:40000".parse().unwrap(),
+        server: "198.51.100.5:21".parse().unwrap(),
+        inside: None,
+        state: Standing::LoggedIn,
+        sighted: true,
+        reason: None,
+        age_ms: i,
+        idle_ms: 0,
+        pinhole: Some(pinhole()),
+        data_connections: 0,
+        transfers: 1,
+        bytes: 0,
+    }
+}
+
+fn story_line(text: &str) -> StoryLine {
+    StoryLine {
+        ts: "2026-01-01T00:00:00.000000Z".into(),
+        from: Speaker::Client,
+        text: Some(text.into()),
+        long: false,
+        event: None,
+    }
+}
+
 impl Backend for Canned {
     async fn status(&self) -> Status {
         Status { version: "9.9".into(), mode: "observe".into(), ..Status::default() }
@@ -45,33 +87,50 @@ impl Backend for Canned {
 
     async fn sessions(&self) -> Vec<Session> {
         // More than one line, and more than one buffer.
-        (0..5000)
-            .map(|i| Session {
-                session: format!("{i:016x}"),
-                client: "192.0.2.10:40000".parse().unwrap(),
-                server: "198.51.100.5:21".parse().unwrap(),
-                inside: None,
-                state: Standing::LoggedIn,
-                sighted: true,
-                reason: None,
-                age_ms: i,
-                idle_ms: 0,
-                pinhole: Some(pinhole()),
-                data_connections: 0,
-                transfers: 1,
-                bytes: 0,
-            })
-            .collect()
+        (0..5000).map(session_row).collect()
     }
 
     async fn pinholes(&self) -> Vec<PinholeRow> {
-        vec![PinholeRow {
-            session: "00000000000000a1".into(),
-            client: "192.0.2.10:40000".parse().unwrap(),
-            server: "198.51.100.5:21".parse().unwrap(),
-            inside: None,
-            pinhole: pinhole(),
+        vec![pinhole_row()]
+    }
+
+    async fn connections(&self) -> Vec<ConnectionRow> {
+        vec![ConnectionRow {
+            session: Some("00000000000000a1".into()),
+            added: None,
+            client: None,
+            server: None,
+            mode: NegotiatedBy::Epsv,
+            initiator: "[2001:db8::1]:5000".parse().unwrap(),
+            responder: "[2001:db8::2]:50069".parse().unwrap(),
+            bytes_out: 1 << 20,
+            bytes_back: 0,
+            rate: 1 << 20,
+            age_ms: 1500,
+            seen_ms: 500,
         }]
+    }
+
+    async fn story(&self, session: String) -> Result<Story, Refusal> {
+        if session != "00000000000000a1" {
+            return Err(Refusal::not_found(format!("no session {session}")));
+        }
+        let client = "192.0.2.10:40000".parse().unwrap();
+        let server = "198.51.100.5:21".parse().unwrap();
+        let head = StoryHead { session, client, server, ended: true, forgotten: 3 };
+        Ok(Story { head, lines: vec![story_line("USER me"), story_line("PASS ***")] })
+    }
+
+    async fn act(&self, uid: u32, act: Act) -> Result<Done, Refusal> {
+        self.acts.lock().unwrap().push((uid, act.clone()));
+        match act {
+            Act::Add(PinholeAdd { port: 22, .. }) => {
+                Err(Refusal { kind: ErrorKind::Refused, message: "low_port".into() })
+            }
+            Act::Add(_) | Act::Delete(..) => Ok(Done::Pinhole(Box::new(pinhole_row()))),
+            Act::Flush(..) => Ok(Done::Pinholes(vec![pinhole_row(), pinhole_row()])),
+            Act::Kill(..) => Ok(Done::Session(Box::new(session_row(7)))),
+        }
     }
 
     async fn why(&self, asked: Asked) -> Result<Why, String> {
@@ -104,6 +163,7 @@ fn start(access: Option<Access>) -> Running {
     let backend = Canned {
         events: broadcast::Sender::new(100_000),
         reload: Arc::new(Mutex::new(Ok(ReloadReport { changed: vec!["mode".into()], needs_restart: vec![] }))),
+        acts: Arc::default(),
     };
     let listener = {
         let _inside = runtime.enter();
@@ -131,7 +191,10 @@ fn event(n: u64) -> Arc<Event> {
         reason: None,
         pinhole: Some(pinhole()),
         connection: None,
+        added: None,
         by: None,
+        uid: None,
+        note: None,
         detail: None,
     })
 }
@@ -159,17 +222,65 @@ fn questions_and_answers() {
 
 #[test]
 fn a_row_of_pinholes_has_the_fields_of_an_event() {
-    let row = PinholeRow {
-        session: "00000000000000a1".into(),
-        client: "192.0.2.10:40000".parse().unwrap(),
-        server: "198.51.100.5:21".parse().unwrap(),
-        inside: None,
-        pinhole: pinhole(),
-    };
     assert_eq!(
-        serde_json::to_string(&row).unwrap(),
+        serde_json::to_string(&pinhole_row()).unwrap(),
         r#"{"session":"00000000000000a1","client":"192.0.2.10:40000","server":"198.51.100.5:21","mode":"pasv","initiator":"192.0.2.10","responder":"198.51.100.5","port":50069,"state":"confirmed","expires_in_ms":9000}"#
     );
+}
+
+fn add(port: u16, reason: &str) -> PinholeAdd {
+    PinholeAdd {
+        initiator: "192.0.2.10".parse().unwrap(),
+        responder: "198.51.100.5".parse().unwrap(),
+        port,
+        direction: None,
+        seconds: Some(5),
+        reason: reason.into(),
+    }
+}
+
+#[test]
+fn connections_and_stories_are_told() {
+    let server = start(None);
+    let mut client = Client::connect(&server.path).unwrap();
+    assert_eq!(client.connections().unwrap()[0].rate, 1 << 20);
+    let story = client.story("00000000000000a1").unwrap();
+    assert_eq!((story.head.ended, story.head.forgotten), (true, 3));
+    assert_eq!(story.lines, [story_line("USER me"), story_line("PASS ***")]);
+    let fault = client.story("1").unwrap_err();
+    assert_eq!((fault.code, fault.message.as_str()), (Code::Failure, "no session 1"));
+    assert_eq!(client.status().unwrap().mode, "observe");
+}
+
+#[test]
+fn what_is_changed_is_changed_by_somebody_and_for_a_reason() {
+    let server = start(None);
+    let mut client = Client::connect(&server.path).unwrap();
+    assert_eq!(client.pinhole_add(add(50069, "one")).unwrap(), pinhole_row());
+    assert_eq!(client.pinhole_delete(Selector::Id("a1".into()), "two").unwrap(), pinhole_row());
+    assert_eq!(client.pinholes_flush(PinholeFilter::default(), "three").unwrap().len(), 2);
+    assert_eq!(client.session_kill("7", "four").unwrap(), session_row(7));
+    let fault = client.pinhole_add(add(22, "five")).unwrap_err();
+    assert_eq!((fault.code, fault.message.as_str()), (Code::Failure, "low_port"));
+    let uid = nix::unistd::Uid::effective().as_raw();
+    let acts = [
+        Act::Add(add(50069, "one")),
+        Act::Delete(Selector::Id("a1".into()), "two".into()),
+        Act::Flush(PinholeFilter::default(), "three".into()),
+        Act::Kill("7".into(), "four".into()),
+        Act::Add(add(22, "five")),
+    ];
+    assert_eq!(*server.backend.acts.lock().unwrap(), acts.map(|act| (uid, act)));
+    // Without a reason that can be printed nothing is done.
+    for fault in [
+        client.pinhole_add(add(50069, " ")).unwrap_err(),
+        client.pinhole_delete(Selector::Id("a1".into()), "a\nb").unwrap_err(),
+        client.pinholes_flush(PinholeFilter::default(), "\u{1b}").unwrap_err(),
+        client.session_kill("7", &"x".repeat(300)).unwrap_err(),
+    ] {
+        assert!(fault.message.starts_with("the reason "), "{fault}");
+    }
+    assert_eq!(server.backend.acts.lock().unwrap().len(), 5);
 }
 
 #[test]
@@ -192,6 +303,16 @@ fn readers_may_not_change() {
     let mut client = Client::connect(&server.path).unwrap();
     assert!(client.status().is_ok());
     assert_eq!(client.reload().unwrap_err().code, Code::NoPermission);
+    assert!(client.connections().is_ok() && client.story("00000000000000a1").is_ok());
+    for fault in [
+        client.pinhole_add(add(50069, "one")).unwrap_err(),
+        client.pinhole_delete(Selector::Id("a1".into()), "two").unwrap_err(),
+        client.pinholes_flush(PinholeFilter::default(), "three").unwrap_err(),
+        client.session_kill("7", "four").unwrap_err(),
+    ] {
+        assert_eq!(fault.code, Code::NoPermission, "{fault}");
+    }
+    assert!(server.backend.acts.lock().unwrap().is_empty());
 }
 
 #[test]

@@ -3,7 +3,9 @@
 //! The commands, their formats and exit codes are documented in `docs/commands.md`.
 
 mod check;
+mod colour;
 mod doctor;
+mod filter;
 mod ftpd;
 mod generate;
 mod integrate;
@@ -11,9 +13,11 @@ mod lab;
 mod logging;
 mod observe;
 mod output;
+mod pinholes;
 mod query;
 mod replay;
 mod run;
+mod sessions;
 mod status;
 mod target;
 mod text;
@@ -52,10 +56,12 @@ enum Command {
     Integrate(integrate::IntegrateArgs),
     /// What is going on: mode, interfaces, tables, counters
     Status(status::StatusArgs),
-    /// The control connections that are followed
-    Sessions(query::SessionsArgs),
-    /// The pinholes that are open
-    Pinholes(query::PinholesArgs),
+    /// The control connections that are followed, what was said in one, the end of one
+    Sessions(sessions::SessionsArgs),
+    /// The pinholes that are open; one more, one less, none
+    Pinholes(pinholes::PinholesArgs),
+    /// The data connections that are running
+    Connections(query::ConnectionsArgs),
     /// The events that the daemon remembers, or with -f those to come
     Observe(observe::ObserveArgs),
     /// What is going on, live and on the whole screen
@@ -114,8 +120,9 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Doctor(args) => doctor::run(args),
         Command::Integrate(args) => integrate::run(args),
         Command::Status(args) => status::run(args),
-        Command::Sessions(args) => query::sessions(args),
-        Command::Pinholes(args) => query::pinholes(args),
+        Command::Sessions(args) => sessions::run(args),
+        Command::Pinholes(args) => pinholes::run(args),
+        Command::Connections(args) => query::connections(args),
         Command::Observe(args) => observe::run(args),
         Command::Top(args) => top::run(args),
         Command::Why(args) => why::run(args),

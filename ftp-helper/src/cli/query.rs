@@ -1,4 +1,4 @@
-//! `ftp-helper sessions`, `pinholes` and `reload`: one question, one answer.
+//! `ftp-helper connections` and `reload`: one question, one answer.
 
 use std::process::ExitCode;
 
@@ -7,20 +7,12 @@ use super::{
     target::TargetArgs,
     text,
 };
-use crate::api::{PinholeRow, Session};
+use crate::api::ConnectionRow;
 
-/// Arguments of `sessions`.
+/// Arguments of `connections`.
 #[derive(clap::Args, Debug)]
-pub(super) struct SessionsArgs {
-    #[command(flatten)]
-    target: TargetArgs,
-    #[command(flatten)]
-    output: OutputArgs,
-}
-
-/// Arguments of `pinholes`.
-#[derive(clap::Args, Debug)]
-pub(super) struct PinholesArgs {
+#[command(after_help = "Examples:\n  ftp-helper connections\n  ftp-helper connections -o jsonl")]
+pub(super) struct ConnectionsArgs {
     #[command(flatten)]
     target: TargetArgs,
     #[command(flatten)]
@@ -29,6 +21,7 @@ pub(super) struct PinholesArgs {
 
 /// Arguments of `reload`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  ftp-helper reload\n  ftp-helper reload -o json")]
 pub(super) struct ReloadArgs {
     #[command(flatten)]
     target: TargetArgs,
@@ -36,49 +29,22 @@ pub(super) struct ReloadArgs {
     output: OutputArgs,
 }
 
-/// Prints the sessions.
-pub(super) fn sessions(args: SessionsArgs) -> anyhow::Result<ExitCode> {
-    let rows = args.target.connect()?.sessions()?;
+/// Prints the data connections.
+pub(super) fn connections(args: ConnectionsArgs) -> anyhow::Result<ExitCode> {
+    let rows = args.target.connect()?.connections()?;
     let mut out = Out::new(args.output);
-    let header =
-        ["SESSION", "CLIENT", "SERVER", "STATE", "KERNEL", "AGE", "IDLE", "PINHOLE", "DATA", "DONE", "BYTES", "REASON"];
-    out.rows(&rows, header, |s: &Session| {
+    let header = ["SESSION", "MODE", "INITIATOR", "RESPONDER", "OUT", "BACK", "RATE", "AGE"];
+    out.rows(&rows, header, |row: &ConnectionRow| {
+        let owner = row.session.as_deref().or(row.added.as_deref());
         [
-            s.session.clone(),
-            s.client.to_string(),
-            s.server.to_string(),
-            text::name(&s.state),
-            if s.sighted { "sighted" } else { "blind" }.to_owned(),
-            text::milliseconds(s.age_ms),
-            text::milliseconds(s.idle_ms),
-            s.pinhole.as_ref().map_or("-".to_owned(), |p| format!("{} {}", text::name(&p.mode), p.port)),
-            s.data_connections.to_string(),
-            s.transfers.to_string(),
-            s.bytes.to_string(),
-            s.reason.clone().unwrap_or_else(|| "-".to_owned()),
-        ]
-    })?;
-    out.flush()?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Prints the pinholes.
-pub(super) fn pinholes(args: PinholesArgs) -> anyhow::Result<ExitCode> {
-    let rows = args.target.connect()?.pinholes()?;
-    let mut out = Out::new(args.output);
-    let header = ["SESSION", "CLIENT", "SERVER", "MODE", "INITIATOR", "RESPONDER", "PORT", "STATE", "EXPIRES"];
-    out.rows(&rows, header, |row: &PinholeRow| {
-        let p = &row.pinhole;
-        [
-            row.session.clone(),
-            row.client.to_string(),
-            row.server.to_string(),
-            text::name(&p.mode),
-            p.initiator.to_string(),
-            p.responder.to_string(),
-            p.port.to_string(),
-            text::name(&p.state),
-            text::milliseconds(p.expires_in_ms),
+            text::printable(owner.unwrap_or("-")),
+            text::name(&row.mode),
+            row.initiator.to_string(),
+            row.responder.to_string(),
+            row.bytes_out.to_string(),
+            row.bytes_back.to_string(),
+            format!("{}/s", bytesize::ByteSize(row.rate)),
+            text::milliseconds(row.age_ms),
         ]
     })?;
     out.flush()?;

@@ -9,6 +9,7 @@ use std::{
 use clap::ValueEnum;
 
 use super::{
+    colour::Paint,
     output::{Format, Out, OutputArgs, complain},
     target, text,
 };
@@ -68,7 +69,7 @@ pub(super) fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     let mut progress = Progress::new();
     let show = |read, length| progress.show(read, length);
     let each = |event: Event| match out.format {
-        Format::Table => out.line(&text::event(&event)),
+        Format::Table => out.line(&text::event(&event, Paint::PLAIN)),
         Format::Json | Format::Jsonl => out.json_line(&event),
     };
     let result = if args.through_kernel {

@@ -4,19 +4,47 @@ use std::{fmt::Write as _, time::Duration};
 
 use serde::Serialize;
 
+use super::colour::Paint;
 use crate::event::Event;
 
-/// An event in one line.
-pub(super) fn event(event: &Event) -> String {
-    let Event { v: _, ts, event: kind, session, client, server, reason, pinhole, connection, by, detail } = event;
-    let mut s = format!("{ts} {:<13}", name(kind));
+/// An event in one line, in columns.
+pub(super) fn event(event: &Event, paint: Paint) -> String {
+    let Event { ts, event: kind, session, client, server, added, .. } = event;
+    let id = session.as_ref().or(added.as_ref()).map_or_else(String::new, |id| printable(id));
+    let ends = match (client, server) {
+        (Some(client), Some(server)) => format!("{client} -> {server}"),
+        _ => String::new(),
+    };
+    // Two addresses of IPv4 with their ports; what is longer moves the rest.
+    let head = format!(
+        "{} {} {} {ends:<46}",
+        paint.faint(&printable(ts)),
+        paint.kind(*kind, &format!("{:<13}", name(kind))),
+        paint.strong(&format!("{id:<16}")),
+    );
+    format!("{head}{}", happening(event, paint)).trim_end().to_owned()
+}
+
+/// What an event is about, behind the session that it belongs to.
+pub(super) fn happening(event: &Event, paint: Paint) -> String {
+    let Event {
+        v: _,
+        ts: _,
+        event: _,
+        session: _,
+        client: _,
+        server: _,
+        added: _,
+        reason,
+        pinhole,
+        connection,
+        by,
+        uid,
+        note,
+        detail,
+    } = event;
+    let mut s = String::new();
     // Writing to a String does not fail.
-    if let Some(session) = session {
-        let _ = write!(s, " {}", printable(session));
-    }
-    if let (Some(client), Some(server)) = (client, server) {
-        let _ = write!(s, " {client} -> {server}");
-    }
     if let Some(p) = pinhole {
         let _ = write!(s, "  {} {} -> {} {}", name(&p.mode), p.initiator, at(p.responder, p.port), name(&p.state));
         if p.expires_in_ms > 0 {
@@ -41,7 +69,13 @@ pub(super) fn event(event: &Event) -> String {
         }
     }
     if let Some(reason) = reason {
-        let _ = write!(s, "  {reason}");
+        let _ = write!(s, "  {}", paint.strong(reason.as_str()));
+    }
+    if let Some(uid) = uid {
+        let _ = write!(s, "  user {uid}");
+    }
+    if let Some(note) = note {
+        let _ = write!(s, ": {}", printable(note));
     }
     if let Some(detail) = detail {
         let _ = write!(s, "  ({})", printable(detail));
@@ -87,6 +121,10 @@ mod tests {
     use super::*;
     use crate::event::{By, Connection, Kind, NegotiatedBy, Pinhole, PinholeState};
 
+    fn plain(e: &Event) -> String {
+        event(e, Paint::PLAIN)
+    }
+
     fn blank(kind: Kind) -> Event {
         Event {
             v: 1,
@@ -98,7 +136,10 @@ mod tests {
             reason: None,
             pinhole: None,
             connection: None,
+            added: None,
             by: None,
+            uid: None,
+            note: None,
             detail: None,
         }
     }
@@ -115,8 +156,22 @@ mod tests {
         };
         let opened = Event { pinhole: Some(pinhole), by: Some(By::Kernel), ..blank(Kind::Opened) };
         assert_eq!(
-            event(&opened),
-            "2026-01-01T00:00:00.000000Z opened        00000000000000a1 192.0.2.10:40000 -> 198.51.100.5:21  epsv 2001:db8::1 -> [2001:db8::2]:50069 provisional 10s by kernel"
+            plain(&opened),
+            "2026-01-01T00:00:00.000000Z opened        00000000000000a1 192.0.2.10:40000 -> 198.51.100.5:21              epsv 2001:db8::1 -> [2001:db8::2]:50069 provisional 10s by kernel"
+        );
+        let added = Event {
+            session: None,
+            added: Some("8000000000000001".into()),
+            client: None,
+            server: None,
+            by: Some(By::Operator),
+            uid: Some(1000),
+            note: Some("ticket\u{1b}[2J".into()),
+            ..blank(Kind::Opened)
+        };
+        assert_eq!(
+            plain(&added).split_whitespace().skip(1).collect::<Vec<_>>().join(" "),
+            r"opened 8000000000000001 by operator user 1000: ticket\u{1b}[2J"
         );
         let connection = Connection {
             from: "192.0.2.10:5000".parse().unwrap(),
@@ -128,13 +183,13 @@ mod tests {
         };
         let ended = Event { connection: Some(connection), ..blank(Kind::DataEnd) };
         assert!(
-            event(&ended).ends_with("  192.0.2.10:5000 -> 198.51.100.5:50069 0 bytes out, 1000 bytes back in 1s 500ms")
+            plain(&ended).ends_with("  192.0.2.10:5000 -> 198.51.100.5:50069 0 bytes out, 1000 bytes back in 1s 500ms")
         );
         let refused = Event {
             reason: Some(Reason::LowPort),
             detail: Some("PORT\r\n\u{1b}[2J\u{202e}".into()),
             ..blank(Kind::Refused)
         };
-        assert!(event(&refused).ends_with(r"  low_port  (PORT\r\n\u{1b}[2J\u{202e})"), "{}", event(&refused));
+        assert!(plain(&refused).ends_with(r"  low_port  (PORT\r\n\u{1b}[2J\u{202e})"), "{}", plain(&refused));
     }
 }

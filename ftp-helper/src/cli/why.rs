@@ -87,16 +87,20 @@ fn describe(why: &Why) -> String {
 }
 
 fn pinhole(row: &PinholeRow) -> String {
-    let PinholeRow { session, client: _, server: _, inside, pinhole: p } = row;
+    let PinholeRow { session, added, client: _, server: _, inside, uid: _, note: _, pinhole: p } = row;
     let to = SocketAddr::new(p.responder, p.port);
     let inside = inside.map_or_else(String::new, |i| format!(" (inside {i})"));
+    let owner = match (session, added) {
+        (Some(id), _) => format!("of session {}", text::printable(id)),
+        (None, Some(id)) => format!("added by an operator as {}", text::printable(id)),
+        (None, None) => "of no session".to_owned(),
+    };
     format!(
-        "{} {} -> {to}{inside} {}, {} left, of session {}",
+        "{} {} -> {to}{inside} {}, {} left, {owner}",
         text::name(&p.mode),
         p.initiator,
         text::name(&p.state),
-        text::milliseconds(p.expires_in_ms),
-        text::printable(session)
+        text::milliseconds(p.expires_in_ms)
     )
 }
 
@@ -118,10 +122,13 @@ mod tests {
     #[test]
     fn the_answer_names_guard_reason_and_near_miss() {
         let row = PinholeRow {
-            session: "00000000000000a1".into(),
-            client: "192.0.2.10:40000".parse().unwrap(),
-            server: "198.51.100.5:21".parse().unwrap(),
+            session: Some("00000000000000a1".into()),
+            added: None,
+            client: Some("192.0.2.10:40000".parse().unwrap()),
+            server: Some("198.51.100.5:21".parse().unwrap()),
             inside: None,
+            uid: None,
+            note: None,
             pinhole: Pinhole {
                 mode: NegotiatedBy::Epsv,
                 initiator: "192.0.2.10".parse().unwrap(),

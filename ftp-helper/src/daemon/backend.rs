@@ -5,7 +5,10 @@ use std::{future::Future, sync::Arc};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::{
-    api::{Asked, PinholeRow, ReloadReport, Session, Status, Why, server::Backend},
+    api::{
+        Asked, ConnectionRow, PinholeRow, ReloadReport, Session, Status, Story, Why,
+        server::{Act, Backend, Done, Refusal},
+    },
     event::Event,
     metrics::Snapshot,
 };
@@ -15,10 +18,16 @@ pub(super) enum Question {
     Status(oneshot::Sender<Status>),
     Sessions(oneshot::Sender<Vec<Session>>),
     Pinholes(oneshot::Sender<Vec<PinholeRow>>),
+    Connections(oneshot::Sender<Vec<ConnectionRow>>),
+    Story(String, oneshot::Sender<Result<Story, Refusal>>),
+    Act(u32, Act, oneshot::Sender<Result<Done, Refusal>>),
     Why(Asked, oneshot::Sender<Result<Why, String>>),
     Reload(oneshot::Sender<Result<ReloadReport, String>>),
     Metrics(oneshot::Sender<Snapshot>),
 }
+
+/// What is answered when nobody answers any more.
+const STOPPING: &str = "the daemon is stopping";
 
 /// The loop, seen from elsewhere.
 #[derive(Clone)]
@@ -59,7 +68,19 @@ impl Backend for Handle {
     }
 
     async fn why(&self, asked: Asked) -> Result<Why, String> {
-        self.ask(|to| Question::Why(asked, to)).await.unwrap_or_else(|| Err("the daemon is stopping".into()))
+        self.ask(|to| Question::Why(asked, to)).await.unwrap_or_else(|| Err(STOPPING.into()))
+    }
+
+    async fn connections(&self) -> Vec<ConnectionRow> {
+        self.ask(Question::Connections).await.unwrap_or_default()
+    }
+
+    async fn story(&self, session: String) -> Result<Story, Refusal> {
+        self.ask(|to| Question::Story(session, to)).await.unwrap_or_else(|| Err(stopping()))
+    }
+
+    async fn act(&self, uid: u32, act: Act) -> Result<Done, Refusal> {
+        self.ask(|to| Question::Act(uid, act, to)).await.unwrap_or_else(|| Err(stopping()))
     }
 
     fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
@@ -68,6 +89,10 @@ impl Backend for Handle {
 
     fn reload(&self) -> impl Future<Output = Result<ReloadReport, String>> + Send {
         let this = self.clone();
-        async move { this.ask(Question::Reload).await.unwrap_or_else(|| Err("the daemon is stopping".into())) }
+        async move { this.ask(Question::Reload).await.unwrap_or_else(|| Err(STOPPING.into())) }
     }
+}
+
+fn stopping() -> Refusal {
+    Refusal::failed(STOPPING)
 }

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    RunOptions,
+    RunOptions, act,
     audit::Audit,
     backend::Question,
     clock, guards,
@@ -197,6 +197,9 @@ impl Daemon {
             Question::Status(to) => drop(to.send(status::status(self))),
             Question::Sessions(to) => drop(to.send(status::sessions(self))),
             Question::Pinholes(to) => drop(to.send(status::pinholes(self))),
+            Question::Connections(to) => drop(to.send(status::connections(self))),
+            Question::Story(session, to) => drop(to.send(act::story(self, &session))),
+            Question::Act(uid, what, to) => drop(to.send(act::act(self, uid, what))),
             Question::Why(asked, to) => drop(to.send(why::why(self, asked).map_err(|e| format!("{e:#}")))),
             Question::Reload(to) => drop(to.send(self.reload().map_err(|e| format!("{e:#}")))),
             Question::Metrics(to) => drop(to.send(status::metrics(self))),
@@ -280,6 +283,9 @@ impl Daemon {
             };
             self.engine.adopt_before(now, key, &left);
         }
+        for (key, state) in &pinholes {
+            self.engine.adopt_added(key, state);
+        }
         self.saved = Saved::of(saved.into_keys());
         // What that daemon has not read leads from where it was to where the tables are.
         let tables_read = clock::now();
@@ -336,7 +342,7 @@ impl Daemon {
                 Err(e) => tracing::error!("a record of the kernel can't be read: {e}"),
             }
             if result.is_ok() {
-                result = act(engine, plane, parking, outlets);
+                result = carry_out(engine, plane, parking, outlets);
             }
             // Before the record counts as read: whoever goes on from there needs this.
             if let (Some(session), Ok(())) = (session, &result) {
@@ -377,8 +383,9 @@ impl Daemon {
         Ok(())
     }
 
-    fn act(&mut self) -> anyhow::Result<()> {
-        act(&mut self.engine, &mut self.plane, &mut self.parking, &mut self.outlets)
+    /// Carries out what the engine wants.
+    pub(super) fn act(&mut self) -> anyhow::Result<()> {
+        carry_out(&mut self.engine, &mut self.plane, &mut self.parking, &mut self.outlets)
     }
 
     /// The seconds of a pinhole go on while the host is suspended, and the kernel's clock does not.
@@ -542,9 +549,14 @@ impl Daemon {
     fn feed_all(&mut self, now: Nanos) {
         if let Some(feeder) = &mut self.outlets.feeder {
             for p in self.engine.pinholes(now) {
-                feeder.follow(p.session, Some(&p.pinhole));
+                feeder.follow(p.owner, Some(&p.pinhole));
             }
         }
+    }
+
+    /// Saves what there is of a session now for the next daemon.
+    pub(super) fn save(&mut self, session: u64) -> anyhow::Result<()> {
+        self.saved.follow(&self.engine, &mut self.plane, session)
     }
 
     /// What was fed into sets, if any are.
@@ -562,19 +574,24 @@ fn load(path: &Path) -> anyhow::Result<Config> {
 }
 
 /// Carries out what the engine wants.
-fn act(engine: &mut Engine, plane: &mut Dataplane, parking: &mut Parking, outlets: &mut Outlets) -> anyhow::Result<()> {
+fn carry_out(
+    engine: &mut Engine,
+    plane: &mut Dataplane,
+    parking: &mut Parking,
+    outlets: &mut Outlets,
+) -> anyhow::Result<()> {
     while let Some(action) = engine.poll_action() {
         match action {
             Action::Command(command) => {
                 let outcome = plane.command(&command)?;
-                if command.op == op::OPEN && outcome == Outcome::Done {
+                if matches!(command.op, op::OPEN | op::ADD) && outcome == Outcome::Done {
                     release(parking, &command.pinhole);
                 }
                 engine.handle_outcome(clock::now(), &command, outcome);
             }
             Action::Event(event) => {
-                if let Some(session) = event.session.as_deref().and_then(event::session_id) {
-                    outlets.feed(engine, session);
+                if let Some(owner) = event.session.as_deref().or(event.added.as_deref()).and_then(event::session_id) {
+                    outlets.feed(engine, owner);
                 }
                 // An error means that nobody listens.
                 drop(outlets.events.send(Arc::new(event)));
@@ -585,10 +602,10 @@ fn act(engine: &mut Engine, plane: &mut Dataplane, parking: &mut Parking, outlet
 }
 
 impl Outlets {
-    /// Makes the sets agree with what a session has open at this moment, whatever has led there.
-    fn feed(&mut self, engine: &Engine, session: u64) {
+    /// Makes the sets agree with what a session has open at this moment, or with an added pinhole, whatever has led there.
+    fn feed(&mut self, engine: &Engine, owner: u64) {
         if let Some(feeder) = &mut self.feeder {
-            feeder.follow(session, engine.pinhole(clock::now(), session).as_ref());
+            feeder.follow(owner, engine.pinhole(clock::now(), owner).as_ref());
         }
     }
 }

@@ -3,6 +3,7 @@
 //! One thread, one loop (`core`). What people ask for comes through the control socket (`backend`) as messages to
 //! the loop, so that nothing is locked and every answer is of one moment.
 
+mod act;
 mod audit;
 mod backend;
 mod clock;

@@ -2,16 +2,20 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use ftp_helper_common::key::HOOK_IN;
+use ftp_helper_common::{
+    key::{FlowKey, HOOK_IN},
+    state::{ADDED_ID, FlowState},
+};
 
 use super::{clock, core::Daemon};
 use crate::{
     api::{
-        self, DeniedPort, Gauge, Heartbeat, HookKind, LinkType, PinholeRow, ReloadReport, Session, Standing, Status,
+        self, ConnectionRow, DeniedPort, Gauge, Heartbeat, HookKind, LinkType, PinholeRow, ReloadReport, Session,
+        Standing, Status,
     },
     config::Config,
     dataplane::{AttachKind, Link, ShieldKind},
-    engine::{Nanos, PinholeView, SessionView, Visible, policy::Mode},
+    engine::{self, Nanos, PinholeView, SessionView, Visible, policy::Mode},
     event,
     metrics::Snapshot,
     nft::Fed,
@@ -67,19 +71,57 @@ pub(super) fn sessions(d: &Daemon) -> Vec<Session> {
 
 /// The unconsumed pinholes.
 pub(super) fn pinholes(d: &Daemon) -> Vec<PinholeRow> {
-    let mut rows: Vec<_> = d
-        .engine
-        .pinholes(clock::now())
-        .map(|v| PinholeRow {
-            session: event::session_name(v.session),
-            client: v.client,
-            server: v.server,
-            inside: inside(d, &v),
-            pinhole: v.pinhole,
-        })
-        .collect();
-    rows.sort_by(|a, b| a.session.cmp(&b.session));
+    let mut rows: Vec<_> = d.engine.pinholes(clock::now()).map(|v| row(d, v)).collect();
+    rows.sort_by(|a, b| a.id().cmp(&b.id()));
     rows
+}
+
+/// One of them.
+pub(super) fn row(d: &Daemon, v: PinholeView) -> PinholeRow {
+    let inside = inside(d, &v);
+    let PinholeView { owner, ends, order, pinhole, .. } = v;
+    let (session, added) = names(owner);
+    let (client, server) = ends.unzip();
+    let (uid, note) = order.map(|o| (o.uid, o.note)).unzip();
+    PinholeRow { session, added, client, server, inside, uid, note, pinhole }
+}
+
+/// The data connections that are running, in the order in which they began. What can't be read is left out, and said in the
+/// log.
+pub(super) fn connections(d: &Daemon) -> Vec<ConnectionRow> {
+    let now = clock::now();
+    let mut flows = d.plane.flows().unwrap_or_else(|e| told("data connections", &e));
+    flows.sort_by_key(|(_, state)| state.start);
+    flows.into_iter().map(|(key, state)| connection(d, now, &key.to_flow(state.hook), &state)).collect()
+}
+
+fn connection(d: &Daemon, now: Nanos, key: &FlowKey, state: &FlowState) -> ConnectionRow {
+    let known = d.engine.connection(key);
+    let (session, added) = names(known.map_or(state.session, |(owner, _)| owner));
+    let (client, server) = known.and_then(|(_, ends)| ends).unzip();
+    let [bytes_out, bytes_back] = state.bytes;
+    let looked = state.last.saturating_sub(state.start);
+    let rate = u128::from(bytes_out.saturating_add(bytes_back)) * 1_000_000_000 / u128::from(looked.max(1));
+    ConnectionRow {
+        session,
+        added,
+        client,
+        server,
+        mode: engine::negotiated_by(state.mode),
+        initiator: SocketAddr::new(key.initiator.to_ip(), key.initiator_port),
+        responder: SocketAddr::new(key.responder.to_ip(), key.responder_port),
+        bytes_out,
+        bytes_back,
+        rate: u64::try_from(rate).unwrap_or(u64::MAX),
+        age_ms: millis(now.saturating_sub(state.start)),
+        seen_ms: millis(now.saturating_sub(state.last)),
+    }
+}
+
+/// What an owner of pinholes is called as: a session, or an added pinhole.
+fn names(owner: u64) -> (Option<String>, Option<String>) {
+    let name = event::session_name(owner);
+    if owner & ADDED_ID == 0 { (Some(name), None) } else { (None, Some(name)) }
 }
 
 /// Where a pinhole's responder waits inside, where that is translated.
@@ -163,7 +205,8 @@ pub(super) fn merge(old: &Config, new: Config) -> (Config, ReloadReport) {
     (merged, report)
 }
 
-fn session(d: &Daemon, now: Nanos, v: SessionView) -> Session {
+/// One session.
+pub(super) fn session(d: &Daemon, now: Nanos, v: SessionView) -> Session {
     Session {
         session: event::session_name(v.id),
         client: v.client,
@@ -215,6 +258,7 @@ fn engine_counters(d: &Daemon) -> BTreeMap<String, u64> {
         ("announcements", s.announcements),
         ("taken_by_fast_path", s.taken_by_fast_path),
         ("opened_by_daemon", s.opened_by_daemon),
+        ("added", s.added),
         ("confirmed", s.confirmed),
         ("divergences", s.divergences),
         ("used", s.used),

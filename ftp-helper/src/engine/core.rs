@@ -10,10 +10,11 @@ use ftp_helper_common::{
 };
 
 use super::{
-    Action, Nanos,
+    Action, Nanos, Order,
     policy::{Mode, Policy},
     session::Session,
     stats::{Stats, count},
+    story::Stories,
     table::{Flow, Timers, Unconsumed},
     view::{ends, socket},
 };
@@ -38,6 +39,10 @@ pub(super) struct Core {
     pub(super) kept: usize,
     /// What the kernel wrote until then has been read.
     pub(super) read_up_to: Nanos,
+    /// What was said in each session and what came of it.
+    pub(super) stories: Stories,
+    /// Who has asked for what is being done, where an operator has.
+    pub(super) order: Option<Order>,
     wall_offset: u64,
     forgotten: VecDeque<u64>,
     retries: HashMap<(u64, u32), u8>,
@@ -55,6 +60,8 @@ impl Core {
             unconsumed: Unconsumed::default(),
             kept: 0,
             read_up_to: 0,
+            stories: Stories::default(),
+            order: None,
             wall_offset,
             forgotten: VecDeque::new(),
             retries: HashMap::new(),
@@ -70,7 +77,8 @@ impl Core {
         self.policy = policy;
     }
 
-    /// Whether nothing is kept for any session; what is told once, and ids that were let go of, are bounded by themselves.
+    /// Whether nothing is kept for any session; what is told once, ids that were let go of, and the stories of sessions that
+    /// are over, are bounded by themselves.
     pub(super) fn is_idle(&self) -> bool {
         self.actions.is_empty()
             && self.timers.next().is_none()
@@ -78,6 +86,7 @@ impl Core {
             && self.unconsumed.is_empty()
             && self.retries.is_empty()
             && self.kept == 0
+            && self.stories.is_idle()
     }
 
     /// Queues a command.
@@ -86,13 +95,22 @@ impl Core {
     }
 
     /// Queues an event.
-    pub(super) fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, mut event: Event) {
+        if let Some(Order { uid, note }) = &self.order {
+            (event.uid, event.note) = (Some(*uid), Some(note.clone()));
+        }
+        self.stories.event(&event);
         self.actions.push_back(Action::Event(event));
+    }
+
+    /// Nanoseconds since 1970-01-01 UTC.
+    pub(super) fn wall(&self, now: Nanos) -> u64 {
+        now.saturating_add(self.wall_offset)
     }
 
     /// An event about nothing in particular yet.
     pub(super) fn blank(&self, now: Nanos, kind: Kind) -> Event {
-        Event::new(kind, now.saturating_add(self.wall_offset))
+        Event::new(kind, self.wall(now))
     }
 
     /// Queues an event about a session.

@@ -17,7 +17,7 @@ use super::{
     table::Flow,
     view::{ends, socket},
 };
-use crate::event::{Connection, Kind, PinholeState};
+use crate::event::{self, Connection, Kind, PinholeState};
 
 type Sessions = HashMap<u64, Box<Session>>;
 
@@ -46,6 +46,7 @@ pub(super) fn start(sessions: &mut Sessions, core: &mut Core, now: Nanos, record
     core.flows.insert(record.key, flow);
     let key = pinhole_of(record);
     let mut event = core.blank(now, Kind::Used);
+    event.added = added(record);
     if let Some((client, server)) = flow.ends() {
         event = event.of_session(record.session, client, server);
     }
@@ -91,6 +92,7 @@ pub(super) fn end(sessions: &mut Sessions, core: &mut Core, now: Nanos, record: 
         }
     }
     let mut event = core.blank(now, Kind::DataEnd);
+    event.added = added(record);
     if let Some(key) = control {
         let (client, server) = ends(&key);
         event = event.of_session(id, client, server);
@@ -134,6 +136,11 @@ pub(super) fn forget(sessions: &mut Sessions, core: &mut Core, now: Nanos, key: 
     event.connection = Some(connection(key));
     core.event(event.because(Reason::Idle));
     Some(flow.session)
+}
+
+/// The id of the pinhole that an operator has added for this connection.
+fn added(record: &FlowRecord) -> Option<String> {
+    (record.mode == pending::ADDED).then(|| event::session_name(record.session))
 }
 
 fn pinhole_of(record: &FlowRecord) -> PinholeKey {

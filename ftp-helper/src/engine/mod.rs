@@ -10,12 +10,14 @@
 //! [`Outcome::Done`]), after which there may be more actions. [`Engine::poll_timeout`] says when
 //! [`Engine::handle_timeout`] is due.
 
+mod added;
 mod core;
 mod dialogue;
 mod flow;
 pub mod grammar;
 mod kernel;
 mod line;
+mod order;
 mod pinhole;
 pub mod policy;
 mod record;
@@ -23,6 +25,7 @@ mod resume;
 mod saved;
 mod session;
 mod stats;
+mod story;
 mod stream;
 mod table;
 mod view;
@@ -30,7 +33,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::SocketAddr};
 
 use ftp_helper_common::{
     addr::Addr,
@@ -38,16 +41,19 @@ use ftp_helper_common::{
     key::{FlowKey, PinholeKey, SessionKey},
     reason::Reason,
     record::SegmentRecord,
-    state::{FlowState, SessionState, flag},
+    state::{ADDED_ID, FlowState, SessionState, flag, pending},
 };
 
-use self::{core::Core, saved::Saved, session::Session};
+use self::{added::Added, core::Core, saved::Saved, session::Session};
 pub use self::{
+    order::{NotKilled, Order},
+    pinhole::mode as negotiated_by,
     policy::Policy,
     record::{Record, RecordError},
     resume::Left,
     saved::SAVED_MAX,
     stats::{DENIED_PORTS, Denials, Stats},
+    story::{Entry, Story},
     view::{PinholeView, SessionView, Visible},
 };
 use crate::event::{Event, Kind, Pinhole};
@@ -69,6 +75,10 @@ pub struct Engine {
     sessions: HashMap<u64, Box<Session>>,
     /// Sessions to be taken over of which the first unread record tells more than the kernel's table.
     orphans: HashMap<u64, (SessionKey, SessionState, Option<Nanos>)>,
+    /// Pinholes that an operator has added, by their ids.
+    added: HashMap<u64, Added>,
+    /// The last one that the kernel did not open, and why.
+    not_added: Option<(u64, Reason)>,
     core: Core,
 }
 
@@ -76,7 +86,13 @@ impl Engine {
     /// An engine that knows nothing yet. `wall_offset` is what has to be added to `now` to get nanoseconds since
     /// 1970-01-01 UTC.
     pub fn new(policy: Policy, wall_offset: u64) -> Self {
-        Self { sessions: HashMap::new(), orphans: HashMap::new(), core: Core::new(policy, wall_offset) }
+        Self {
+            sessions: HashMap::new(),
+            orphans: HashMap::new(),
+            added: HashMap::new(),
+            not_added: None,
+            core: Core::new(policy, wall_offset),
+        }
     }
 
     /// Takes a record of the kernel's, or one that `replay` made of a packet.
@@ -91,6 +107,9 @@ impl Engine {
             Record::Session(r) => self.start(now, r),
             Record::Segment(r, payload) => self.segment(now, r, payload),
             Record::FlowStart(r) => {
+                if r.mode == pending::ADDED {
+                    self.added_used(r.session);
+                }
                 if let Some(other) = flow::start(&mut self.sessions, &mut self.core, now, r) {
                     self.settle(now, other);
                 }
@@ -108,6 +127,9 @@ impl Engine {
         // A pinhole that is being opened is asked about again, and not at once.
         if command.op != op::CONFIRM && self.core.retries(command, outcome) {
             return;
+        }
+        if command.session & ADDED_ID != 0 {
+            return self.added_outcome(now, command, outcome);
         }
         let Some(session) = self.sessions.get_mut(&command.session) else { return };
         if outcome == Outcome::NoSession {
@@ -163,6 +185,7 @@ impl Engine {
         }
         match left.saved.and_then(Saved::parse) {
             Some(saved) => {
+                self.core.stories.begin(state.id);
                 let session = Session::restored(now, key, left, saved, &mut self.core);
                 self.core.stats.restored += 1;
                 self.add_adopted(now, session);
@@ -223,6 +246,7 @@ impl Engine {
     }
 
     fn take_over(&mut self, now: Nanos, key: &SessionKey, left: &Left<'_>) {
+        self.core.stories.begin(left.state.id);
         let session = Session::adopted(now, key, left, &mut self.core);
         self.add_adopted(now, session);
     }
@@ -244,10 +268,14 @@ impl Engine {
             }
             self.settle(now, id);
         }
+        self.judge_added_again(now);
     }
 
     /// For a clean detach: revokes every unconsumed pinhole and ends every session.
     pub fn shutdown(&mut self, now: Nanos) {
+        for id in self.added.keys().copied().collect::<Vec<_>>() {
+            self.revoke_added(now, id, Reason::Shutdown, None);
+        }
         for (_, mut session) in self.sessions.drain() {
             session.end(now, &mut self.core, Reason::Shutdown, true);
         }
@@ -271,9 +299,10 @@ impl Engine {
         self.sessions.contains_key(&id)
     }
 
-    /// Whether this is the session's unconsumed pinhole.
+    /// Whether this is the unconsumed pinhole of the session, or the added one, with this id.
     pub fn has_pinhole(&self, session: u64, key: &PinholeKey) -> bool {
-        self.sessions.get(&session).and_then(|s| s.pinhole).is_some_and(|p| p.key == *key)
+        let own = self.sessions.get(&session).and_then(|s| s.pinhole);
+        own.or(self.added.get(&session).map(|a| a.hole)).is_some_and(|p| p.key == *key)
     }
 
     /// Whether this data connection is known.
@@ -292,7 +321,19 @@ impl Engine {
             }
             self.settle(now, id);
         }
+        self.age_added(time);
         self.run_due(now);
+    }
+
+    /// The session that a data connection is of, and both ends of its control connection, as far as known; `None` of a
+    /// connection that is not known.
+    pub fn connection(&self, key: &FlowKey) -> Option<(u64, Option<(SocketAddr, SocketAddr)>)> {
+        self.core.flows.get(key).map(|f| (f.session, f.ends()))
+    }
+
+    /// What was said in a session and what came of it, as far as it is kept.
+    pub fn story(&self, session: u64) -> Option<Story> {
+        self.core.stories.tell(session, self.sessions.get(&session).map(|s| &s.key))
     }
 
     /// Every data connection that is running, in no particular order.
@@ -302,17 +343,31 @@ impl Engine {
 
     /// Every unconsumed pinhole, in no particular order.
     pub fn pinholes(&self, now: Nanos) -> impl Iterator<Item = PinholeView> {
-        self.sessions.values().filter_map(move |s| s.pinhole_view(now))
+        let added = self.added.iter().map(move |(id, a)| a.view(*id, now));
+        self.sessions.values().filter_map(move |s| s.pinhole_view(now)).chain(added)
     }
 
-    /// The unconsumed pinhole of one session.
-    pub fn pinhole(&self, now: Nanos, session: u64) -> Option<Pinhole> {
-        self.sessions.get(&session)?.pinhole_view(now).map(|v| v.pinhole)
+    /// The unconsumed pinhole of one session, or the added one, with this id.
+    pub fn pinhole(&self, now: Nanos, owner: u64) -> Option<Pinhole> {
+        self.pinhole_view(now, owner).map(|v| v.pinhole)
+    }
+
+    /// The same with all that is known of it.
+    pub fn pinhole_view(&self, now: Nanos, owner: u64) -> Option<PinholeView> {
+        match self.sessions.get(&owner) {
+            Some(session) => session.pinhole_view(now),
+            None => self.added.get(&owner).map(|a| a.view(owner, now)),
+        }
+    }
+
+    /// One session.
+    pub fn session(&self, id: u64) -> Option<SessionView> {
+        self.sessions.get(&id).map(|s| s.view())
     }
 
     /// Whether nothing is kept any more: no session, no data connection, no pinhole, no bytes, no timer.
     pub fn is_idle(&self) -> bool {
-        self.sessions.is_empty() && self.core.is_idle()
+        self.sessions.is_empty() && self.added.is_empty() && self.core.is_idle()
     }
 
     /// What was counted.
@@ -335,6 +390,7 @@ impl Engine {
             return;
         }
         let session = Session::new(now, record);
+        self.core.stories.begin(record.session);
         self.core.session_event(now, &session, Kind::SessionStart, None, None);
         self.core.stats.sessions_started += 1;
         self.sessions.insert(record.session, Box::new(session));
@@ -348,6 +404,7 @@ impl Engine {
             }
             if let Some((key, state, deadline)) = self.orphans.remove(&record.session) {
                 let left = Left { state: &state, deadline, saved: None };
+                self.core.stories.begin(record.session);
                 if record.flags & flag::BLIND == 0 {
                     let session = Session::rejoined(now, record, &left, &mut self.core);
                     self.core.stats.restored += 1;
@@ -359,6 +416,7 @@ impl Engine {
         }
         if !self.sessions.contains_key(&record.session) {
             let session = Session::found(now, record);
+            self.core.stories.begin(record.session);
             self.core.session_event(now, &session, Kind::SessionStart, None, None);
             self.core.stats.sessions_started += 1;
             self.sessions.insert(record.session, Box::new(session));
@@ -393,6 +451,10 @@ impl Engine {
     /// Runs the timers that are due.
     fn run_due(&mut self, now: Nanos) {
         while let Some(id) = self.core.timers.pop(now) {
+            if id & ADDED_ID != 0 {
+                self.added_timeout(now, id);
+                continue;
+            }
             if let Some(session) = self.sessions.get_mut(&id) {
                 session.timer = Nanos::MAX;
                 session.timeout(now, &mut self.core);

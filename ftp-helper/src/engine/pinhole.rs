@@ -83,13 +83,14 @@ pub(super) fn show(key: &PinholeKey, kind: u8, state: event::PinholeState, left:
     }
 }
 
-/// The name of a way to negotiate.
-pub(super) fn mode(kind: u8) -> NegotiatedBy {
+/// The name of a way to negotiate, a `state::pending`.
+pub fn mode(kind: u8) -> NegotiatedBy {
     match kind {
         pending::PASV => NegotiatedBy::Pasv,
         pending::EPSV => NegotiatedBy::Epsv,
         pending::PORT => NegotiatedBy::Port,
         pending::RANGE => NegotiatedBy::Range,
+        pending::ADDED => NegotiatedBy::Added,
         _ => NegotiatedBy::Eprt,
     }
 }

@@ -218,6 +218,7 @@ impl Session {
             core.remember_forgotten(self.id);
         }
         core.session_event(now, self, Kind::SessionEnd, Some(reason), None);
+        core.stories.end(self.id, self.key);
     }
 
     /// The kernel has no such session.
@@ -229,7 +230,9 @@ impl Session {
     /// The session may open nothing any more.
     pub(super) fn taint(&mut self, now: Nanos, core: &mut Core, reason: Reason) {
         let (standing, flags, kind) = match reason {
-            Reason::Overlap => (Standing::Killed(reason), flag::TAINTED | flag::KILLED, Kind::Killed),
+            Reason::Overlap | Reason::Operator => {
+                (Standing::Killed(reason), flag::TAINTED | flag::KILLED, Kind::Killed)
+            }
             Reason::AuthAccepted | Reason::ImplicitTls => (Standing::Opaque(reason), flag::OPAQUE, Kind::Opaque),
             _ => (Standing::Tainted(reason), flag::TAINTED, Kind::Tainted),
         };
@@ -310,7 +313,14 @@ impl Session {
     pub(super) fn pinhole_view(&self, now: Nanos) -> Option<PinholeView> {
         let (client, server) = ends(&self.key);
         let inside = self.inside.map(|a| a.to_ip());
-        self.pinhole.map(|p| PinholeView { session: self.id, client, server, inside, key: p.key, pinhole: p.show(now) })
+        self.pinhole.map(|p| PinholeView {
+            owner: self.id,
+            ends: Some((client, server)),
+            inside,
+            key: p.key,
+            order: None,
+            pinhole: p.show(now),
+        })
     }
 
     pub(super) fn empty(now: Nanos, id: u64, key: SessionKey, client_hook: u8, next: [u32; 2]) -> Self {
@@ -463,6 +473,7 @@ impl Session {
                 Err(reason) => return self.taint(now, core, reason),
             };
             let Some(line) = line else { continue };
+            core.stories.line(self.id, core.wall(now), side, &line);
             let was_in = self.dialogue.logged_in();
             let (policy, key, hook, inside) = (&core.policy, &self.key, self.client_hook, self.inside);
             let judge = |a: &_| pinhole::judge(policy, key, hook, inside, a);

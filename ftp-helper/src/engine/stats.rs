@@ -29,6 +29,8 @@ pub struct Stats {
     pub taken_by_fast_path: u64,
     /// Of these, opened by the daemon.
     pub opened_by_daemon: u64,
+    /// Pinholes that an operator has added.
+    pub added: u64,
     /// Pinholes of the fast path that were vouched for.
     pub confirmed: u64,
     /// Pinholes that the kernel opened and the engine would not have.

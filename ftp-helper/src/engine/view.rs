@@ -8,7 +8,7 @@ use ftp_helper_common::{
     reason::Reason,
 };
 
-use super::Nanos;
+use super::{Nanos, Order};
 use crate::event::Pinhole;
 
 /// A session, for people.
@@ -88,16 +88,16 @@ impl Visible {
 /// An unconsumed pinhole and its session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PinholeView {
-    /// The session's id.
-    pub session: u64,
-    /// The control connection's client.
-    pub client: SocketAddr,
-    /// The control connection's server.
-    pub server: SocketAddr,
+    /// The session's id, or its own where an operator has added it.
+    pub owner: u64,
+    /// The control connection's client and server; `None` where it belongs to no session.
+    pub ends: Option<(SocketAddr, SocketAddr)>,
     /// The address that the end inside has there, where that is another.
     pub inside: Option<IpAddr>,
     /// The kernel's key of it.
     pub key: PinholeKey,
+    /// Who has added it, where an operator has, and that is known.
+    pub order: Option<Order>,
     /// The pinhole.
     pub pinhole: Pinhole,
 }

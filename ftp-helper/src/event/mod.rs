@@ -35,12 +35,21 @@ pub struct Event {
     /// The pinhole that it is about.
     #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
     pub pinhole: Option<Pinhole>,
+    /// The id of the pinhole that it is about, where an operator has added that; it belongs to no session.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub added: Option<String>,
     /// The connection that it is about (`used`, `denied`, `data_end`).
     #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
     pub connection: Option<Connection>,
     /// Who opened the pinhole (`opened`).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub by: Option<By>,
+    /// The user who has asked for it, where an operator has.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub uid: Option<u32>,
+    /// What that user has given as the reason.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub note: Option<String>,
     /// More, for people.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub detail: Option<String>,
@@ -81,7 +90,8 @@ pub enum Kind {
 /// A pinhole, in events and in `pinholes`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Pinhole {
-    /// How it was negotiated: `pasv`, `epsv`, `port` or `eprt`; `range` for a data connection of an encrypted session.
+    /// How it was negotiated: `pasv`, `epsv`, `port` or `eprt`; `range` for a data connection of an encrypted session;
+    /// `added` where an operator has added it.
     pub mode: NegotiatedBy,
     /// Who may connect.
     pub initiator: IpAddr,
@@ -109,6 +119,8 @@ pub enum NegotiatedBy {
     Eprt,
     /// Not at all: an encrypted session's data connection, in the range of its server.
     Range,
+    /// Not at all: an operator has added it.
+    Added,
 }
 
 /// How far a pinhole is.
@@ -152,6 +164,8 @@ pub enum By {
     Kernel,
     /// The daemon.
     Daemon,
+    /// The daemon, since an operator has asked for it.
+    Operator,
 }
 
 impl Event {
@@ -169,8 +183,11 @@ impl Event {
             server: None,
             reason: None,
             pinhole: None,
+            added: None,
             connection: None,
             by: None,
+            uid: None,
+            note: None,
             detail: None,
         }
     }
@@ -201,6 +218,12 @@ pub fn session_name(id: u64) -> String {
 /// The id of a session that was written so.
 pub fn session_id(name: &str) -> Option<u64> {
     u64::from_str_radix(name, 16).ok()
+}
+
+/// The time that was written so, in nanoseconds; `None` of what is no such time.
+pub fn wall_of(timestamp: &str) -> Option<u64> {
+    let since = humantime::parse_rfc3339(timestamp).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_nanos()).ok()
 }
 
 /// Nanoseconds since 1970-01-01 UTC in RFC 3339 with microseconds.
@@ -256,5 +279,7 @@ mod tests {
         let text = serde_json::to_string(&bare).unwrap();
         assert_eq!(text, r#"{"v":1,"ts":"1970-01-01T00:00:00.000000Z","event":"session_end"}"#);
         assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), bare);
+        assert_eq!(wall_of("2023-11-14T22:13:20.123456Z"), Some(1_700_000_000_123_456_000));
+        assert_eq!(wall_of("yesterday"), None);
     }
 }

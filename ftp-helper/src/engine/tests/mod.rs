@@ -5,6 +5,7 @@ mod cuts;
 mod dialogue;
 mod life;
 mod opaque;
+mod operator;
 mod pace;
 mod subset;
 mod survive;

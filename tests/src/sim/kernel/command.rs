@@ -4,7 +4,7 @@ use ftp_helper_common::{
     command::{Command, Outcome, op},
     key::PinholeKey,
     record::{SynRecord, kind},
-    state::{PinholeState, flag, pending, pinhole_flag},
+    state::{ADDED_ID, PinholeState, flag, pending, pinhole_flag},
 };
 
 use super::{Kernel, range::range_key};
@@ -28,6 +28,11 @@ impl Kernel {
                 return Outcome::Done;
             }
             op::FORGET_RANGE => return self.sweep_range(&c.pinhole),
+            op::ADD => return self.add(now, c),
+            op::REMOVE => {
+                let gone = c.session & ADDED_ID == 0 || !self.remove_pinhole(&c.pinhole, c.session);
+                return if gone { Outcome::NoPinhole } else { Outcome::Done };
+            }
             op::DENY => {
                 self.tell_denied(SynRecord {
                     kind: kind::DENIED,
@@ -110,6 +115,20 @@ impl Kernel {
             }
             _ => Outcome::Malformed,
         }
+    }
+
+    fn add(&mut self, now: u64, c: &Command) -> Outcome {
+        if c.session & ADDED_ID == 0 || c.pinhole.port < 1024 {
+            return Outcome::Malformed;
+        }
+        let state = PinholeState {
+            session: c.session,
+            deadline: now + (u64::from(c.seq) * 1_000_000).min(self.policy.timeout),
+            mode: pending::ADDED,
+            flags: pinhole_flag::CONFIRMED,
+            ..PinholeState::default()
+        };
+        self.open_pinhole(now, &c.pinhole, &state)
     }
 
     fn open(&mut self, now: u64, c: &Command) -> Outcome {

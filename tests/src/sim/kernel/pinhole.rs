@@ -89,5 +89,6 @@ impl Kernel {
 /// Whose quota a pinhole counts against.
 #[must_use]
 pub(super) fn client_of(key: &PinholeKey, mode: u8) -> Addr {
-    if mode == pending::PASV || mode == pending::EPSV { key.initiator.quota_key() } else { key.responder.quota_key() }
+    let initiator = matches!(mode, pending::PASV | pending::EPSV | pending::ADDED);
+    if initiator { key.initiator.quota_key() } else { key.responder.quota_key() }
 }
