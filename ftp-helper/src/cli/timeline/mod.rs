@@ -197,6 +197,17 @@ mod tests {
         assert_eq!((spans("data"), spans("hole")), (3, 3));
     }
 
+    /// `UPDATE_SNAPSHOTS=1` draws it anew.
+    #[test]
+    fn the_picture_in_the_documentation_is_what_is_drawn() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/pictures/timeline.svg");
+        let svg = picture(events(STREAM), None, None, "x").unwrap();
+        if std::env::var_os("UPDATE_SNAPSHOTS").is_some_and(|v| v == "1") {
+            write(&path, &svg).unwrap();
+        }
+        assert!(std::fs::read_to_string(&path).unwrap() == svg, "{} is of another program", path.display());
+    }
+
     #[test]
     fn every_stream_of_the_captures_can_be_drawn() {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/captures");

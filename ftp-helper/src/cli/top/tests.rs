@@ -256,6 +256,14 @@ fn every_pane_has_its_picture_in_every_size() {
 }
 
 #[test]
+fn the_screen_in_the_documentation_is_what_is_drawn() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/top.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let screen = text(&screen(&mut app(), 80, 24, false));
+    assert!(page.contains(&format!("```text\n{screen}```\n")), "docs/top.md shows another screen than\n{screen}");
+}
+
+#[test]
 fn colours_are_only_where_they_are_wanted() {
     for (width, height) in [(80, 24), (60, 15), (120, 40)] {
         let mut app = app();
