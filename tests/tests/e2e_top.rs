@@ -131,8 +131,10 @@ impl Terminal {
         let shell = self.tmux(&["display-message", "-p", "#{pane_pid}"]);
         let shell = shell.trim();
         let children = format!("/proc/{shell}/task/{shell}/children");
-        until("a child of the shell", || std::fs::read_to_string(&children).ok()?.trim().parse().ok().map(Pid::from_raw))
-            .unwrap()
+        until("a child of the shell", || {
+            std::fs::read_to_string(&children).ok()?.trim().parse().ok().map(Pid::from_raw)
+        })
+        .unwrap()
     }
 
     /// Whether the shell has its terminal back, with lines and echo.
@@ -346,10 +348,14 @@ fn an_administrator_watches_revokes_and_kills() {
     }
 
     // With colours, and without.
-    let has_colours = |looks: &str| ["\x1b[3", "\x1b[9"].iter().any(|c| looks.contains(c) && !looks.contains("\x1b[39m\x1b[3"));
-    for (before, after, colours) in
-        [("", "", true), ("NO_COLOR=1", "", false), ("", "--color never", false), ("NO_COLOR=1", "--color always", true)]
-    {
+    let has_colours =
+        |looks: &str| ["\x1b[3", "\x1b[9"].iter().any(|c| looks.contains(c) && !looks.contains("\x1b[39m\x1b[3"));
+    for (before, after, colours) in [
+        ("", "", true),
+        ("NO_COLOR=1", "", false),
+        ("", "--color never", false),
+        ("NO_COLOR=1", "--color always", true),
+    ] {
         terminal.write(&format!("{before} {top} {after}"));
         terminal.press(&["Enter"]);
         terminal.wait("heartbeat fresh");

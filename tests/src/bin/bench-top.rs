@@ -92,7 +92,10 @@ fn run(args: &Args) -> Result<bool> {
     let mut command = Command::new(program()?);
     command.arg("top").args(["--interval", &args.interval]).arg("--socket").arg(&socket);
     command.env("TERM", "xterm-256color").env_remove("NO_COLOR").env_remove("RUST_LOG");
-    command.stdin(Stdio::from(inside.try_clone()?)).stdout(Stdio::from(inside.try_clone()?)).stderr(Stdio::from(inside));
+    command
+        .stdin(Stdio::from(inside.try_clone()?))
+        .stdout(Stdio::from(inside.try_clone()?))
+        .stderr(Stdio::from(inside));
     let begun = Instant::now();
     let mut child = command.spawn().context("can't start ftp-helper")?;
     // The slave's end stays open here only in the command.

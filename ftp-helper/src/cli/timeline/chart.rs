@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::super::text;
+use super::super::{colour::Paint, text};
 use crate::event::{Connection, Event, Kind, NegotiatedBy, Pinhole};
 
 /// A session's timeline.
@@ -144,7 +144,8 @@ impl Ends {
 }
 
 fn time(event: &Event) -> Result<SystemTime> {
-    humantime::parse_rfc3339(&event.ts).with_context(|| format!("an event has a time that can't be read, {:?}", event.ts))
+    humantime::parse_rfc3339(&event.ts)
+        .with_context(|| format!("an event has a time that can't be read, {:?}", event.ts))
 }
 
 fn step(event: &Event, began: SystemTime, ends: Ends) -> Result<Step> {
@@ -171,10 +172,13 @@ fn step(event: &Event, began: SystemTime, ends: Ends) -> Result<Step> {
             });
             (announcement(pinhole), Tone::Good, title, Some(format!("opened{by}{long}")))
         }
-        Kind::Confirmed => (Sign::Mark, Tone::Good, "confirmed".to_owned(), Some("the daemon vouches for it".to_owned())),
+        Kind::Confirmed => {
+            (Sign::Mark, Tone::Good, "confirmed".to_owned(), Some("the daemon vouches for it".to_owned()))
+        }
         Kind::Used => {
             let to = if initiator == Lane::Client { Lane::Server } else { Lane::Client };
-            let title = connection.map_or_else(|| "used".to_owned(), |c| format!("SYN {} to port {}", c.from, c.to.port()));
+            let title =
+                connection.map_or_else(|| "used".to_owned(), |c| format!("SYN {} to port {}", c.from, c.to.port()));
             (Sign::Across(initiator, to), Tone::Good, title, Some("used".to_owned()))
         }
         Kind::Expired => (Sign::Mark, Tone::Bad, "expired".to_owned(), pinhole.map(endpoint)),
@@ -195,7 +199,7 @@ fn step(event: &Event, began: SystemTime, ends: Ends) -> Result<Step> {
     };
     let operator = event.note.as_deref().map(|n| format!("by an operator: {}", text::printable(n)));
     let note = [note, operator, detail].into_iter().flatten().collect::<Vec<_>>().join("; ");
-    Ok(Step { at, kind: text::name(&event.event), sign, tone, title, note, whole: text::event(event) })
+    Ok(Step { at, kind: text::name(&event.event), sign, tone, title, note, whole: text::event(event, Paint::PLAIN) })
 }
 
 /// Who announces: the server in passive modes, the client in active ones.
@@ -285,7 +289,8 @@ mod tests {
         let sign = |e: Event| Chart::new(&[e]).unwrap().steps[0].sign;
         assert_eq!(sign(used("192.0.2.1:7")), Sign::Across(Lane::Client, Lane::Server));
         assert_eq!(sign(used("198.51.100.1:20")), Sign::Across(Lane::Server, Lane::Client));
-        let denied = event("denied", r#","reason":"no_pinhole","from":"198.51.100.1:20","to":"192.0.2.1:5000","dropped":true"#);
+        let denied =
+            event("denied", r#","reason":"no_pinhole","from":"198.51.100.1:20","to":"192.0.2.1:5000","dropped":true"#);
         assert_eq!(sign(denied), Sign::Stopped(Lane::Server));
         // Client and server on one host.
         let mut local = event("used", &(hole("port", 5000) + r#","from":"192.0.2.1:7","to":"192.0.2.1:5000""#));

@@ -257,7 +257,10 @@ mod tests {
 
     #[test]
     fn only_characters_of_xml_are_written() {
-        assert_eq!(allowed("a\u{0}b\u{1b}\u{ffff}\u{fffe}\u{1f600}\n"), "a\u{fffd}b\u{fffd}\u{fffd}\u{fffd}\u{1f600}\n");
+        assert_eq!(
+            allowed("a\u{0}b\u{1b}\u{ffff}\u{fffe}\u{1f600}\n"),
+            "a\u{fffd}b\u{fffd}\u{fffd}\u{fffd}\u{1f600}\n"
+        );
     }
 
     #[test]

@@ -97,7 +97,8 @@ fn read(from: impl BufRead, name: &str) -> anyhow::Result<Vec<Event>> {
         })?;
         if event.v != Event::VERSION {
             let (v, known) = (event.v, Event::VERSION);
-            let message = format!("{name}:{}:1: an event of version {v}; this program reads version {known}", index + 1);
+            let message =
+                format!("{name}:{}:1: an event of version {v}; this program reads version {known}", index + 1);
             return Err(Fault::new(Code::Failure, message).into());
         }
         events.push(event);
@@ -189,7 +190,7 @@ mod tests {
         let told: Vec<_> = events(STREAM).iter().map(|e| super::super::text::name(&e.event)).collect();
         assert_eq!(drawn, told);
         let words: String = document.descendants().filter(|n| n.is_text()).filter_map(|n| n.text()).collect();
-        for word in ["203.0.113.10:46956", "192.0.2.100:21", "50044", "50058", "50020", "+0.017112 s", "closed"] {
+        for word in ["203.0.113.10:46956", "192.0.2.100:21", "50044", "50058", "50020", "+0.017078 s", "closed"] {
             assert!(words.contains(word), "{word} is missing");
         }
         // Three data connections, three pinholes.

@@ -314,6 +314,7 @@ impl App {
             KeyCode::Char('d') => self.ask_to_revoke(now),
             KeyCode::Char('K') => self.ask_to_kill(now),
             code => {
+                let scrolls = self.pane == Pane::Health;
                 let list = self.current();
                 let page = list.page.max(1);
                 let last = list.order.len().saturating_sub(1);
@@ -326,7 +327,7 @@ impl App {
                     KeyCode::End | KeyCode::Char('G') => last,
                     _ => return None,
                 };
-                if self.pane == Pane::Health {
+                if scrolls {
                     // Its lines are no rows: they scroll. Drawing holds them within what there is.
                     list.offset = match code {
                         KeyCode::Down | KeyCode::Char('j') => list.offset.saturating_add(1),

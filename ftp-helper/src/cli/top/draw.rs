@@ -11,8 +11,9 @@ use ratatui::{
 use super::{
     super::text,
     app::{App, Link, Overlay},
-    health, overlay,
+    health,
     known::Moment,
+    overlay,
     panes::{self, Pane},
     theme::{Theme, Tone},
     words,
@@ -162,7 +163,7 @@ fn pane(buffer: &mut Buffer, area: Rect, app: &mut App, which: Pane, theme: Them
     let columns = which.columns();
     let widths = panes::widths(columns, inner.width);
     let list = &mut app.lists[which.index()];
-    list.page = usize::from(inner.height.saturating_sub(1));
+    list.page = usize::from(inner.height.saturating_sub(1)).max(1);
     // The chosen row is on the screen, and the screen is not half empty.
     list.offset = list.offset.clamp((list.chosen + 1).saturating_sub(list.page), list.chosen);
     list.offset = list.offset.min(list.order.len().saturating_sub(list.page));

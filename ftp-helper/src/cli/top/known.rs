@@ -155,8 +155,11 @@ impl Known {
 
 /// Whom an event is about.
 fn who(event: &Event) -> Option<String> {
-    let ends = event.connection.as_ref().map(|c| (c.from, c.to)).or(Some((event.client?, event.server?)));
-    ends.map(|(from, to)| format!("{from} → {to}"))
+    let (from, to) = match &event.connection {
+        Some(c) => (c.from, c.to),
+        None => (event.client?, event.server?),
+    };
+    Some(format!("{from} → {to}"))
 }
 
 /// The counters of a status that count by reason, in the order of their names.
@@ -198,7 +201,8 @@ mod tests {
     fn status(denied: u64, refused: u64) -> Status {
         Status {
             reasons: [("no_pinhole".into(), denied), ("pipelined".into(), 1), ("ring_full".into(), 0)].into(),
-            engine: [("refused.low_port".into(), refused), ("records".into(), 9), ("denied.no_pinhole".into(), 4)].into(),
+            engine: [("refused.low_port".into(), refused), ("records".into(), 9), ("denied.no_pinhole".into(), 4)]
+                .into(),
             ..Status::default()
         }
     }
@@ -211,7 +215,8 @@ mod tests {
     fn refusals_are_counted_by_reason_with_their_rate() {
         let mut known = Known::default();
         known.fetch(fetched(1, status(10, 1)));
-        let shown = |k: &Known| -> Vec<_> { k.refusals.iter().map(|r| (r.what, r.reason.clone(), r.count, r.rate)).collect() };
+        let shown =
+            |k: &Known| -> Vec<_> { k.refusals.iter().map(|r| (r.what, r.reason.clone(), r.count, r.rate)).collect() };
         assert_eq!(
             shown(&known),
             [
@@ -241,7 +246,10 @@ mod tests {
         known.event(&line("opened", hole));
         known.event(&line("refused", r#","reason":"low_port""#));
         let last = known.last_event("00000000000000a1").unwrap();
-        assert_eq!((last.kind, last.mode, last.reason), (Kind::Refused, Some(NegotiatedBy::Epsv), Some(Reason::LowPort)));
+        assert_eq!(
+            (last.kind, last.mode, last.reason),
+            (Kind::Refused, Some(NegotiatedBy::Epsv), Some(Reason::LowPort))
+        );
         let refusal = known.last_refusal("low_port").unwrap();
         assert_eq!((refusal.time.as_str(), refusal.who.as_str()), ("12:34:56", "192.0.2.1:9 → 198.51.100.1:21"));
     }

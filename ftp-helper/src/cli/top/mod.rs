@@ -26,7 +26,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::ValueEnum;
 use nix::sys::signal::{SigSet, Signal};
 use ratatui::crossterm::style::force_color_output;
 
@@ -36,7 +35,7 @@ use self::{
     screen::Screen,
     theme::{Theme, Tone},
 };
-use super::target::TargetArgs;
+use super::{colour::ColourArgs, target::TargetArgs};
 use crate::error::{Code, Fault};
 
 /// Arguments of `top`.
@@ -47,10 +46,8 @@ pub(super) struct TopArgs {
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
     interval: Duration,
 
-    /// Whether to use colours; auto does unless NO_COLOR is set
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
-    color: Color,
-
+    #[command(flatten)]
+    colour: ColourArgs,
     #[command(flatten)]
     target: TargetArgs,
 }
@@ -63,24 +60,12 @@ Examples:
 
 Press ? for the keys.";
 
-/// Whether to use colours.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum Color {
-    /// Unless NO_COLOR is set.
-    #[default]
-    Auto,
-    /// Yes.
-    Always,
-    /// No.
-    Never,
-}
-
 /// What the threads have told and nobody has taken in yet, at most.
 const WAITING: usize = 4096;
 
 /// Shows what is going on until a key ends it.
 pub(super) fn run(args: TopArgs) -> anyhow::Result<ExitCode> {
-    let TopArgs { interval, color, target } = args;
+    let TopArgs { interval, colour, target } = args;
     if !io::stdout().is_terminal() {
         let message = "top draws on a terminal, and standard output is none: use `ftp-helper status`, `sessions` or \
                        `observe -f` there, or `ssh -t` to get a terminal";
@@ -89,11 +74,7 @@ pub(super) fn run(args: TopArgs) -> anyhow::Result<ExitCode> {
     // Who may not ask, or asks where nobody answers, is told so before the screen is taken over.
     let socket = target.socket()?;
     crate::api::client::Client::connect(&socket)?.status()?;
-    let color = match color {
-        Color::Auto => std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
-        Color::Always => true,
-        Color::Never => false,
-    };
+    let color = colour.paint().is_on();
     force_color_output(color);
     // Bounded: when events come faster than they can be taken in, the daemon is to notice, and leave some out.
     let (to, told) = mpsc::sync_channel(WAITING);

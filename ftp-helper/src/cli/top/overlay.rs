@@ -47,7 +47,8 @@ fn help(buffer: &mut Buffer, area: Rect, theme: Theme) {
     let height = u16::try_from(KEYS.len()).unwrap_or(u16::MAX).saturating_add(2);
     let inner = boxed(buffer, area, 66, height, "Keys", theme);
     for ((key, what), y) in KEYS.iter().zip(inner.y..inner.bottom()) {
-        let x = put(buffer, inner.x + 1, y, inner.width.saturating_sub(1), &format!("{key:<16}"), theme.style(Tone::Head));
+        let x =
+            put(buffer, inner.x + 1, y, inner.width.saturating_sub(1), &format!("{key:<16}"), theme.style(Tone::Head));
         put(buffer, x, y, inner.right().saturating_sub(x), what, theme.style(Tone::Plain));
     }
 }

@@ -157,10 +157,9 @@ impl Pane {
     pub(super) fn key(self, known: &Known, row: usize) -> Option<String> {
         match self {
             Self::Sessions => known.sessions().get(row).map(|s| s.session.clone()),
-            Self::Pinholes => known
-                .pinholes()
-                .get(row)
-                .map(|p| format!("{} {} {}", id(p.id()), p.pinhole.initiator, responder(p))),
+            Self::Pinholes => {
+                known.pinholes().get(row).map(|p| format!("{} {} {}", id(p.id()), p.pinhole.initiator, responder(p)))
+            }
             Self::Transfers => known.transfers().get(row).map(|t| format!("{} {}", t.initiator, t.responder)),
             Self::Refusals => known.refusals.get(row).map(|r| format!("{} {}", r.what, r.reason)),
             Self::Health => None,
@@ -470,7 +469,14 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_other_commands() {
-        for state in [Standing::Login, Standing::LoggedIn, Standing::Tainted, Standing::Killed, Standing::Opaque, Standing::Closing] {
+        for state in [
+            Standing::Login,
+            Standing::LoggedIn,
+            Standing::Tainted,
+            Standing::Killed,
+            Standing::Opaque,
+            Standing::Closing,
+        ] {
             assert_eq!(standing(state), text::name(&state));
         }
     }

@@ -1,6 +1,10 @@
 //! A session's story as lines of text.
 
-use super::{super::text, app::StoryLine, theme::Tone};
+use super::{
+    super::{colour::Paint, text},
+    app::StoryLine,
+    theme::Tone,
+};
 use crate::{
     api::{Speaker, Story},
     event::{Event, Kind},
@@ -35,14 +39,8 @@ pub(super) fn lines(story: &Story) -> Vec<StoryLine> {
 
 /// An event without what the head of the story says already.
 fn happened(event: &Event) -> String {
-    let mut bare = event.clone();
-    bare.session = None;
-    bare.client = None;
-    bare.server = None;
-    let line = text::event(&bare);
-    // The time stands before it, shorter.
-    let rest = line.strip_prefix(bare.ts.as_str()).unwrap_or(&line);
-    rest.split_whitespace().collect::<Vec<_>>().join(" ")
+    let what = format!("{} {}", text::name(&event.event), text::happening(event, Paint::PLAIN));
+    what.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn tone(kind: Kind) -> Tone {
@@ -81,7 +79,10 @@ mod tests {
             event: Some(serde_json::from_str(refused).unwrap()),
             ..line(Speaker::Daemon, "")
         };
-        let story = Story { head, lines: vec![line(Speaker::Client, "PASS ***"), line(Speaker::Server, "230 \u{1b}[2J and so on"), event] };
+        let story = Story {
+            head,
+            lines: vec![line(Speaker::Client, "PASS ***"), line(Speaker::Server, "230 \u{1b}[2J and so on"), event],
+        };
         let told: Vec<_> = lines(&story).into_iter().map(|l| l.text).collect();
         assert_eq!(
             told,

@@ -160,7 +160,8 @@ fn app() -> App {
     app.event(event("used", 2, hole));
     app.event(event("refused", 4, r#","reason":"third_host""#));
     app.event(event("opaque", 5, r#","reason":"auth_accepted""#));
-    let mut denied = event("denied", 0, r#","reason":"no_pinhole","from":"203.0.113.66:51000","to":"192.0.2.100:3389""#);
+    let mut denied =
+        event("denied", 0, r#","reason":"no_pinhole","from":"203.0.113.66:51000","to":"192.0.2.100:3389""#);
     denied.session = None;
     app.event(denied);
     app.fetch(fetched());
@@ -419,7 +420,10 @@ fn a_paused_view_stands_still_and_catches_up() {
     let much_later = NOW + Duration::from_secs(60);
     terminal.draw(|frame| draw::draw(frame, &mut app, Theme::new(false), much_later)).unwrap();
     let paused = text(terminal.backend().buffer());
-    assert_eq!(paused.replace(" PAUSED", "").lines().skip(1).collect::<Vec<_>>(), before.lines().skip(1).collect::<Vec<_>>());
+    assert_eq!(
+        paused.replace(" PAUSED", "").lines().skip(1).collect::<Vec<_>>(),
+        before.lines().skip(1).collect::<Vec<_>>()
+    );
     assert!(paused.starts_with("ftp-helper PAUSED drop"), "{paused}");
     press(&mut app, "p");
     assert_eq!(shown(&app), "1");
@@ -429,7 +433,8 @@ fn a_paused_view_stands_still_and_catches_up() {
 #[test]
 fn every_pane_is_a_key_away() {
     let mut app = app();
-    for (keys, pane) in [("2", Pane::Pinholes), ("5", Pane::Health), ("\t", Pane::Sessions), ("\t\t\t", Pane::Refusals)] {
+    for (keys, pane) in [("2", Pane::Pinholes), ("5", Pane::Health), ("\t", Pane::Sessions), ("\t\t\t", Pane::Refusals)]
+    {
         press(&mut app, keys);
         assert_eq!(app.pane, pane);
     }
