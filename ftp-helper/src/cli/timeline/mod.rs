@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(e.to_string(), "events.jsonl:3:8: this is no event of ftp-helper: key must be a string");
         assert_eq!(code(&e), Code::Failure);
         let e = wrong(&first.replace("session_start", "session_begin"));
-        assert!(e.to_string().starts_with("events.jsonl:1:67: this is no event of ftp-helper: unknown variant"), "{e}");
+        assert!(e.to_string().starts_with("events.jsonl:1:65: this is no event of ftp-helper: unknown variant"), "{e}");
         let e = wrong("{\"v\":1,\"ts\":\"");
         assert!(e.to_string().starts_with("events.jsonl:1:13: "), "{e}");
         let e = wrong(&first.replace("\"v\":1", "\"v\":2"));

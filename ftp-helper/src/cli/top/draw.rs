@@ -36,15 +36,13 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App, theme: Theme, now: Mome
     let shown = app.shown(now);
     header(buffer, row(area, 0), app, theme, shown, now);
     let body = Rect { y: area.y + 1, height: area.height - 2, ..area };
-    let body = if area.width >= WIDE.0 && area.height >= WIDE.1 {
+    if area.width >= WIDE.0 && area.height >= WIDE.1 {
         all_panes(buffer, body, app, theme, shown);
-        body
     } else {
         tabs(buffer, row(body, 0), app, theme);
-        let body = Rect { y: body.y + 1, height: body.height - 1, ..body };
-        pane(buffer, body, app, app.pane, theme, shown);
-        body
-    };
+        let below = Rect { y: body.y + 1, height: body.height - 1, ..body };
+        pane(buffer, below, app, app.pane, theme, shown);
+    }
     overlay::draw(buffer, body, app, theme);
     footer(buffer, row(area, area.height - 1), app, theme, now);
 }
@@ -105,14 +103,17 @@ fn header(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme, shown: Momen
 }
 
 fn tabs(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme) {
+    let tab = |pane: Pane, short: bool| {
+        let name = if short { pane.short_name() } else { pane.name() };
+        let count = counted(app, pane).map_or_else(String::new, |count| format!(" {count}"));
+        format!(" {} {name}{count} ", pane.index() + 1)
+    };
+    let length: usize = Pane::ALL.iter().map(|&pane| tab(pane, false).chars().count()).sum();
+    let short = length > usize::from(area.width);
     let mut x = area.x;
     for pane in Pane::ALL {
-        let text = match counted(app, pane) {
-            Some(count) => format!(" {} {} {count} ", pane.index() + 1, pane.name()),
-            None => format!(" {} {} ", pane.index() + 1, pane.name()),
-        };
         let style = if pane == app.pane { theme.chosen() } else { theme.style(Tone::Plain) };
-        x = put(buffer, x, area.y, area.right().saturating_sub(x), &text, style);
+        x = put(buffer, x, area.y, area.right().saturating_sub(x), &tab(pane, short), style);
     }
 }
 
@@ -241,13 +242,13 @@ fn footer(buffer: &mut Buffer, area: Rect, app: &App, theme: Theme, now: Moment)
         Overlay::Help => &[("any key", "back"), ("q", "quit")],
         Overlay::None | Overlay::Filter(_) => &[
             ("?", "help"),
+            ("q", "quit"),
             ("/", "filter"),
             ("s", "sort"),
             ("Enter", "story"),
             ("d", "revoke"),
             ("K", "kill"),
             ("p", "pause"),
-            ("q", "quit"),
         ],
     };
     let mut x = area.x;

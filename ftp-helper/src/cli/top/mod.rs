@@ -115,20 +115,23 @@ fn show(
         let now = start.elapsed();
         screen.terminal.draw(|frame| draw::draw(frame, &mut app, theme, now)).context("can't draw")?;
         let due = start + now + interval;
-        let mut at_once = false;
-        while !at_once {
+        loop {
             let next = match told.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(next) => next,
                 Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             };
-            at_once |= !matches!(next, Told::Event(_) | Told::Fetched(_));
-            // The first answers are waited for.
-            at_once |= matches!(next, Told::Fetched(_)) && std::mem::take(&mut first);
+            let mut at_once = false;
             let mut next = Some(next);
             // What has come meanwhile belongs on the same picture, but a picture there must be.
             let mut more = WAITING;
             while let Some(one) = next {
+                // The first answers are waited for as a key's effect is.
+                at_once |= match one {
+                    Told::Event(_) => false,
+                    Told::Fetched(_) => std::mem::take(&mut first),
+                    _ => true,
+                };
                 match hear(&mut app, one, start.elapsed())? {
                     Some(Wish::Quit) => return Ok(()),
                     Some(other) => wish.send(other).context("nobody asks the daemon any more")?,
@@ -136,6 +139,9 @@ fn show(
                 }
                 more -= 1;
                 next = if more > 0 { told.try_recv().ok() } else { None };
+            }
+            if at_once || Instant::now() >= due {
+                break;
             }
         }
     }

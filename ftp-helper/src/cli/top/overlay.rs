@@ -16,20 +16,17 @@ use super::{
 };
 
 /// The keys and what they do.
-pub(super) const KEYS: [(&str, &str); 14] = [
-    ("1 … 5", "go to a pane"),
-    ("Tab, Shift-Tab", "go to the next pane, the one before"),
+const KEYS: [(&str, &str); 11] = [
+    ("1 … 5, Tab", "go to a pane, to the next one"),
     ("j k, arrows", "choose a row; in Health, scroll"),
     ("PgUp PgDn", "a page up or down"),
     ("g G, Home End", "the first row, the last"),
-    ("/", "show only rows with a text; Esc shows all"),
-    ("s S", "sort by the next column; turn the order round"),
+    ("/", "only rows with a text; Esc shows all"),
+    ("s S", "sort by the next column; turn it round"),
     ("Enter", "the story of the row's session"),
     ("d", "revoke the pinhole; asks first"),
     ("K", "kill the row's session; asks first"),
     ("p", "pause; again to go on"),
-    ("r", "in a story: read it again"),
-    ("?", "this help"),
     ("q, Ctrl-C", "quit"),
 ];
 

@@ -60,7 +60,7 @@ static SESSIONS: [Column; 10] = [
     text_column("CLIENT", ENDPOINT.0, ENDPOINT.1, 0),
     text_column("SERVER", 18, ENDPOINT.1, 0),
     text_column("STATE", 9, 9, 0),
-    text_column("MODE", 4, 5, 2),
+    text_column("MODE", 5, 5, 2),
     text_column("LAST EVENT", 13, 32, 1),
     text_column("KERNEL", 7, 7, 3),
     number_column("DATA", 4, 5),
@@ -71,7 +71,7 @@ static SESSIONS: [Column; 10] = [
 
 static PINHOLES: [Column; 7] = [
     number_column("LEFT", 6, 0),
-    text_column("MODE", 4, 5, 0),
+    text_column("MODE", 5, 5, 0),
     text_column("INITIATOR", 15, 39, 0),
     text_column("RESPONDER", ENDPOINT.0, ENDPOINT.1, 0),
     text_column("STATE", 11, 11, 1),
@@ -82,7 +82,7 @@ static PINHOLES: [Column; 7] = [
 static TRANSFERS: [Column; 9] = [
     text_column("INITIATOR", ENDPOINT.0, ENDPOINT.1, 0),
     text_column("RESPONDER", 18, ENDPOINT.1, 0),
-    text_column("MODE", 4, 5, 2),
+    text_column("MODE", 5, 5, 2),
     number_column("RATE", 8, 0),
     number_column("BYTES", 6, 0),
     number_column("OUT", 6, 3),
@@ -116,6 +116,17 @@ impl Pane {
             Self::Pinholes => "Pinholes",
             Self::Transfers => "Data",
             Self::Refusals => "Refusals",
+            Self::Health => "Health",
+        }
+    }
+
+    /// Its name where there is little room.
+    pub(super) fn short_name(self) -> &'static str {
+        match self {
+            Self::Sessions => "Sess",
+            Self::Pinholes => "Pin",
+            Self::Transfers => "Data",
+            Self::Refusals => "Ref",
             Self::Health => "Health",
         }
     }

@@ -280,7 +280,7 @@ fn colours_are_only_where_they_are_wanted() {
 fn what_lies_over_the_panes_has_its_picture() {
     for (width, height) in [(80, 24), (60, 15)] {
         let size = format!("{width}x{height}");
-        let mut picture = |app: &mut App, name: &str| {
+        let picture = |app: &mut App, name: &str| {
             assert_snapshot(&format!("{name}-{size}"), &text(&screen(app, width, height, false)));
         };
         let mut app = app();
@@ -328,7 +328,7 @@ fn rows_are_sorted_and_filtered() {
     press(&mut app, "/OPAQUE");
     assert_eq!(shown(&app), "5");
     press(&mut app, "\u{8}\u{8}\u{8}\u{8}\u{8}\u{8}2001:db8\n");
-    assert_eq!(shown(&app).len(), 0, "o2001:db8 fits nothing");
+    assert_eq!(shown(&app).len(), 2);
     press(&mut app, "\u{1b}");
     assert_eq!(shown(&app).len(), 6);
     press(&mut app, "/third_host\n");

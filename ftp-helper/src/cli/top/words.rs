@@ -49,14 +49,15 @@ pub(super) fn share(part: u64, whole: u64) -> String {
     if whole == 0 { "-".to_owned() } else { format!("{:.1} %", part as f64 * 100.0 / whole as f64) }
 }
 
-/// A text cut to a width, with its middle left out: both ends of an address tell more.
+/// A text cut to a width. Of an address the middle is left out, since its end tells the port; of all else the end.
 pub(super) fn fit(text: &str, width: usize) -> String {
     let length = text.chars().count();
     if length <= width {
         return text.to_owned();
     }
     let Some(kept) = width.checked_sub(1) else { return String::new() };
-    let (head, tail) = (kept.div_ceil(2), kept / 2);
+    let is_address = text.contains(':') && !text.contains(' ');
+    let (head, tail) = if is_address { (kept.div_ceil(2), kept / 2) } else { (kept, 0) };
     text.chars().take(head).chain(['…']).chain(text.chars().skip(length - tail)).collect()
 }
 
@@ -76,7 +77,8 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_text_keeps_both_ends() {
+    fn a_cut_address_keeps_both_ends() {
+        assert_eq!(fit("refused third_host", 12), "refused thi…");
         assert_eq!(fit("192.0.2.1:40000", 15), "192.0.2.1:40000");
         assert_eq!(fit("[2001:db8:a::a]:55904", 12), "[2001:…55904");
         assert_eq!(fit("abc", 1), "…");
