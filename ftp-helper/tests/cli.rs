@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     os::unix::{fs::MetadataExt as _, net::UnixListener},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -90,8 +90,21 @@ fn help_and_version_are_data() {
 
 #[test]
 fn completions_and_manual_pages_know_every_command() {
-    let commands =
-        ["run", "check", "status", "sessions", "pinholes", "observe", "why", "reload", "replay", "lab", "ftpd"];
+    let commands = [
+        "run",
+        "check",
+        "status",
+        "sessions",
+        "pinholes",
+        "connections",
+        "observe",
+        "why",
+        "reload",
+        "bugreport",
+        "replay",
+        "lab",
+        "ftpd",
+    ];
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let said = run(&["completions", shell]);
         assert_eq!((said.code, said.err.as_str()), (0, ""), "{shell}");
@@ -122,6 +135,17 @@ fn wrong_arguments_are_usage() {
         &["observe", "--reason", "because"],
         &["observe", "--event", "party"],
         &["observe", "--client", "300.1.1.1"],
+        &["observe", "--not", "denied"],
+        &["observe", "--since", "yesterday"],
+        &["observe", "--color", "sometimes"],
+        &["pinholes", "add", "192.0.2.1", "192.0.2.2:50000"],
+        &["pinholes", "add", "192.0.2.1", "192.0.2.2", "--reason", "x"],
+        &["pinholes", "add", "192.0.2.1", "192.0.2.2:50000", "--reason", "two\nlines"],
+        &["pinholes", "add", "192.0.2.1", "192.0.2.2:50000", "--reason", "x", "--for", "1500ms"],
+        &["pinholes", "del", "192.0.2.1", "--reason", "x"],
+        &["pinholes", "flush"],
+        &["sessions", "kill", "a1"],
+        &["sessions", "show", "xyz"],
         &["replay"],
         &["status", "-o", "xml"],
     ] {
@@ -171,13 +195,55 @@ fn nobody_answers() {
         "c.toml",
         format!("[watch]\ninterfaces = [\"lo\"]\n[api]\nsocket = \"{}\"\n", socket.display()),
     );
-    for command in ["status", "sessions", "pinholes", "observe", "reload"] {
+    for command in ["status", "sessions", "pinholes", "connections", "observe", "reload"] {
         for args in [[command, "--socket", socket.to_str().unwrap()], [command, "-c", config.to_str().unwrap()]] {
             let said = run(&args);
             assert_eq!((said.code, said.out.as_str()), (3, ""), "{args:?}");
             assert!(said.err.contains(&format!("no daemon answers at {}", socket.display())), "{}", said.err);
         }
     }
+}
+
+#[test]
+fn a_report_without_a_daemon_says_what_is_missing_and_hides_addresses() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s.sock");
+    let text = format!(
+        "mode = \"observe\"\n# password = \"sesame\"\n[watch]\ninterfaces = [\"lo\"]\n[[guard]]\n\
+         networks = [\"192.0.2.10\", \"2001:db8::/32\"]\n[api]\nsocket = \"{}\"\n",
+        socket.display()
+    );
+    let config = file(dir.path(), "c.toml", text);
+    let report = dir.path().join("report.tar.gz");
+    let (report, config) = (report.to_str().unwrap(), config.to_str().unwrap());
+    let said = run(&["bugreport", "-c", config, "--into", report]);
+    assert_eq!((said.code, said.out.trim_end()), (0, report), "{}", said.err);
+    assert!(said.err.contains("not in the report: status, sessions, "), "{}", said.err);
+    assert_eq!(fs::metadata(report).unwrap().mode() & 0o7777, 0o600);
+    let unpack = |file: &str| {
+        let mut text = String::new();
+        let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(fs::File::open(file).unwrap()));
+        for entry in archive.entries().unwrap() {
+            entry.unwrap().read_to_string(&mut text).unwrap();
+        }
+        text
+    };
+    let hidden = unpack(report);
+    assert!(hidden.contains("interfaces = [\"lo\"]") && hidden.contains("Missing:"), "{hidden}");
+    for secret in ["192.0.2.10", "2001:db8::", "sesame"] {
+        assert!(!hidden.contains(secret), "{secret} in {hidden}");
+    }
+    // Not over what is there.
+    let said = run(&["bugreport", "-c", config, "--into", report]);
+    assert_eq!((said.code, said.out.as_str()), (1, ""));
+    assert!(said.err.contains("is there already"), "{}", said.err);
+    let open = dir.path().join("open.tar.gz");
+    let said = run(&["bugreport", "-c", config, "--into", open.to_str().unwrap(), "--with-addresses", "-o", "json"]);
+    assert_eq!(said.code, 0, "{}", said.err);
+    let open = unpack(open.to_str().unwrap());
+    assert!(open.contains("192.0.2.10") && open.contains("2001:db8::/32") && !open.contains("sesame"), "{open}");
+    let said = run(&["bugreport", "-c", config, "--into", "/nonexistent/report.tar.gz"]);
+    assert_eq!((said.code, said.err.contains("can't write /nonexistent/report.tar.gz")), (1, true), "{}", said.err);
 }
 
 /// A daemon that answers one request with these lines.

@@ -5,12 +5,14 @@
 use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path, process::Command};
 
 use ftp_helper::{
+    api::{Request, Response, Versioned, access::Right},
     config::Config,
     doctor::Code,
     engine::policy::Policy,
     event::{Event, Kind},
 };
 use ftp_helper_common::reason::Reason;
+use serde_json::Value;
 
 fn doc(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
@@ -145,6 +147,48 @@ fn the_events_page_names_every_event_and_its_examples_are_events() {
     }
 }
 
+/// Whether all that is written in an example is in what the code makes of it.
+fn holds(value: &Value, example: &Value) -> bool {
+    match (value, example) {
+        (Value::Object(value), Value::Object(example)) => {
+            example.iter().all(|(key, e)| value.get(key).is_some_and(|v| holds(v, e)))
+        }
+        _ => value == example,
+    }
+}
+
+/// Names that serde knows for a tag: what it says of one that it does not know.
+fn variants<T: serde::de::DeserializeOwned + std::fmt::Debug>(tag: &str) -> BTreeSet<String> {
+    let error = serde_json::from_value::<T>(serde_json::json!({ tag: "?" })).unwrap_err().to_string();
+    let names = error.split('`').skip(3).step_by(2).map(ToOwned::to_owned).collect::<BTreeSet<_>>();
+    assert!(names.len() > 5, "{error}");
+    names
+}
+
+#[test]
+fn the_protocol_page_shows_every_request_and_every_answer() {
+    let page = doc("protocol.md");
+    let (mut asked, mut answered) = (BTreeSet::new(), BTreeSet::new());
+    for line in blocks(&page, "json").iter().flat_map(|b| b.lines()) {
+        let example: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        let again = if let Some(name) = example["request"].as_str() {
+            let request: Versioned<Request> = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            assert_eq!(request.body.check(), Ok(()), "{line}");
+            let right = if request.body.right() == Right::Read { "read" } else { "write" };
+            assert!(page.contains(&format!("| `{name}` | {right} |")), "{name} needs {right}");
+            asked.insert(name.to_owned());
+            serde_json::to_value(&request).unwrap()
+        } else {
+            let response: Versioned<Response> = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            answered.insert(example["response"].as_str().unwrap_or_else(|| panic!("{line}")).to_owned());
+            serde_json::to_value(&response).unwrap()
+        };
+        assert!(holds(&again, &example), "{line}\nbecame\n{again}");
+    }
+    assert_eq!(asked, variants::<Request>("request"));
+    assert_eq!(answered, variants::<Response>("response"));
+}
+
 #[test]
 fn the_commands_page_names_every_command_and_option() {
     let page = doc("commands.md");
@@ -167,6 +211,18 @@ fn the_commands_page_names_every_command_and_option() {
         for option in help(&[command]).split_whitespace().filter(|w| w.starts_with("--")) {
             let option = option.trim_end_matches(|c: char| !c.is_ascii_lowercase());
             assert!(page.contains(option), "{command} {option} is not documented");
+        }
+        if ["sessions", "pinholes"].contains(&command) {
+            for action in ["show", "kill", "add", "del", "flush"]
+                .into_iter()
+                .filter(|a| help(&[command]).lines().any(|l| l.split_whitespace().next() == Some(*a)))
+            {
+                assert!(page.contains(&format!("`{command} {action}")), "no word about {command} {action}");
+                for option in help(&[command, action]).split_whitespace().filter(|w| w.starts_with("--")) {
+                    let option = option.trim_end_matches(|c: char| !c.is_ascii_lowercase());
+                    assert!(page.contains(option), "{command} {action} {option} is not documented");
+                }
+            }
         }
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! The commands, their formats and exit codes are documented in `docs/commands.md`.
 
+mod bugreport;
 mod check;
 mod colour;
 mod doctor;
+mod examples;
 mod filter;
 mod ftpd;
 mod generate;
@@ -47,14 +49,19 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run the daemon in the foreground
+    #[command(after_help = examples::RUN)]
     Run(run::RunArgs),
     /// Read the configuration, say what it means, change nothing
+    #[command(after_help = examples::CHECK)]
     Check(check::CheckArgs),
     /// Can this host run it, and is the ruleset as it should be
+    #[command(after_help = examples::DOCTOR)]
     Doctor(doctor::DoctorArgs),
     /// The rules to add to a ruleset, and the rules to remove
+    #[command(after_help = examples::INTEGRATE)]
     Integrate(integrate::IntegrateArgs),
     /// What is going on: mode, interfaces, tables, counters
+    #[command(after_help = examples::STATUS)]
     Status(status::StatusArgs),
     /// The control connections that are followed, what was said in one, the end of one
     Sessions(sessions::SessionsArgs),
@@ -67,20 +74,28 @@ enum Command {
     /// What is going on, live and on the whole screen
     Top(top::TopArgs),
     /// Would a connection be let through now, and why (not)
+    #[command(after_help = examples::WHY)]
     Why(why::WhyArgs),
     /// Have the daemon read its configuration again
     Reload(query::ReloadArgs),
     /// Run a capture through the engine and print the events
+    #[command(after_help = examples::REPLAY)]
     Replay(replay::ReplayArgs),
     /// Draw a session of an event stream as a picture (SVG)
     Timeline(timeline::TimelineArgs),
     /// A network of namespaces to test firewalls with
+    #[command(after_help = examples::LAB)]
     Lab(lab::LabArgs),
     /// The bundled FTP server
+    #[command(after_help = examples::FTPD)]
     Ftpd(ftpd::FtpdArgs),
+    /// Put all that there is to know into one archive that can be sent
+    Bugreport(bugreport::BugreportArgs),
     /// Print the script by which a shell completes the arguments
+    #[command(after_help = examples::COMPLETIONS)]
     Completions(generate::CompletionsArgs),
     /// Print the manual page, or write the pages of all commands
+    #[command(after_help = examples::MAN)]
     Man(generate::ManArgs),
 }
 
@@ -130,6 +145,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay::run(args),
         Command::Timeline(args) => timeline::run(args),
         Command::Lab(args) => Ok(lab::run(args)),
+        Command::Bugreport(args) => bugreport::run(args),
         Command::Completions(args) => generate::completions(args),
         Command::Man(args) => generate::man(args),
         Command::Ftpd(args) => Ok(ftpd::run(args)),
@@ -141,6 +157,22 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn every_command_shows_how_it_is_used() {
+        fn all(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands() {
+                let path = format!("{path} {}", sub.get_name());
+                // The lab's have a page of their own.
+                if path != " help" && !path.starts_with(" lab ") {
+                    let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                    assert!(help.contains(&format!("ftp-helper{path}")), "{path}: {help}");
+                    all(sub, &path);
+                }
+            }
+        }
+        all(&Cli::command(), "");
+    }
 
     #[test]
     fn the_arguments_are_consistent() {

@@ -194,7 +194,8 @@ fn add(args: AddArgs) -> anyhow::Result<ExitCode> {
         list.target.connect()?.pinhole_add(PinholeAdd { initiator, responder, port, direction, seconds, reason })?;
     let mut out = Out::new(list.output);
     out.value(&row, |row| {
-        format!("Added {}, for {}.", describe(row), text::milliseconds(row.pinhole.expires_in_ms.div_ceil(1000) * 1000))
+        let left = text::milliseconds(row.pinhole.expires_in_ms.div_ceil(1000) * 1000);
+        format!("Opened for {left}: {}.", describe(row))
     })?;
     out.flush()?;
     Ok(ExitCode::SUCCESS)

@@ -26,6 +26,11 @@ impl TargetArgs {
         Client::connect(&self.socket()?)
     }
 
+    /// The configuration that was named.
+    pub(super) fn config_file(&self) -> Option<PathBuf> {
+        self.config.clone()
+    }
+
     /// Its control socket.
     pub(super) fn socket(&self) -> Result<PathBuf, Fault> {
         if let Some(socket) = &self.socket {

@@ -157,7 +157,7 @@ mod tests {
         let opened = Event { pinhole: Some(pinhole), by: Some(By::Kernel), ..blank(Kind::Opened) };
         assert_eq!(
             plain(&opened),
-            "2026-01-01T00:00:00.000000Z opened        00000000000000a1 192.0.2.10:40000 -> 198.51.100.5:21              epsv 2001:db8::1 -> [2001:db8::2]:50069 provisional 10s by kernel"
+            "2026-01-01T00:00:00.000000Z opened        00000000000000a1 192.0.2.10:40000 -> 198.51.100.5:21             epsv 2001:db8::1 -> [2001:db8::2]:50069 provisional 10s by kernel"
         );
         let added = Event {
             session: None,
