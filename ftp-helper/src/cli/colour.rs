@@ -50,6 +50,11 @@ impl Paint {
     /// None.
     pub(super) const PLAIN: Self = Self(false);
 
+    /// Whether it does.
+    pub(super) fn is_on(self) -> bool {
+        self.0
+    }
+
     /// The name of a kind of event, by what it means for those who are waiting: open, taken back, or refused.
     pub(super) fn kind(self, kind: Kind, name: &str) -> String {
         let colour = match kind {

@@ -25,6 +25,8 @@ mod sessions;
 mod status;
 mod target;
 mod text;
+mod timeline;
+mod top;
 mod why;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -71,6 +73,8 @@ enum Command {
     Connections(query::ConnectionsArgs),
     /// The events that the daemon remembers, or with -f those to come
     Observe(observe::ObserveArgs),
+    /// What is going on, live and on the whole screen
+    Top(top::TopArgs),
     /// Would a connection be let through now, and why (not)
     #[command(after_help = examples::WHY)]
     Why(why::WhyArgs),
@@ -79,6 +83,8 @@ enum Command {
     /// Run a capture through the engine and print the events
     #[command(after_help = examples::REPLAY)]
     Replay(replay::ReplayArgs),
+    /// Draw a session of an event stream as a picture (SVG)
+    Timeline(timeline::TimelineArgs),
     /// A network of namespaces to test firewalls with
     #[command(after_help = examples::LAB)]
     Lab(lab::LabArgs),
@@ -135,9 +141,11 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Pinholes(args) => pinholes::run(args),
         Command::Connections(args) => query::connections(args),
         Command::Observe(args) => observe::run(args),
+        Command::Top(args) => top::run(args),
         Command::Why(args) => why::run(args),
         Command::Reload(args) => query::reload(args),
         Command::Replay(args) => replay::run(args),
+        Command::Timeline(args) => timeline::run(args),
         Command::Lab(args) => Ok(lab::run(args)),
         Command::Bugreport(args) => bugreport::run(args),
         Command::Completions(args) => generate::completions(args),

@@ -169,6 +169,7 @@ pub(crate) static NEEDS: &[Need] = &[
     },
     program("iptables", "writes a ruleset that `doctor` is tried on", &["iptables"]),
     program("dbus-daemon", "firewalld talks by it", &["dbus-daemon"]),
+    program("tmux", "the terminal that `top` is tried in", &["tmux"]),
     program("systemd-analyze", "tells how much the units leave to an attacker", &["systemd"]),
     Need {
         what: "firewalld's libraries",
