@@ -87,6 +87,7 @@ impl Core {
 
     /// Queues an event.
     pub(super) fn event(&mut self, event: Event) {
+        *self.stats.events.entry(event.event.as_str()).or_default() += 1;
         self.actions.push_back(Action::Event(event));
     }
 

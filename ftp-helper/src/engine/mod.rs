@@ -15,6 +15,7 @@ mod dialogue;
 mod flow;
 pub mod grammar;
 mod kernel;
+mod latency;
 mod line;
 mod pinhole;
 pub mod policy;
@@ -43,6 +44,7 @@ use ftp_helper_common::{
 
 use self::{core::Core, saved::Saved, session::Session};
 pub use self::{
+    latency::{LATENCY_BOUNDS, Latency},
     policy::Policy,
     record::{Record, RecordError},
     resume::Left,
