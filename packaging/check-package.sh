@@ -34,8 +34,10 @@ within dpkg --install /tmp/package.deb
 within ftp-helper --version
 within ftp-helper check | grep -q observe || fail "the configuration that is installed does not observe"
 for file in usr/share/man/man1/ftp-helper.1.gz usr/share/man/man1/ftp-helper-run.1.gz \
+    usr/share/man/man5/ftp-helper.toml.5.gz usr/share/man/man7/ftp-helper-events.7.gz usr/share/ftp-helper/ftp-helper.schema.json \
     usr/share/bash-completion/completions/ftp-helper usr/share/zsh/vendor-completions/_ftp-helper \
-    usr/share/fish/vendor_completions.d/ftp-helper.fish usr/share/doc/ftp-helper/copyright; do
+    usr/share/fish/vendor_completions.d/ftp-helper.fish \
+    usr/share/ftp-helper/prometheus/ftp-helper.rules.yml usr/share/ftp-helper/grafana/ftp-helper.json usr/share/doc/ftp-helper/copyright; do
     [ -s "$root_tree/$file" ] || fail "/$file is not there"
 done
 unit=$(within sh -c 'ls /usr/lib/systemd/system/ftp-helper.service /lib/systemd/system/ftp-helper.service 2>/dev/null' | head -n 1)

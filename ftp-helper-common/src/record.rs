@@ -84,7 +84,9 @@ pub struct SegmentRecord {
     /// The hook that the client's packets pass.
     pub client_hook: u8,
     /// Zero.
-    pub pad: [u8; 7],
+    pub pad: [u8; 3],
+    /// How long after `time`, which is coarse, the segment opened a pinhole, nanoseconds; 0 if it opened none.
+    pub late: u32,
 }
 
 /// A data connection began or ended.

@@ -2,9 +2,14 @@
 
 use core::ptr::{addr_of, addr_of_mut};
 
-use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, helpers::bpf_skb_load_bytes, programs::TcContext};
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::__sk_buff,
+    helpers::{bpf_ktime_get_ns, bpf_skb_load_bytes},
+    programs::TcContext,
+};
 use ftp_helper_common::{
-    canon::Made,
+    canon::{Made, bit},
     counter::Counter,
     key::CLIENT,
     record::{CHUNK, FlowRecord, SegmentRecord, SynRecord, kind},
@@ -149,6 +154,10 @@ pub fn set_made(s: *mut Scratch, made: Made) {
     unsafe {
         (*s).record.made = made;
         (*s).record.endpoint_port = made.port();
+        if made.has(bit::OPEN) {
+            // How long it waits for the daemon is less than a tick, and so coarse is the record's time.
+            (*s).record.late = bpf_ktime_get_ns().wrapping_sub((*s).record.time) as u32;
+        }
     }
 }
 

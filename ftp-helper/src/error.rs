@@ -47,6 +47,10 @@ impl fmt::Display for Fault {
 impl std::error::Error for Fault {}
 
 impl Code {
+    /// Every code.
+    pub const ALL: &[Self] =
+        &[Self::Failure, Self::Usage, Self::NotRunning, Self::Problems, Self::NoPermission, Self::Denied];
+
     /// The code of an error: that of the first [`Fault`] in its chain, otherwise [`Code::Failure`].
     pub fn of(error: &anyhow::Error) -> Self {
         // A Fault may also have been attached as context, where only the outermost error can be downcast to it.

@@ -2,8 +2,6 @@
 //! its metrics.
 
 use std::{
-    collections::BTreeMap,
-    io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
@@ -14,7 +12,9 @@ use std::{
 use ftp_helper::lab::{Lab, LabOptions, dialogue::Dialogue, require_root, servers::*};
 use ftp_helper_tests::{
     gateway::{Gateway, PATIENCE, Settings, program, until},
+    metrics,
     program::{Said, said},
+    prometheus::get,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -145,48 +145,6 @@ fn a_new_policy_holds_for_the_next_announcement_of_a_session() {
     assert_eq!(announce(true).event, ftp_helper::event::Kind::Opened);
 }
 
-/// The samples of the page, by name with labels.
-fn metrics(lab: &Lab, at: SocketAddr) -> BTreeMap<String, f64> {
-    let get = || {
-        let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: gateway\r\n\r\n")?;
-        let mut page = String::new();
-        stream.read_to_string(&mut page)?;
-        std::io::Result::Ok(page)
-    };
-    let page = lab.gateway().run_in(get).unwrap().unwrap();
-    let (head, body) = page.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("application/openmetrics-text"), "{head}");
-    assert!(body.ends_with("# EOF\n"), "{body}");
-    let sample = |l: &str| {
-        let (name, value) = l.rsplit_once(' ').unwrap();
-        (name.to_owned(), value.parse().unwrap())
-    };
-    body.lines().filter(|l| !l.starts_with('#')).map(sample).collect()
-}
-
-/// The same as `status` tells it; what changes by itself is left out.
-fn as_metrics(status: &Value) -> BTreeMap<String, f64> {
-    let mut all = BTreeMap::new();
-    let mut add = |name: String, value: &Value| all.insert(format!("ftp_helper_{name}"), value.as_f64().unwrap());
-    for gauge in ["sessions", "pinholes", "data_connections"] {
-        add(gauge.to_owned(), &status[gauge]["live"]);
-        add(format!("{gauge}_limit"), &status[gauge]["limit"]);
-    }
-    add("interfaces".to_owned(), &status["interfaces"].as_array().unwrap().len().into());
-    for (family, label, values) in
-        [("kernel", "verdict", "counters"), ("reasons", "reason", "reasons"), ("engine", "counter", "engine")]
-    {
-        for (name, value) in status[values].as_object().unwrap() {
-            add(format!("{family}_total{{{label}=\"{name}\"}}"), value);
-        }
-    }
-    let (version, mode) = (status["version"].as_str().unwrap(), status["mode"].as_str().unwrap());
-    add(format!("build_info{{version=\"{version}\",mode=\"{mode}\"}}"), &1.into());
-    all
-}
-
 #[test]
 fn the_metrics_agree_with_the_status() {
     if !require_root() {
@@ -212,17 +170,15 @@ fn the_metrics_agree_with_the_status() {
         assert!(!ground.is_reachable());
         // Between the two questions nothing happens, sooner or later.
         let (page, told) = until("a quiet moment", || {
-            let before = as_metrics(&status(&gateway));
-            let page = metrics(lab, at);
-            (before == as_metrics(&status(&gateway))).then_some((page, before))
+            let before = metrics::of_status(&status(&gateway));
+            let page = metrics::of_page(&get(lab.gateway(), at, "/metrics").unwrap());
+            (before == metrics::of_status(&status(&gateway))).then_some((page, before))
         })
         .unwrap();
-        let mut page = page;
         for volatile in ["ftp_helper_uptime_seconds", "ftp_helper_heartbeat_age_seconds"] {
-            let value = page.remove(volatile).unwrap();
-            assert!((0.0..3600.0).contains(&value), "{volatile} {value}");
+            assert!((0.0..3600.0).contains(&page[volatile]), "{volatile} {}", page[volatile]);
         }
-        assert_eq!(page, told);
+        assert_eq!(metrics::steady(page.clone()), told);
         let value = |name: &str| page[&format!("ftp_helper_{name}")];
         assert_eq!((value("sessions"), value("pinholes"), value("data_connections")), (2.0, 1.0, 1.0));
         assert!(value("kernel_total{verdict=\"syn_denied\"}") > 0.0);

@@ -8,7 +8,7 @@ use super::{
     output::{Out, OutputArgs},
     target,
 };
-use crate::config::{self, Config, DEFAULT_PATH, Network};
+use crate::config::{self, Config, DEFAULT_PATH, Examined, Network};
 
 /// Arguments of `check`.
 #[derive(clap::Args, Debug)]
@@ -17,17 +17,27 @@ pub(super) struct CheckArgs {
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_PATH)]
     config: PathBuf,
 
+    /// Print the JSON schema of the configuration instead, for editors
+    #[arg(long, conflicts_with = "config")]
+    schema: bool,
+
     #[command(flatten)]
     output: OutputArgs,
 }
 
 /// Reads the configuration and says what it means.
 pub(super) fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
-    let (config, notes) = config::load_with_notes(&args.config).map_err(|e| target::fault(&e))?;
+    let mut out = Out::new(args.output);
+    if args.schema {
+        out.value(&config::schema(), |schema| format!("{schema:#}"))?;
+        out.flush()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Examined { config, notes, lines } = config::examine(&args.config).map_err(|e| target::fault(&e))?;
     let mut explanation = config.explain();
+    explanation.values = config.values(&lines);
     explanation.notes = notes;
     explanation.notes.extend(about_this_host(&config));
-    let mut out = Out::new(args.output);
     out.value(&explanation, ToString::to_string)?;
     out.flush()?;
     Ok(ExitCode::SUCCESS)

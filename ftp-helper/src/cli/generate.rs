@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use super::{
     Cli,
     output::{Format, Out, OutputArgs},
+    pages::PAGES,
 };
 
 /// Arguments of `completions`.
@@ -21,7 +22,7 @@ pub(super) struct CompletionsArgs {
 /// Arguments of `man`.
 #[derive(clap::Args, Debug)]
 pub(super) struct ManArgs {
-    /// Write a page for the program and one for each command into this directory
+    /// Write the pages of the program, of each command, of the configuration and of the events into this directory
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
 }
@@ -38,6 +39,7 @@ pub(super) fn man(args: ManArgs) -> anyhow::Result<ExitCode> {
     if let Some(into) = args.into {
         std::fs::create_dir_all(&into)
             .and_then(|()| clap_mangen::generate_to(Cli::command(), &into))
+            .and_then(|()| PAGES.iter().try_for_each(|page| std::fs::write(into.join(page.name), page.roff())))
             .with_context(|| format!("can't write the manual pages into {}", into.display()))?;
         return Ok(ExitCode::SUCCESS);
     }

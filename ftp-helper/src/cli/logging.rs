@@ -11,13 +11,23 @@ use tracing_subscriber::{
     EnvFilter,
     fmt::{
         FmtContext, FormatEvent, FormatFields,
-        format::{Compact, Format, Writer},
+        format::{Format, JsonFields, Writer},
     },
     registry::LookupSpan,
 };
 
+/// What a line of the log looks like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
 /// Starts logging to standard error. `RUST_LOG` decides what is said, otherwise the number of `-v`.
-pub(super) fn start(verbose: u8, daemon: bool) {
+pub(super) fn start(verbose: u8, daemon: bool, format: LogFormat) {
     let level = match (verbose, daemon) {
         (0, false) => "warn",
         (0, true) | (1, false) => "info",
@@ -33,10 +43,19 @@ pub(super) fn start(verbose: u8, daemon: bool) {
         _ => (EnvFilter::new(level), None),
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let started = if is_journal() {
-        builder.event_format(ForJournal(Format::default().without_time().with_ansi(false).compact())).try_init()
-    } else {
-        builder.with_ansi(io::stderr().is_terminal()).compact().try_init()
+    let plain = Format::default().with_ansi(false);
+    let started = match (format, is_journal()) {
+        (LogFormat::Text, true) => builder.event_format(ForJournal(plain.without_time().compact())).try_init(),
+        (LogFormat::Text, false) => builder.with_ansi(io::stderr().is_terminal()).compact().try_init(),
+        (LogFormat::Json, journal) => {
+            let builder = builder.fmt_fields(JsonFields::new());
+            let json = plain.json().flatten_event(true);
+            if journal {
+                builder.event_format(ForJournal(json.without_time())).try_init()
+            } else {
+                builder.event_format(json).try_init()
+            }
+        }
     };
     // An error here means that a test has started logging before: that one goes on.
     if started.is_ok()
@@ -56,12 +75,13 @@ fn is_journal() -> bool {
 }
 
 /// A line with its priority in front (sd-daemon(3)) and without the time, which the journal has itself.
-struct ForJournal(Format<Compact, ()>);
+struct ForJournal<F>(F);
 
-impl<S, N> FormatEvent<S, N> for ForJournal
+impl<S, N, F> FormatEvent<S, N> for ForJournal<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
 {
     fn format_event(&self, cx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let priority = match *event.metadata().level() {

@@ -17,6 +17,7 @@ mod lab;
 mod logging;
 mod observe;
 mod output;
+mod pages;
 mod pinholes;
 mod query;
 mod replay;
@@ -33,7 +34,7 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use self::output::Gone;
+use self::{logging::LogFormat, output::Gone};
 use crate::error::Code;
 
 /// Follows FTP control connections and opens exactly the negotiated data port.
@@ -119,12 +120,20 @@ where
             return if e.use_stderr() { Code::Usage.into() } else { ExitCode::SUCCESS };
         }
     };
-    logging::start(cli.verbose, matches!(cli.command, Command::Run(_)));
+    let (daemon, format) = match &cli.command {
+        Command::Run(args) => (true, args.log_format),
+        _ => (false, LogFormat::Text),
+    };
+    logging::start(cli.verbose, daemon, format);
     match dispatch(cli.command) {
         Ok(code) => code,
         Err(e) if e.downcast_ref::<Gone>().is_some() => ExitCode::SUCCESS,
         Err(e) => {
-            output::complain(&format!("{e:#}"));
+            match format {
+                LogFormat::Text => output::complain(&format!("{e:#}")),
+                // Who collects the log takes no other lines.
+                LogFormat::Json => tracing::error!("{e:#}"),
+            }
             Code::of(&e).into()
         }
     }

@@ -2,10 +2,11 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use super::target;
+use super::{logging::LogFormat, target};
 use crate::{
     config::{self, DEFAULT_PATH},
     daemon::{self, AttachKind, FastPath},
+    error::Fault,
 };
 
 /// Arguments of `run`.
@@ -28,6 +29,10 @@ pub(super) struct RunArgs {
     /// costs nothing
     #[arg(long, default_value_t = 0, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(0..=5))]
     kernel_log: u8,
+
+    /// What a line of the log on standard error looks like
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(super) log_format: LogFormat,
 
     /// Have the daemon open every pinhole, never the kernel by itself: to measure what the fast path is worth
     #[arg(long)]
@@ -62,7 +67,10 @@ enum Shield {
 
 /// Runs the daemon until it is told to stop.
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let (config, notes) = config::load_with_notes(&args.config).map_err(|e| target::fault(&e))?;
+    let (config, notes) = config::load_with_notes(&args.config).map_err(|e| match args.log_format {
+        LogFormat::Text => target::fault(&e),
+        LogFormat::Json => Fault::new(target::code(&e), e.to_string()),
+    })?;
     for note in notes {
         tracing::warn!("{}: {note}", args.config.display());
     }

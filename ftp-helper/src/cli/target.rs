@@ -1,6 +1,9 @@
 //! Which daemon is meant.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::IsTerminal as _,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     api::client::Client,
@@ -57,10 +60,16 @@ pub(super) fn load(path: &Path) -> Result<Config, Fault> {
 }
 
 /// What a mistake in the configuration means for the exit code.
-pub(super) fn fault(e: &ConfigError) -> Fault {
-    let code = match &e {
+pub(super) fn code(e: &ConfigError) -> Code {
+    match e {
         ConfigError::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Code::NoPermission,
         _ => Code::Usage,
-    };
-    Fault::new(code, e.to_string())
+    }
+}
+
+/// A mistake in the configuration, for people.
+pub(super) fn fault(e: &ConfigError) -> Fault {
+    // Of the mistakes in a file each is shown in its line; see https://no-color.org.
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    Fault::new(code(e), e.report(colour))
 }

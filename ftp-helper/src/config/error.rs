@@ -2,6 +2,7 @@
 
 use std::{
     fmt, io,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -24,6 +25,8 @@ pub enum ConfigError {
         path: PathBuf,
         /// What is wrong; never empty.
         problems: Vec<Problem>,
+        /// What the file says, as far as it is text.
+        text: String,
     },
 }
 
@@ -34,6 +37,8 @@ pub struct Problem {
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
+    /// What of the text it is about, in bytes; empty where something is missing.
+    pub span: Range<usize>,
     /// The key it is about, with its sections; empty where the text is no TOML at all.
     pub key: String,
     /// What is wrong.
@@ -44,7 +49,7 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { line, column, key, what, remedy } = self;
+        let Self { line, column, span: _, key, what, remedy } = self;
         write!(f, "{line}:{column}: ")?;
         if !key.is_empty() {
             write!(f, "{key}: ")?;

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, ops::RangeInclusive, path::PathBuf};
 use ftp_helper_common::state::pending;
 use serde::Serialize;
 
-use super::{Config, Direction, Hook};
+use super::{Config, Direction, Hook, Value};
 use crate::engine::policy::{ActiveOpen, LineEndings, Mode, OnDaemonLoss, Opaque, SourcePort};
 
 /// A configuration in words and numbers, defaults filled in. The field names are those of the file.
@@ -70,6 +70,8 @@ pub struct Explanation {
     /// Where metrics are served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<SocketAddr>,
+    /// Every key that is in force, and the line that says so, or none where it is the default.
+    pub values: Vec<Value>,
     /// What is worth knowing although it is no mistake.
     pub notes: Vec<String>,
 }
@@ -205,6 +207,7 @@ impl Config {
             read_group: api.read_group.clone(),
             write_group: api.write_group.clone(),
             metrics: api.metrics,
+            values: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -317,8 +320,27 @@ impl fmt::Display for Explanation {
             Some(address) => write!(f, "Metrics: http://{address}/metrics")?,
             None => write!(f, "Metrics: off")?,
         }
-        for note in &self.notes {
-            write!(f, "\nNote: {note}.")?;
+        self.write_values(f)?;
+        for (i, note) in self.notes.iter().enumerate() {
+            let before = if i == 0 && !self.values.is_empty() { "\n" } else { "" };
+            write!(f, "{before}\nNote: {note}.")?;
+        }
+        Ok(())
+    }
+}
+
+impl Explanation {
+    /// A line for each key: what is in force, and where it comes from.
+    fn write_values(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown: Vec<(&str, String)> = self.values.iter().map(|v| (v.key.as_str(), v.value.to_string())).collect();
+        let keys = shown.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+        // A long list does not push the others' origin away.
+        let values = shown.iter().map(|(_, value)| value.len()).filter(|n| *n <= 40).max().unwrap_or(0);
+        let name = self.file.as_ref().map_or_else(|| "line ".to_owned(), |file| format!("{}:", file.display()));
+        for (i, (value, (key, text))) in self.values.iter().zip(&shown).enumerate() {
+            let origin = value.line.map_or_else(|| "default".to_owned(), |line| format!("{name}{line}"));
+            let before = if i == 0 { "\n\n" } else { "\n" };
+            write!(f, "{before}{key:keys$}  {text:values$}  {origin}")?;
         }
         Ok(())
     }

@@ -2,15 +2,19 @@
 //!
 //! The keys and their meaning are documented in `docs/configuration.md`.
 
+mod effective;
 mod error;
 mod explain;
 mod reader;
+mod report;
+mod schema;
 mod sections;
 #[cfg(test)]
 mod tests;
 mod values;
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     ops::RangeInclusive,
@@ -22,8 +26,10 @@ use serde::Serialize;
 use toml::de::DeTable;
 
 pub use self::{
+    effective::{KEYS, Value},
     error::{ConfigError, Problem},
     explain::Explanation,
+    schema::schema,
 };
 use crate::{engine::policy::Policy, nft::Sets};
 
@@ -163,16 +169,7 @@ impl Config {
 /// # Errors
 /// As [`Config::load`].
 pub fn load_with_notes(path: &Path) -> Result<(Config, Vec<String>), ConfigError> {
-    let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
-    let bytes = fs::read(path).map_err(unreadable)?;
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let valid = e.utf8_error().valid_up_to();
-        let before = String::from_utf8_lossy(&e.as_bytes()[..valid]).into_owned();
-        let cx = reader::Context::new(&before);
-        cx.problem(valid, "", "is not UTF-8 text", "save the file as UTF-8");
-        ConfigError::Invalid { path: path.to_owned(), problems: cx.into_problems() }
-    })?;
-    parse_with_notes(&text, path)
+    examine(path).map(|Examined { config, notes, .. }| (config, notes))
 }
 
 /// As [`Config::parse`], with what is worth telling although it is no mistake.
@@ -180,18 +177,60 @@ pub fn load_with_notes(path: &Path) -> Result<(Config, Vec<String>), ConfigError
 /// # Errors
 /// As [`Config::parse`].
 pub fn parse_with_notes(text: &str, name: &Path) -> Result<(Config, Vec<String>), ConfigError> {
+    examine_text(text, name).map(|Examined { config, notes, .. }| (config, notes))
+}
+
+/// A configuration, and what there is to say about its file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Examined {
+    /// What the file says.
+    pub config: Config,
+    /// What is worth telling although it is no mistake.
+    pub notes: Vec<String>,
+    /// The line of each key that the file has, with its sections; those of the second guard begin with `guard[2].`.
+    pub lines: BTreeMap<String, usize>,
+}
+
+/// As [`Config::load`], with what there is to say about the file.
+///
+/// # Errors
+/// As [`Config::load`].
+pub fn examine(path: &Path) -> Result<Examined, ConfigError> {
+    let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
+    let bytes = fs::read(path).map_err(unreadable)?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let valid = e.utf8_error().valid_up_to();
+        let text = String::from_utf8_lossy(e.as_bytes()).into_owned();
+        let cx = reader::Context::new(&text);
+        // What can't be read is one character there.
+        cx.problem(
+            valid..valid + char::REPLACEMENT_CHARACTER.len_utf8(),
+            "",
+            "is not UTF-8 text",
+            "save the file as UTF-8",
+        );
+        let (problems, _) = cx.finish();
+        ConfigError::Invalid { path: path.to_owned(), problems, text }
+    })?;
+    examine_text(&text, path)
+}
+
+/// As [`Config::parse`], with what there is to say about the text.
+///
+/// # Errors
+/// As [`Config::parse`].
+pub fn examine_text(text: &str, name: &Path) -> Result<Examined, ConfigError> {
     let cx = reader::Context::new(text);
     let read = match DeTable::parse(text) {
         Ok(table) => Some(sections::read(&cx, table.get_ref(), name)),
         Err(e) => {
-            let at = e.span().map_or(0, |s| s.start);
-            cx.problem(at, "", e.message().trim().replace('\n', ", "), "correct the TOML here");
+            cx.problem(e.span().unwrap_or(0..0), "", e.message().trim().replace('\n', ", "), "correct the TOML here");
             None
         }
     };
-    let problems = cx.into_problems();
+    let (problems, lines) = cx.finish();
     match read {
-        Some(config) if problems.is_empty() => Ok(config),
-        _ => Err(ConfigError::Invalid { path: name.to_owned(), problems }),
+        Some((config, notes)) if problems.is_empty() => Ok(Examined { config, notes, lines }),
+        _ => Err(ConfigError::Invalid { path: name.to_owned(), problems, text: text.to_owned() }),
     }
 }

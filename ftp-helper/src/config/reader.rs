@@ -5,38 +5,43 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ops::Range,
 };
 
-use toml::de::{DeTable, DeValue};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::error::Problem;
 
 /// The text that is being read, and what was found wrong with it so far.
 pub(super) struct Context<'t> {
     text: &'t str,
-    problems: RefCell<Vec<(usize, Problem)>>,
+    problems: RefCell<Vec<Problem>>,
+    /// The lines of the keys that stand in the text.
+    lines: RefCell<BTreeMap<String, usize>>,
 }
 
 impl<'t> Context<'t> {
     /// Nothing is wrong yet.
     pub(super) fn new(text: &'t str) -> Self {
-        Self { text, problems: RefCell::default() }
+        Self { text, problems: RefCell::default(), lines: RefCell::default() }
     }
 
-    /// Notes a problem at a byte offset of the text.
-    pub(super) fn problem(&self, at: usize, key: &str, what: impl Into<String>, remedy: impl Into<String>) {
-        let (line, column) = place(self.text, at);
-        let problem = Problem { line, column, key: key.to_owned(), what: what.into(), remedy: remedy.into() };
-        self.problems.borrow_mut().push((at, problem));
+    /// Notes a problem with a part of the text, in bytes.
+    pub(super) fn problem(&self, span: Range<usize>, key: &str, what: impl Into<String>, remedy: impl Into<String>) {
+        let (line, column) = place(self.text, span.start);
+        let problem = Problem { line, column, span, key: key.to_owned(), what: what.into(), remedy: remedy.into() };
+        self.problems.borrow_mut().push(problem);
     }
 
-    /// Everything that is wrong, in the order of the text.
-    pub(super) fn into_problems(self) -> Vec<Problem> {
+    /// Everything that is wrong, in the order of the text, and the lines of the keys that stand there.
+    pub(super) fn finish(self) -> (Vec<Problem>, BTreeMap<String, usize>) {
         let mut problems = self.problems.into_inner();
-        problems.sort_by_key(|(at, _)| *at);
-        problems.into_iter().map(|(_, problem)| problem).collect()
+        problems.sort_by_key(|p| p.span.start);
+        (problems, self.lines.into_inner())
     }
 }
 
@@ -46,6 +51,8 @@ pub(super) struct Section<'a> {
     cx: &'a Context<'a>,
     table: Option<&'a DeTable<'a>>,
     path: String,
+    /// Which one of an array of tables, from 1; 0 where it is none.
+    number: usize,
     at: usize,
     known: RefCell<BTreeSet<&'static str>>,
     finished: Cell<bool>,
@@ -54,25 +61,28 @@ pub(super) struct Section<'a> {
 impl<'a> Section<'a> {
     /// The document itself.
     pub(super) fn root(cx: &'a Context<'a>, table: &'a DeTable<'a>) -> Self {
-        Self::new(cx, Some(table), String::new(), 0)
+        Self::new(cx, Some(table), String::new(), 0, 0)
     }
 
-    fn new(cx: &'a Context<'a>, table: Option<&'a DeTable<'a>>, path: String, at: usize) -> Self {
-        Self { cx, table, path, at, known: RefCell::default(), finished: Cell::new(false) }
+    fn new(cx: &'a Context<'a>, table: Option<&'a DeTable<'a>>, path: String, number: usize, at: usize) -> Self {
+        Self { cx, table, path, number, at, known: RefCell::default(), finished: Cell::new(false) }
     }
 
     /// The value of a key, if it is there.
     pub(super) fn get(&self, key: &'static str) -> Option<Item<'a>> {
         self.known.borrow_mut().insert(key);
-        let value = self.table?.get(key)?;
+        let (at, value) = self.table?.get_key_value(key)?;
         let path = self.path_of(key);
+        let told = if self.number == 0 { path.clone() } else { format!("{}[{}].{key}", self.path, self.number) };
+        let (line, _) = place(self.cx.text, at.span().start);
+        self.cx.lines.borrow_mut().insert(told, line);
         Some(Item { cx: self.cx, path, value: value.get_ref(), span: value.span() })
     }
 
     /// A table below this one; empty if it is absent or no table.
     pub(super) fn section(&self, key: &'static str) -> Section<'a> {
-        let Some(item) = self.get(key) else { return Self::new(self.cx, None, self.path_of(key), self.at) };
-        item.table()
+        let Some(item) = self.get(key) else { return Self::new(self.cx, None, self.path_of(key), 0, self.at) };
+        item.table(0)
     }
 
     /// An array of tables below this one.
@@ -85,15 +95,16 @@ impl<'a> Section<'a> {
             );
             return Vec::new();
         };
-        array
-            .iter()
-            .map(|v| Item { value: v.get_ref(), span: v.span(), path: item.path.clone(), ..item }.table())
-            .collect()
+        let table = |(i, v): (usize, &'a Spanned<DeValue<'a>>)| {
+            let item = Item { value: v.get_ref(), span: v.span(), path: item.path.clone(), ..item };
+            item.table(i + 1)
+        };
+        array.iter().enumerate().map(table).collect()
     }
 
     /// A problem with the section as a whole, such as a key that is missing.
     pub(super) fn missing(&self, key: &'static str, what: impl Into<String>, remedy: impl Into<String>) {
-        self.cx.problem(self.at, &self.path_of(key), what, remedy);
+        self.cx.problem(self.at..self.at, &self.path_of(key), what, remedy);
     }
 
     /// Whether the section stands in the document.
@@ -115,7 +126,7 @@ impl<'a> Section<'a> {
                 Some((_, near)) => format!("did you mean {near:?}?"),
                 None => format!("known here: {}", known.iter().copied().collect::<Vec<_>>().join(", ")),
             };
-            self.cx.problem(key.span().start, &self.path_of(name), "unknown key", remedy);
+            self.cx.problem(key.span(), &self.path_of(name), "unknown key", remedy);
         }
     }
 
@@ -142,7 +153,7 @@ pub(super) struct Item<'a> {
 impl<'a> Item<'a> {
     /// Notes that this value is wrong. Always `None`, so that it can end a chain.
     pub(super) fn refuse<T>(&self, what: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
-        self.cx.problem(self.span.start, &self.path, what, remedy);
+        self.cx.problem(self.span.clone(), &self.path, what, remedy);
         None
     }
 
@@ -210,7 +221,8 @@ impl<'a> Item<'a> {
         matches!(self.value, DeValue::String(s) if s == text)
     }
 
-    fn table(&self) -> Section<'a> {
+    /// The table that it is, of an array the one with this number, or an empty one.
+    fn table(&self, number: usize) -> Section<'a> {
         let table = match self.value {
             DeValue::Table(table) => Some(table),
             other => {
@@ -218,7 +230,7 @@ impl<'a> Item<'a> {
                 None
             }
         };
-        Section::new(self.cx, table, self.path.clone(), self.span.start)
+        Section::new(self.cx, table, self.path.clone(), number, self.span.start)
     }
 }
 

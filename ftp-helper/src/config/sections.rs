@@ -438,13 +438,13 @@ fn api(section: Section<'_>) -> Api {
 }
 
 /// Sessions at most: two gibibytes of kernel memory.
-const SESSIONS_MAX: i64 = 4 * 1024 * 1024;
+pub(super) const SESSIONS_MAX: i64 = 4 * 1024 * 1024;
 
 /// Size of the ring buffer unless told otherwise: 16 MiB.
 const RING_DEFAULT: u64 = 16 << 20;
 
 /// Size of the ring buffer at most: 1 GiB.
-const RING_MAX: u64 = 1 << 30;
+pub(super) const RING_MAX: u64 = 1 << 30;
 
 fn page_size() -> u64 {
     match nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE) {

@@ -1,6 +1,6 @@
 //! What the daemon tells about itself, and what a new configuration changes.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use ftp_helper_common::{
     key::{FlowKey, HOOK_IN},
@@ -15,9 +15,9 @@ use crate::{
     },
     config::Config,
     dataplane::{AttachKind, Link, ShieldKind},
-    engine::{self, Nanos, PinholeView, SessionView, Visible, policy::Mode},
+    engine::{self, LATENCY_BOUNDS, Latency, Nanos, PinholeView, SessionView, Visible, policy::Mode},
     event,
-    metrics::Snapshot,
+    metrics::{ByReason, Histogram, Program, Snapshot},
     nft::Fed,
 };
 
@@ -134,24 +134,72 @@ fn inside(d: &Daemon, v: &PinholeView) -> Option<SocketAddr> {
 
 /// The same for the metrics.
 pub(super) fn metrics(d: &Daemon) -> Snapshot {
-    let s = status(d);
+    let mut s = status(d);
     let gauge = |g: Gauge| (g.live, g.limit);
-    Snapshot {
+    // What has a metric of its own is not told twice.
+    let mut take = |name: &str| s.engine.remove(name).unwrap_or_default();
+    let opened = (take("taken_by_fast_path"), take("opened_by_daemon"));
+    let transfers = take("transfers");
+    let data_bytes = (take("data_bytes_out"), take("data_bytes_back"));
+    let mut families: BTreeMap<&str, BTreeMap<String, u64>> = BTreeMap::new();
+    for (name, n) in &s.engine {
+        let (family, name) = name.split_once('.').unwrap_or(("", name));
+        families.entry(family).or_default().insert(name.to_owned(), *n);
+    }
+    let mut family = |name: &str| families.remove(name).unwrap_or_default();
+    let snapshot = Snapshot {
         version: s.version,
         mode: s.mode,
-        uptime_seconds: s.uptime_ms as f64 / 1000.0,
+        uptime_seconds: seconds(s.uptime_ms),
         sessions: gauge(s.sessions),
         pinholes: gauge(s.pinholes),
         data_connections: gauge(s.data_connections),
-        heartbeat_age_seconds: s.heartbeat.age_ms as f64 / 1000.0,
+        heartbeat_age_seconds: seconds(s.heartbeat.age_ms),
+        heartbeat_stale_after_seconds: seconds(s.heartbeat.stale_after_ms),
         interfaces: s.interfaces.len() as u64,
+        interfaces_missing: s.waiting_for.len() as u64,
+        programs: s.interfaces.iter().flat_map(programs).collect(),
         kernel: s.counters,
         reasons: s.reasons,
-        engine: s.engine,
+        by_reason: ByReason {
+            refused: family("refused"),
+            denied: family("denied"),
+            revoked: family("revoked"),
+            standing: family("standing"),
+            stray: family("stray"),
+        },
+        events: family("event"),
+        engine: family(""),
+        opened,
+        transfers,
+        data_bytes,
+        confirm_latency: histogram(&d.engine.stats().confirm_latency),
         nftables: s.nftables.map_or_else(BTreeMap::new, |n| {
             [("added", n.added), ("removed", n.removed), ("failed", n.failed)].map(|(k, v)| (k.to_owned(), v)).into()
         }),
-    }
+    };
+    snapshot.with_zeros()
+}
+
+/// What is attached to an interface.
+fn programs(i: &api::Interface) -> Vec<Program> {
+    let hook = match i.hook {
+        HookKind::Tcx => "tcx",
+        HookKind::Clsact => "clsact",
+    };
+    let shield = i.shield.map(|kind| match kind {
+        api::ShieldKind::Native => ("shield", "native"),
+        api::ShieldKind::Generic => ("shield", "generic"),
+    });
+    let all = [Some(("ingress", hook)), Some(("egress", hook)), shield].into_iter().flatten();
+    all.map(|(program, hook)| Program { interface: i.name.clone(), program, hook }).collect()
+}
+
+fn histogram(latency: &Latency) -> Histogram {
+    let seconds = |ns: Nanos| Duration::from_nanos(ns).as_secs_f64();
+    // The encoder writes the greatest number as infinite.
+    let ends = LATENCY_BOUNDS.iter().map(|ns| seconds(*ns)).chain([f64::MAX]);
+    Histogram { buckets: ends.zip(latency.buckets).collect(), sum_seconds: seconds(latency.sum) }
 }
 
 /// What of a new configuration comes into force now: everything but what programs and tables are made for when they are
@@ -267,6 +315,9 @@ fn engine_counters(d: &Daemon) -> BTreeMap<String, u64> {
         ("resyncs_applied", s.resyncs_applied),
         ("commands_failed", s.commands_failed),
         ("refusals_untold", s.refusals_untold),
+        ("transfers", s.transfers),
+        ("data_bytes_out", s.data_bytes[0]),
+        ("data_bytes_back", s.data_bytes[1]),
         ("audit_looks", d.audit.looks()),
         ("audit_differences", d.audit.differences()),
     ]
@@ -282,6 +333,7 @@ fn engine_counters(d: &Daemon) -> BTreeMap<String, u64> {
     ] {
         all.extend(counts.iter().map(|(reason, n)| (format!("{what}.{reason}"), *n)));
     }
+    all.extend(s.events.iter().map(|(kind, n)| (format!("event.{kind}"), *n)));
     all
 }
 
@@ -291,6 +343,10 @@ pub(super) fn mode_name(mode: Mode) -> &'static str {
         Mode::Drop => "drop",
         Mode::Mark => "mark",
     }
+}
+
+fn seconds(ms: u64) -> f64 {
+    Duration::from_millis(ms).as_secs_f64()
 }
 
 fn millis(ns: Nanos) -> u64 {

@@ -100,6 +100,7 @@ impl Core {
             (event.uid, event.note) = (Some(*uid), Some(note.clone()));
         }
         self.stories.event(&event);
+        *self.stats.events.entry(event.event.as_str()).or_default() += 1;
         self.actions.push_back(Action::Event(event));
     }
 

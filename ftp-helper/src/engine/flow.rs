@@ -91,6 +91,10 @@ pub(super) fn end(sessions: &mut Sessions, core: &mut Core, now: Nanos, record: 
             *sum = sum.saturating_add(bytes);
         }
     }
+    core.stats.transfers += 1;
+    for (sum, bytes) in core.stats.data_bytes.iter_mut().zip(record.bytes) {
+        *sum = sum.saturating_add(bytes);
+    }
     let mut event = core.blank(now, Kind::DataEnd);
     event.added = added(record);
     if let Some(key) = control {

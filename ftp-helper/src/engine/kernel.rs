@@ -57,6 +57,8 @@ pub(super) struct KernelSide {
     joined: Option<[u32; 2]>,
     epoch: u32,
     blind: bool,
+    /// The fast path's opening that is to be vouched for, and when exactly it was.
+    unconfirmed: Option<(u32, Nanos)>,
     /// The announcement that the session's entry named last when it was taken over: it has been opened already.
     opened: Option<u32>,
     /// It was asked to see again, and has not answered.
@@ -87,6 +89,9 @@ struct Fast {
     /// `state::pending` of what opened; 0 for an endpoint that waited for its transfer command.
     kind: u8,
     time: Nanos,
+    /// When exactly, where that was told: `time` is a tick of the kernel's. Of no use to another daemon.
+    #[serde(skip)]
+    exactly: Option<Nanos>,
 }
 
 impl KernelSide {
@@ -165,6 +170,7 @@ impl KernelSide {
                     false => record.pending,
                 },
                 time: record.time,
+                exactly: (record.late != 0).then(|| record.time.saturating_add(record.late.into())),
             });
         }
     }
@@ -250,6 +256,7 @@ impl Session {
                 self.kernel.returnable = Some(hole.seq);
                 return;
             }
+            self.kernel.unconfirmed = agreed.and_then(|f| f.exactly).map(|at| (hole.seq, at));
             self.ask_confirm(core, &hole);
         } else {
             if let Some(fast) = fast {
@@ -534,6 +541,9 @@ impl Session {
                 hole.stage = Stage::Confirmed;
                 let shown = hole.show(now);
                 core.stats.confirmed += 1;
+                if let Some((_, opened)) = self.kernel.unconfirmed.take().filter(|(of, _)| *of == seq) {
+                    core.stats.confirm_latency.add(now.saturating_sub(opened));
+                }
                 core.session_event(now, self, Kind::Confirmed, None, Some(shown));
             }
             Outcome::Busy => hole.stage = Stage::Unsettled(now.saturating_add(SETTLE_WAIT)),

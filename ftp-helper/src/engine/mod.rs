@@ -16,6 +16,7 @@ mod dialogue;
 mod flow;
 pub mod grammar;
 mod kernel;
+mod latency;
 mod line;
 mod order;
 mod pinhole;
@@ -46,6 +47,7 @@ use ftp_helper_common::{
 
 use self::{added::Added, core::Core, saved::Saved, session::Session};
 pub use self::{
+    latency::{LATENCY_BOUNDS, Latency},
     order::{NotKilled, Order},
     pinhole::mode as negotiated_by,
     policy::Policy,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use ftp_helper_common::reason::Reason;
 
+use super::latency::Latency;
+
 /// Destination ports that denied connections are counted by, at most; the rest is counted in one.
 pub const DENIED_PORTS: usize = 4096;
 
@@ -63,6 +65,14 @@ pub struct Stats {
     pub commands_failed: u64,
     /// Segments that acknowledged bytes nobody has sent, dropped.
     pub acks_from_nowhere: u64,
+    /// Events told, by kind.
+    pub events: BTreeMap<&'static str, u64>,
+    /// Data connections whose end was seen.
+    pub transfers: u64,
+    /// Payload bytes of those that the initiators and the responders sent.
+    pub data_bytes: [u64; 2],
+    /// How long pinholes of the fast path were open until they were vouched for.
+    pub confirm_latency: Latency,
 }
 
 /// How often a destination port was asked for without a pinhole.

@@ -87,6 +87,44 @@ pub enum Kind {
     SessionEnd,
 }
 
+impl Kind {
+    /// Every kind, in the order of the reference page.
+    pub const ALL: &[Self] = &[
+        Self::SessionStart,
+        Self::Opened,
+        Self::Confirmed,
+        Self::Used,
+        Self::Expired,
+        Self::Revoked,
+        Self::Refused,
+        Self::Denied,
+        Self::Tainted,
+        Self::Killed,
+        Self::Opaque,
+        Self::DataEnd,
+        Self::SessionEnd,
+    ];
+
+    /// The name in events, filters and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SessionStart => "session_start",
+            Self::Opened => "opened",
+            Self::Confirmed => "confirmed",
+            Self::Used => "used",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+            Self::Refused => "refused",
+            Self::Denied => "denied",
+            Self::Tainted => "tainted",
+            Self::Killed => "killed",
+            Self::Opaque => "opaque",
+            Self::DataEnd => "data_end",
+            Self::SessionEnd => "session_end",
+        }
+    }
+}
+
 /// A pinhole, in events and in `pinholes`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Pinhole {
@@ -248,6 +286,15 @@ mod reason_name {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_kind_has_the_name_that_it_is_written_by() {
+        for (i, kind) in Kind::ALL.iter().enumerate() {
+            // The order is that of the declaration, so that none is left out in between.
+            assert_eq!(*kind as usize, i);
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+    }
 
     #[test]
     fn an_event_is_one_flat_object_and_reads_back() {

@@ -23,11 +23,15 @@ pub fn run(data: &[u8]) {
                 assert!(!guard.networks.is_empty() && !guard.initiators.is_empty() && !guard.ports.is_empty());
             }
         }
-        Err(ConfigError::Invalid { problems, .. }) => {
+        Err(e @ ConfigError::Invalid { .. }) => {
+            let shown = e.report(false);
+            let ConfigError::Invalid { problems, .. } = e else { return };
             assert!(!problems.is_empty(), "refused without a word");
             let lines = text.split('\n').count();
             for problem in problems {
                 let told = problem.to_string();
+                assert!(shown.contains(&told), "{told} is not in\n{shown}");
+                assert!(text.get(problem.span.clone()).is_some(), "{told}: {:?}", problem.span);
                 assert!(problem.line >= 1 && problem.line <= lines && problem.column >= 1, "{told}");
                 assert!(!problem.what.is_empty() && !problem.remedy.is_empty(), "{told}");
             }

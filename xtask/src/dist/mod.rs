@@ -111,11 +111,13 @@ fn tarball(host: &Host, program: &Path) -> Result<PathBuf> {
     }
     let made = dist(host).join("made");
     let root = &host.root;
-    let parts: [(PathBuf, &str); 8] = [
+    let parts: [(PathBuf, &str); 10] = [
         (program.to_path_buf(), "usr/bin/ftp-helper"),
         (root.join("packaging/ftp-helper.toml"), "etc/ftp-helper/ftp-helper.toml"),
         (root.join("packaging/systemd"), "usr/lib/systemd/system"),
-        (made.join("man"), "usr/share/man/man1"),
+        (root.join("packaging/prometheus"), "usr/share/ftp-helper/prometheus"),
+        (root.join("packaging/grafana"), "usr/share/ftp-helper/grafana"),
+        (root.join("packaging/ftp-helper.schema.json"), "usr/share/ftp-helper/ftp-helper.schema.json"),
         (made.join("completions/ftp-helper.bash"), "usr/share/bash-completion/completions/ftp-helper"),
         (made.join("completions/_ftp-helper"), "usr/share/zsh/site-functions/_ftp-helper"),
         (made.join("completions/ftp-helper.fish"), "usr/share/fish/vendor_completions.d/ftp-helper.fish"),
@@ -126,6 +128,13 @@ fn tarball(host: &Host, program: &Path) -> Result<PathBuf> {
         let parent = to.parent().context("it has a parent")?;
         fs::create_dir_all(parent).with_context(|| format!("can't make {}", parent.display()))?;
         command::run_quietly(Command::new("cp").arg("--recursive").arg(&from).arg(&to))?;
+    }
+    for entry in fs::read_dir(made.join("man")).context("the manual pages are not there")? {
+        let page = entry.context("the manual pages can't be read")?.path();
+        let section = page.extension().unwrap_or_default().to_string_lossy().into_owned();
+        let dir = stage.join(format!("usr/share/man/man{section}"));
+        fs::create_dir_all(&dir).with_context(|| format!("can't make {}", dir.display()))?;
+        command::run_quietly(Command::new("cp").arg(&page).arg(&dir))?;
     }
     for file in ["README.md", "LICENSE-MIT", "LICENSE-APACHE", "LICENSE-GPL-2.0"] {
         let to = stage.join("usr/share/doc/ftp-helper").join(file);

@@ -128,6 +128,15 @@ static FIREWALLD: Packages<'static> = Packages {
     ],
 };
 
+/// Prometheus: installed, it would start a service on the host.
+static PROMETHEUS: Packages<'static> = Packages {
+    name: "Prometheus",
+    dir: "prometheus",
+    server: &["prometheus"],
+    libraries: &[],
+    files: &["usr/bin/prometheus", "usr/bin/promtool"],
+};
+
 /// What a virtual machine has for a shell: linked with nothing.
 pub(crate) static BUSYBOX: Packages<'static> =
     Packages { name: "BusyBox", dir: "busybox", server: &["busybox-static"], libraries: &[], files: &["bin/busybox"] };
@@ -187,6 +196,13 @@ pub(crate) static NEEDS: &[Need] = &[
         purpose: Purpose::Lab,
         probe: Probe::Server(&FIREWALLD),
         remedy: Remedy::Server(&FIREWALLD),
+    },
+    Need {
+        what: PROMETHEUS.name,
+        why: "reads the metrics, and evaluates the alert rules and the dashboard",
+        purpose: Purpose::Lab,
+        probe: Probe::Server(&PROMETHEUS),
+        remedy: Remedy::Server(&PROMETHEUS),
     },
     server(&servers::VSFTPD),
     server(&servers::PROFTPD),
