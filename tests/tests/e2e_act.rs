@@ -413,11 +413,11 @@ fn a_report_holds_everything_but_passwords_and_addresses() {
     }
     let addresses: Vec<String> =
         ground.families().into_iter().flat_map(|(c, s)| [c.to_string(), s.to_string()]).collect();
-    let directory = ground.lab.directory();
+    let (directory, config) = (ground.lab.directory(), gateway.config().to_owned());
     let report = |name: &str, more: &[&str]| {
         let file = directory.join(name);
         let mut command = ground.lab.gateway().command(program().unwrap());
-        command.arg("bugreport").arg("-c").arg(gateway.config()).arg("--into").arg(&file).args(more);
+        command.arg("bugreport").arg("-c").arg(&config).arg("--into").arg(&file).args(more);
         (said(command).unwrap(), file)
     };
     let (done, file) = report("hidden.tar.gz", &[]);

@@ -198,7 +198,7 @@ fn a80_a_flood_of_announcements_leaves_one_pinhole_open() {
                     _ => drop(spinner.ask(&format!("EPRT |1|{}|{port}|", local.ip()), 200)?),
                 }
                 if i % 50 == 0 {
-                    let own = scene.gateway.pinholes()?.into_iter().filter(|p| p.client == local).count();
+                    let own = scene.gateway.pinholes()?.into_iter().filter(|p| p.client == Some(local)).count();
                     most = most.max(own);
                 }
             }

@@ -217,7 +217,7 @@ pub(super) fn came(engine: &Engine, events: &[Event], key: &SessionKey, now: Nan
         Some(Visible::Closing) => "closing",
         Some(_) => "good",
     };
-    let own = engine.pinholes(now).filter(|p| (p.client.ip(), p.client.port()) == client);
+    let own = engine.pinholes(now).filter(|p| p.ends.is_some_and(|(c, _)| (c.ip(), c.port()) == client));
     let left: BTreeSet<u16> = own.map(|p| p.pinhole.port).collect();
     Came::of(events, left.into_iter().collect(), standing)
 }

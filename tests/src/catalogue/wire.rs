@@ -332,7 +332,7 @@ impl Run<'_> {
             Some(_) => "good",
         };
         let pinholes = self.wire.gateway.pinholes()?;
-        let left = pinholes.iter().filter(|p| p.client == client).map(|p| p.pinhole.port).collect();
+        let left = pinholes.iter().filter(|p| p.client == Some(client)).map(|p| p.pinhole.port).collect();
         Ok(Came::of(&events, left, standing))
     }
 }

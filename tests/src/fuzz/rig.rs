@@ -442,7 +442,7 @@ fn hole(pinhole: &ftp_helper::event::Pinhole) -> Hole {
         NegotiatedBy::Epsv => Way::Epsv,
         NegotiatedBy::Port => Way::Port,
         NegotiatedBy::Eprt => Way::Eprt,
-        NegotiatedBy::Range => panic!("no server here opens its range: {pinhole:?}"),
+        NegotiatedBy::Range | NegotiatedBy::Added => panic!("nobody here opens such a thing: {pinhole:?}"),
     };
     Hole { way, initiator: pinhole.initiator, responder: pinhole.responder, port: pinhole.port }
 }

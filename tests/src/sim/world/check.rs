@@ -251,7 +251,7 @@ impl World {
             if s.unrecorded {
                 continue;
             }
-            if !views.iter().any(|v| v.session == p.session && v.pinhole.port == key.port) {
+            if !views.iter().any(|v| v.owner == p.session && v.pinhole.port == key.port) {
                 return broken(Some(i), format!("the engine knows nothing of {key:?} {p:?}"));
             }
             let over = |sock: Option<usize>| sock.is_some_and(|n| self.socks[n].peer_done);
@@ -269,12 +269,12 @@ impl World {
             }
         }
         for v in views.iter().filter(|v| v.pinhole.state == Shown::Confirmed && v.pinhole.expires_in_ms > 0) {
-            let about = self.by_id.get(&v.session).copied();
+            let about = self.by_id.get(&v.owner).copied();
             // Used up, and nobody could be told.
             if about.is_some_and(|i| self.sessions[i].unrecorded || self.sessions[i].untold) {
                 continue;
             }
-            if !self.kernel.pinholes.iter().any(|(k, p)| p.session == v.session && k.port == v.pinhole.port) {
+            if !self.kernel.pinholes.iter().any(|(k, p)| p.session == v.owner && k.port == v.pinhole.port) {
                 return broken(about, format!("the engine believes in a pinhole that is not there: {v:?}"));
             }
         }
