@@ -14,7 +14,7 @@ use ftp_helper::{
     api::Standing,
     event::Kind,
     lab::{
-        Lab, LabOptions,
+        Host, Lab, LabOptions,
         dialogue::Dialogue,
         require_root,
         servers::{Server, ServerKind, ServerOptions},
@@ -188,7 +188,7 @@ fn an_administrator_watches_revokes_and_kills() {
     let mut first = log_in(v4);
     let ports = [second.epsv().unwrap(), first.epsv().unwrap()];
     until("both pinholes", || (gateway.pinholes().unwrap().len() == 2).then_some(())).unwrap();
-    let connect = |from: &ftp_helper::lab::Host, to, limit| {
+    let connect = |from: &Host, to: SocketAddr, limit: Duration| {
         from.run_in(|| TcpStream::connect_timeout(&to, limit)).unwrap().is_ok()
     };
     assert!(!connect(lab.stranger(), SocketAddr::new(v4, UNASKED), Duration::from_millis(300)));

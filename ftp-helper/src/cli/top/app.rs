@@ -53,9 +53,11 @@ pub(super) struct StoryView {
     pub(super) session: String,
     /// Its lines; nothing until they have come.
     pub(super) lines: Option<Vec<StoryLine>>,
-    /// The first line on the screen.
+    /// How many rows of the screen the lines take; as of the last drawing, as all that follows.
+    pub(super) rows: usize,
+    /// The first row on the screen.
     pub(super) offset: usize,
-    /// How many lines the screen holds.
+    /// How many rows the screen holds.
     pub(super) page: usize,
 }
 
@@ -204,7 +206,7 @@ impl App {
             Ok(lines) => {
                 // At its end first: that is where the dialogue is.
                 if view.lines.is_none() {
-                    view.offset = lines.len().saturating_sub(view.page);
+                    view.offset = usize::MAX;
                 }
                 view.lines = Some(lines);
             }
@@ -307,7 +309,7 @@ impl App {
                     self.say("no session is chosen here".to_owned(), Tone::Warn, now);
                     return None;
                 };
-                let view = StoryView { session: session.clone(), lines: None, offset: 0, page: 1 };
+                let view = StoryView { session: session.clone(), lines: None, rows: 0, offset: 0, page: 1 };
                 self.overlay = Overlay::Story(view);
                 return Some(Wish::Story(session));
             }
@@ -367,7 +369,7 @@ impl App {
 
     fn key_in_story(&mut self, key: KeyEvent) -> Option<Wish> {
         let Overlay::Story(view) = &mut self.overlay else { return None };
-        let last = view.lines.as_ref().map_or(0, Vec::len).saturating_sub(view.page);
+        let last = view.rows.saturating_sub(view.page);
         let to = match key.code {
             KeyCode::Esc | KeyCode::Enter => {
                 self.overlay = Overlay::None;

@@ -52,7 +52,7 @@ fn help(buffer: &mut Buffer, area: Rect, theme: Theme) {
 
 fn story(buffer: &mut Buffer, area: Rect, view: &mut StoryView, theme: Theme) {
     Clear.render(area, buffer);
-    let StoryView { session, lines, offset, page } = view;
+    let StoryView { session, lines, rows, offset, page } = view;
     let title = format!("Session {}", text::printable(session));
     let inner = framed(buffer, area, &title, theme.frame(true));
     *page = inner.height.into();
@@ -63,10 +63,33 @@ fn story(buffer: &mut Buffer, area: Rect, view: &mut StoryView, theme: Theme) {
     if lines.is_empty() {
         put(buffer, inner.x, inner.y, inner.width, "nothing has been told of it", theme.style(Tone::Dim));
     }
-    *offset = (*offset).min(lines.len().saturating_sub(*page));
-    for (line, y) in lines.iter().skip(*offset).zip(inner.y..inner.bottom()) {
-        put(buffer, inner.x, y, inner.width, &line.text, theme.style(line.tone));
+    let wrapped: Vec<(String, Tone)> = lines
+        .iter()
+        .flat_map(|line| wrap(&line.text, inner.width.into()).into_iter().map(|row| (row, line.tone)))
+        .collect();
+    *rows = wrapped.len();
+    *offset = (*offset).min(rows.saturating_sub(*page));
+    for ((row, tone), y) in wrapped.iter().skip(*offset).zip(inner.y..inner.bottom()) {
+        put(buffer, inner.x, y, inner.width, row, theme.style(*tone));
     }
+}
+
+/// A text in rows, those after the first set in.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    const INDENT: &str = "    ";
+    let mut rows = Vec::new();
+    let mut row = String::new();
+    let mut room = width;
+    for c in text.chars() {
+        if room == 0 {
+            rows.push(std::mem::replace(&mut row, INDENT.to_owned()));
+            room = width.saturating_sub(INDENT.len()).max(1);
+        }
+        row.push(c);
+        room -= 1;
+    }
+    rows.push(row);
+    rows
 }
 
 fn question(buffer: &mut Buffer, area: Rect, confirm: &Confirm, theme: Theme) {
@@ -79,7 +102,7 @@ fn question(buffer: &mut Buffer, area: Rect, confirm: &Confirm, theme: Theme) {
         }
         Deed::Kill(session, ends) => {
             let whom = if ends.is_empty() { session.clone() } else { ends.clone() };
-            ("Kill the session".to_owned(), whom, "Its control packets are dropped from then on.")
+            ("Kill the session".to_owned(), whom, "Control packets are dropped; in mode observe, only told.")
         }
     };
     let inner = boxed(buffer, area, 66, 8, &what, theme);
@@ -114,4 +137,17 @@ fn boxed(buffer: &mut Buffer, area: Rect, width: u16, height: u16, title: &str, 
     let place = Rect { x, y, width, height };
     Clear.render(place, buffer);
     framed(buffer, place, title, theme.frame(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_go_on_below() {
+        assert_eq!(wrap("", 10), [""]);
+        assert_eq!(wrap("0123456789", 10), ["0123456789"]);
+        assert_eq!(wrap("0123456789abcdefg", 10), ["0123456789", "    abcdef", "    g"]);
+        assert_eq!(wrap("abc", 1), ["a", "    b", "    c"]);
+    }
 }

@@ -388,9 +388,9 @@ fn a_story_is_asked_for_and_scrolled() {
     let mut app = app();
     assert_eq!(press(&mut app, "3\n"), [Wish::Story(id(2))], "the fastest connection's session");
     let lines: Vec<_> = (0..40).map(|n| StoryLine { text: n.to_string(), tone: Tone::Plain }).collect();
-    screen(&mut app, 80, 24, false);
     app.story(&id(9), Ok(lines.clone()), NOW);
     app.story(&id(2), Ok(lines), NOW);
+    screen(&mut app, 80, 24, false);
     let offset = |app: &App| match &app.overlay {
         Overlay::Story(view) => view.offset,
         other => panic!("{other:?}"),
