@@ -144,6 +144,10 @@ impl Session {
             self.check_fin(now, core);
             return;
         }
+        if fin && record.made.has(bit::FIN) {
+            // The kernel has taken it back and opens nothing more, although what was said before may still be on its way.
+            self.revoke(now, core, Reason::ControlClosed);
+        }
         if record.tcp_flags & tcp::URG != 0 && !payload.is_empty() && !may_be_urgent(payload) {
             return self.taint(now, core, Reason::UrgentData);
         }
