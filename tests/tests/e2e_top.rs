@@ -123,6 +123,10 @@ impl Terminal {
             }
             masked.push('\n');
         }
+        // However long it took.
+        for time in ["#m #s #ms", "#m #s", "#s #ms", "#m#s"] {
+            masked = masked.replace(time, "#s");
+        }
         masked
     }
 
