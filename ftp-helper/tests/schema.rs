@@ -6,7 +6,10 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use ftp_helper::config::{Config, KEYS, examine_text, schema};
-use regex::Regex;
+use regex_automata::{
+    Input,
+    dfa::{Automaton as _, dense::DFA},
+};
 use serde_json::Value;
 
 fn root() -> &'static Path {
@@ -35,8 +38,9 @@ fn check(schema: &Value, value: &Value, at: &str) -> Vec<String> {
             "enum" => says.as_array().expect("a list").contains(value),
             "anyOf" => says.as_array().expect("a list").iter().any(|s| check(s, value, at).is_empty()),
             "pattern" => {
-                let pattern = Regex::new(says.as_str().expect("a text")).expect("a pattern");
-                value.as_str().is_none_or(|text| pattern.is_match(text))
+                let pattern = DFA::new(says.as_str().expect("a text")).expect("a pattern");
+                let fits = |text: &str| pattern.try_search_fwd(&Input::new(text)).expect("a search").is_some();
+                value.as_str().is_none_or(fits)
             }
             "minLength" => value.as_str().is_none_or(|t| t.chars().count() as i64 >= number(says)),
             "maxLength" => value.as_str().is_none_or(|t| t.chars().count() as i64 <= number(says)),

@@ -130,8 +130,7 @@ fn messages() -> BTreeSet<String> {
         for (call, skip) in [(".refuse(", 0), (".refuse::<()>(", 0), (".missing(", 1), ("cx.problem(", 2)] {
             for (_, mut arguments) in source.match_indices(call).map(|(at, c)| source.split_at(at + c.len())) {
                 for _ in 0..skip {
-                    arguments =
-                        arguments.split_once(", ").or_else(|| arguments.split_once(",\n")).expect("arguments").1;
+                    arguments = arguments.split_once(',').expect("arguments").1;
                 }
                 match literal(arguments) {
                     Some(text) => drop(found.insert(pattern(text))),

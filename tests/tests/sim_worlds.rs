@@ -145,6 +145,13 @@ fn what_was_found_stays_away() {
             "network races attackers",
             "the model: of an announcement and a forged segment at once, the daemon read the other one first",
         ),
+        (
+            8617454843947891205,
+            7107725139398681833,
+            14,
+            "nasty network races outages attackers observe",
+            "the engine believed in a pinhole that the kernel had taken back at a FIN before the last line had come",
+        ),
     ];
     for &(dialogue, network, sessions, troubles, what) in FOUND {
         let has = |name: &str| troubles.split(' ').any(|t| t == name);
