@@ -11,7 +11,7 @@ use ratatui::{
     crossterm::{
         cursor::Show,
         execute,
-        terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
+        terminal::{Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
     },
 };
 
@@ -40,9 +40,9 @@ impl Screen {
         }));
         // From here on whatever fails gives it back.
         let mut guard = Giver(true);
-        execute!(stdout(), EnterAlternateScreen)?;
-        let mut terminal = Terminal::new(CrosstermBackend::new(BufWriter::new(stdout())))?;
-        terminal.clear()?;
+        // Not by the terminal's own `clear`, which asks where the cursor is, and fails where nobody answers.
+        execute!(stdout(), EnterAlternateScreen, Clear(ClearType::All))?;
+        let terminal = Terminal::new(CrosstermBackend::new(BufWriter::new(stdout())))?;
         guard.0 = false;
         Ok(Self { terminal })
     }
