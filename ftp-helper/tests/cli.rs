@@ -335,7 +335,7 @@ fn replay() {
     assert!(said.err.contains("12 packets, 1 control connections, 1 pinholes opened"), "{}", said.err);
     let said = run(&["replay", good.to_str().unwrap()]);
     assert!(
-        said.out.contains(" opened        0000000000000001 192.0.2.10:40000 -> 198.51.100.5:21  pasv "),
+        said.out.contains(" opened        0000000000000001 192.0.2.10:40000 -> 198.51.100.5:21             pasv "),
         "{}",
         said.out
     );

@@ -98,8 +98,7 @@ enum What<'a> {
         kind: Kind,
         reason: Option<u16>,
         pinhole: Option<Pinhole>,
-        /// From, to, bytes out and back, duration, dropped.
-        connection: Option<(SocketAddr, SocketAddr, [Option<u64>; 3], Option<bool>)>,
+        connection: Option<Ends>,
         by: Option<By>,
         uid: Option<u32>,
         #[serde(borrow)]
@@ -107,6 +106,17 @@ enum What<'a> {
         #[serde(borrow)]
         detail: Option<&'a str>,
     },
+}
+
+/// A connection as it is kept: as in events, but for the fields that are left out there.
+#[derive(Serialize, Deserialize)]
+struct Ends {
+    from: SocketAddr,
+    to: SocketAddr,
+    bytes_out: Option<u64>,
+    bytes_back: Option<u64>,
+    duration_ms: Option<u64>,
+    dropped: Option<bool>,
 }
 
 impl Stories {
@@ -131,10 +141,7 @@ impl Stories {
             kind: event.event,
             reason: event.reason.map(|r| r as u16),
             pinhole: event.pinhole.clone(),
-            connection: event
-                .connection
-                .as_ref()
-                .map(|c| (c.from, c.to, [c.bytes_out, c.bytes_back, c.duration_ms], c.dropped)),
+            connection: event.connection.as_ref().map(Ends::of),
             by: event.by,
             uid: event.uid,
             note: event.note.as_deref(),
@@ -260,26 +267,33 @@ impl Kept {
     }
 }
 
+impl Ends {
+    fn of(connection: &Connection) -> Self {
+        let Connection { from, to, bytes_out, bytes_back, duration_ms, dropped } = *connection;
+        Self { from, to, bytes_out, bytes_back, duration_ms, dropped }
+    }
+
+    fn tell(self) -> Connection {
+        let Self { from, to, bytes_out, bytes_back, duration_ms, dropped } = self;
+        Connection { from, to, bytes_out, bytes_back, duration_ms, dropped }
+    }
+}
+
 impl Stored<'_> {
     fn tell(self, id: u64, client: SocketAddr, server: SocketAddr) -> Entry {
         let wall = self.at.saturating_mul(1000);
         match self.what {
             What::Line(server, long, text) => Entry::Line { wall, server, text: printable(text), long },
-            What::Event { kind, reason, pinhole, connection, by, uid, note, detail } => {
-                let connection = connection.map(|(from, to, [bytes_out, bytes_back, duration_ms], dropped)| {
-                    Connection { bytes_out, bytes_back, duration_ms, dropped, ..Connection::new(from, to) }
-                });
-                Entry::Event(Box::new(Event {
-                    reason: reason.and_then(Reason::from_code),
-                    pinhole,
-                    connection,
-                    by,
-                    uid,
-                    note: note.map(ToOwned::to_owned),
-                    detail: detail.map(ToOwned::to_owned),
-                    ..Event::new(kind, wall).of_session(id, client, server)
-                }))
-            }
+            What::Event { kind, reason, pinhole, connection, by, uid, note, detail } => Entry::Event(Box::new(Event {
+                reason: reason.and_then(Reason::from_code),
+                pinhole,
+                connection: connection.map(Ends::tell),
+                by,
+                uid,
+                note: note.map(ToOwned::to_owned),
+                detail: detail.map(ToOwned::to_owned),
+                ..Event::new(kind, wall).of_session(id, client, server)
+            })),
         }
     }
 }
