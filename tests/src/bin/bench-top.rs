@@ -241,7 +241,7 @@ fn session(n: u32, age: u64) -> Session {
         reason: None,
         age_ms: age + u64::from(n) * 100,
         idle_ms: u64::from(n) % 1000,
-        pinhole: (n % 5 == 0).then(|| hole(n, 9000)),
+        pinhole: n.is_multiple_of(5).then(|| hole(n, 9000)),
         data_connections: u32::from(n % 5 == 1),
         transfers: n.into(),
         bytes: u64::from(n) << 20,
