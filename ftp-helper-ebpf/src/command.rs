@@ -101,7 +101,7 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
             ..PinholeState::default()
         };
         let new = PinholeSlot { state, lock: bpf_spin_lock { val: 0 }, pad: 0 };
-        let outcome = pinhole::open(&c.pinhole, &new, policy.per_client);
+        let outcome = pinhole::open(&c.pinhole, &new, policy.per_client, &c.pinhole);
         if outcome != Outcome::Done as u32 {
             return outcome;
         }
@@ -137,7 +137,12 @@ fn add(c: &Command, policy: &KernelPolicy) -> u32 {
         flags: pinhole_flag::CONFIRMED,
         ..PinholeState::default()
     };
-    pinhole::open(&c.pinhole, &PinholeSlot { state, lock: bpf_spin_lock { val: 0 }, pad: 0 }, policy.per_client)
+    pinhole::open(
+        &c.pinhole,
+        &PinholeSlot { state, lock: bpf_spin_lock { val: 0 }, pad: 0 },
+        policy.per_client,
+        &c.pinhole,
+    )
 }
 
 /// Takes such a pinhole back.

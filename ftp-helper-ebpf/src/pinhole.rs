@@ -18,13 +18,17 @@ use crate::{
 
 const NO_EXIST: u64 = 1;
 
-/// Opens a pinhole for `slot.state.session`, whose client may hold `limit`. One of the same session at the same key is renewed; a
-/// live one of another session is left alone. The lock in `slot` is not looked at.
+/// Opens a pinhole for `slot.state.session`, whose client may hold `limit`; one more while the session still holds `replaced`, which
+/// goes when the new one is there. One of the same session at the same key is renewed; a live one of another session is left alone.
+/// The lock in `slot` is not looked at.
 #[inline(never)]
-pub fn open(key: &PinholeKey, slot: &PinholeSlot, limit: u32) -> u32 {
+pub fn open(key: &PinholeKey, slot: &PinholeSlot, limit: u32, replaced: &PinholeKey) -> u32 {
     let state = &slot.state;
     let client = client_of(key, state.mode);
-    let quota = take(&client, limit);
+    let mut quota = take(&client, limit);
+    if quota == Outcome::Quota as u32 && is_held(replaced, state.session) {
+        quota = take(&client, limit + 1);
+    }
     if quota != Outcome::Done as u32 {
         // Renewing asks for nothing more than the session has.
         return if renew(key, state) == Outcome::Done as u32 { Outcome::Done as u32 } else { quota };
@@ -44,10 +48,9 @@ pub fn open(key: &PinholeKey, slot: &PinholeSlot, limit: u32) -> u32 {
     outcome
 }
 
-/// Whether an unconsumed pinhole of the session is there. Whoever replaces it needs room for one more until it is gone, and asks
-/// for no more than the session has.
+/// Whether an unconsumed pinhole of the session is there.
 #[inline(always)]
-pub fn is_held(key: &PinholeKey, session: u64) -> bool {
+fn is_held(key: &PinholeKey, session: u64) -> bool {
     if key.port == 0 {
         return false;
     }

@@ -404,12 +404,8 @@ fn open(s: *mut Scratch, policy: &KernelPolicy, made: u64) -> u32 {
         }
         // Kept beside the snapshot: `commit` makes it the session's.
         (*s).opened = key;
-        let outcome = pinhole::open(&*addr_of!((*s).opened), &*hole.cast(), policy.per_client);
         // What it replaces goes when the segment is committed.
-        if outcome == Outcome::Quota as u32 && pinhole::is_held(&*addr_of!((*s).state.pinhole), (*s).state.id) {
-            return pinhole::open(&*addr_of!((*s).opened), &*hole.cast(), policy.per_client + 1);
-        }
-        outcome
+        pinhole::open(&*addr_of!((*s).opened), &*hole.cast(), policy.per_client, &*addr_of!((*s).state.pinhole))
     }
 }
 
