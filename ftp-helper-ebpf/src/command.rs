@@ -107,15 +107,17 @@ fn open(c: &Command, slot: *mut SessionSlot, policy: &KernelPolicy) -> u32 {
         }
         lock(at);
         let still = (*slot).state.id == id && (*slot).state.flags & flag::BARRED == 0;
-        if still {
+        // Another CPU may have committed an announcement in the meantime.
+        let younger = (*slot).state.pinhole_seq != old_seq;
+        if still && !younger {
             (*slot).state.version = (*slot).state.version.wrapping_add(1);
             (*slot).state.pinhole = c.pinhole;
             (*slot).state.pinhole_seq = c.seq;
         }
         unlock(at);
-        if !still {
+        if !still || younger {
             pinhole::remove(&c.pinhole, id);
-            return Outcome::Barred as u32;
+            return if still { Outcome::MovedOn as u32 } else { Outcome::Barred as u32 };
         }
     }
     count(Counter::OpenedSlow);
