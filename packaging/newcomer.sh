@@ -105,6 +105,11 @@ newcomer() {
     for event in session_start opened used data_end session_end denied; do
         wait_for "the event $event" grep -q "\"event\":\"$event\"" "$root/events"
     done
+    # And what is going on, when asked.
+    expect 0 within ftp-helper status
+    told 'syn_would_deny'
+    expect 0 within ftp-helper sessions
+    expect 0 within ftp-helper pinholes
     kill $observer
     wait $observer || :
 

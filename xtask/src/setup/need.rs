@@ -23,6 +23,9 @@ pub(crate) const MDBOOK: Version = Version([0, 5, 4]);
 /// The oldest kernel that ftp-helper runs on.
 const KERNEL: Version = Version([6, 1, 0]);
 
+/// How tools are built whose own speed matters less than that of their compilation.
+const QUICKLY: &[&str] = &["--debug", "--config", "profile.dev.debug=false"];
+
 /// One thing that a task needs.
 pub(crate) struct Need {
     /// Its name.
@@ -71,12 +74,23 @@ pub(crate) enum Purpose {
     Machines,
     /// Packages, and trying them.
     Package,
+    /// The documentation as a book.
+    Book,
 }
 
 impl Purpose {
     /// Everything.
-    pub(crate) const ALL: [Self; 8] =
-        [Self::Build, Self::Lab, Self::Kernel, Self::Checks, Self::Fuzz, Self::Coverage, Self::Machines, Self::Package];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Build,
+        Self::Lab,
+        Self::Kernel,
+        Self::Checks,
+        Self::Fuzz,
+        Self::Coverage,
+        Self::Machines,
+        Self::Package,
+        Self::Book,
+    ];
 }
 
 /// How to get something.
@@ -226,18 +240,25 @@ pub(crate) static NEEDS: &[Need] = &[
         why: "checks the licences and the origin of the dependencies",
         purpose: Purpose::Checks,
         probe: Probe::Version("cargo-deny", CARGO_DENY),
-        remedy: Remedy::Crate { name: "cargo-deny", version: CARGO_DENY, options: &[], takes: "some four minutes" },
+        remedy: Remedy::Crate { name: "cargo-deny", version: CARGO_DENY, options: QUICKLY, takes: "some two minutes" },
     },
     Need {
         what: "mdbook",
         why: "makes a book of the documentation",
-        purpose: Purpose::Checks,
+        purpose: Purpose::Book,
         probe: Probe::Version("mdbook", MDBOOK),
         // Without its web server.
         remedy: Remedy::Crate {
             name: "mdbook",
             version: MDBOOK,
-            options: &["--no-default-features", "--features", "search"],
+            options: &[
+                "--no-default-features",
+                "--features",
+                "search",
+                "--debug",
+                "--config",
+                "profile.dev.debug=false",
+            ],
             takes: "some two minutes",
         },
     },
@@ -246,7 +267,7 @@ pub(crate) static NEEDS: &[Need] = &[
         why: "builds the fuzz targets",
         purpose: Purpose::Fuzz,
         probe: Probe::Version("cargo-fuzz", CARGO_FUZZ),
-        remedy: Remedy::Crate { name: "cargo-fuzz", version: CARGO_FUZZ, options: &[], takes: "a minute or two" },
+        remedy: Remedy::Crate { name: "cargo-fuzz", version: CARGO_FUZZ, options: QUICKLY, takes: "about a minute" },
     },
     Need {
         what: "a C++ compiler",
@@ -278,7 +299,7 @@ pub(crate) static NEEDS: &[Need] = &[
         why: "packs the Debian package",
         purpose: Purpose::Package,
         probe: Probe::Version("cargo-deb", CARGO_DEB),
-        remedy: Remedy::Crate { name: "cargo-deb", version: CARGO_DEB, options: &[], takes: "about a minute" },
+        remedy: Remedy::Crate { name: "cargo-deb", version: CARGO_DEB, options: QUICKLY, takes: "about a minute" },
     },
     Need {
         what: "debootstrap",

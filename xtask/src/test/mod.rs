@@ -61,6 +61,8 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
     let mut purposes = vec![Purpose::Build, Purpose::Lab, Purpose::Kernel];
     if whole {
         purposes.extend([Purpose::Checks, Purpose::Fuzz]);
+        // It takes two minutes to install; without it, only the contents are looked at.
+        purposes.extend(options.full.then_some(Purpose::Book));
     }
     if machines.is_ok() && options.filter.is_none() {
         purposes.push(Purpose::Machines);
