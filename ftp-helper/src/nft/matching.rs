@@ -334,11 +334,9 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn what_iptables_writes_is_read() {
-        let rule = |text: &str| Rule { handle: 1, statements: vec![], text: text.into(), iptables: None };
-        let r = rule("meta l4proto tcp tcp dport { 22, 60000-61000 }  counter packets 0 bytes 0 accept");
-        let syn = Syn {
+    /// A SYN of which little is known.
+    fn syn(translated: bool) -> Syn<'static> {
+        Syn {
             arrives_on: "wan0",
             v4: true,
             to: None,
@@ -346,10 +344,16 @@ mod tests {
             sets: None,
             has_pinhole: false,
             mark: None,
-            translated: false,
+            translated,
             stranger: false,
-        };
-        let extension = |rule: &Rule, name: &str| extension(rule, name, &syn);
+        }
+    }
+
+    #[test]
+    fn what_iptables_writes_is_read() {
+        let rule = |text: &str| Rule { handle: 1, statements: vec![], text: text.into(), iptables: None };
+        let r = rule("meta l4proto tcp tcp dport { 22, 60000-61000 }  counter packets 0 bytes 0 accept");
+        let extension = |rule: &Rule, name: &str| extension(rule, name, &syn(false));
         assert_eq!(extension(&r, "multiport"), Matches::On(Ports::from(22..=22).with(60000..=61000)));
         let r = rule("tcp dport != 22 counter accept");
         assert_eq!(extension(&r, "tcp"), Matches::On(Ports::all().without(&Ports::from(22..=22))));
@@ -360,17 +364,6 @@ mod tests {
 
     #[test]
     fn states_of_iptables_are_read_as_it_writes_them() {
-        let syn = |translated| Syn {
-            arrives_on: "wan0",
-            v4: true,
-            to: None,
-            ports: Ports::all(),
-            sets: None,
-            has_pinhole: false,
-            mark: None,
-            translated,
-            stranger: false,
-        };
         let states = |option: &str, translated| {
             // `nft` shows no states where there is a status among them.
             let spec = Some(format!("FORWARD -m conntrack {option} -j ACCEPT"));
