@@ -126,7 +126,8 @@ impl Gateway {
     pub fn begin_again(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the daemon is running already");
         self.write_config()?;
-        let mut command: Command = self.host.command(program()?);
+        let mut command: Command = self.host.command("nice");
+        command.arg("-n").arg(self.settings.nice.to_string()).arg(program()?);
         command.arg("run").arg("-c").arg(&self.config).args(&self.arguments);
         self.process = Some(Process::spawn(command)?);
         Ok(())

@@ -23,6 +23,8 @@ pub struct Settings {
     pub api: String,
     /// Further sections, such as `[pinhole]`.
     pub sections: String,
+    /// The daemon's nice value (nice(1)); the unit of the package has -10.
+    pub nice: i32,
 }
 
 impl Settings {
@@ -49,6 +51,7 @@ impl Settings {
             policy: "active_inbound = true\n".to_owned(),
             api: "read_group = \"root\"\n".to_owned(),
             sections: String::new(),
+            nice: 0,
         }
     }
 

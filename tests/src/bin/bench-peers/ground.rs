@@ -127,6 +127,8 @@ impl Peer {
             _ => return None,
         };
         let mut settings = Settings::guarded(lab, mode);
+        // As by the unit of the package.
+        settings.nice = -10;
         if size == Size::Large {
             settings = settings
                 .section("[limits]\nsessions = 131072\nring = \"64MiB\"")
