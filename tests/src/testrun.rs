@@ -242,12 +242,12 @@ impl Kernel {
 
     /// Frees a full ring buffer; what it held is in [`Self::records`].
     pub fn drain(&mut self) {
-        self.bed.records(|r| self.held.push_back(r.to_vec()));
+        self.bed.records(|r| self.held.push_back(r.to_vec())).unwrap();
     }
 
     /// Frees the ring buffers and keeps nothing of them.
     pub fn discard(&mut self) {
-        self.bed.records(|_| ());
+        self.bed.records(|_| ()).unwrap();
     }
 
     /// Writes a session's entry past the programs: for benchmarks only.

@@ -359,7 +359,7 @@ impl Daemon {
             if let (Some(session), Ok(())) = (session, &result) {
                 result = saved.follow(engine, plane, session);
             }
-        });
+        })?;
         result?;
         // The pinhole may have opened between the SYN's denial and this moment.
         for key in early {

@@ -67,7 +67,7 @@ impl Rings {
     }
 
     /// Hands some records to `f`, those that matter most first; what it found.
-    pub(super) fn read(&mut self, mut f: impl FnMut(Ring, &[u8])) -> Found {
+    pub(super) fn read(&mut self, mut f: impl FnMut(Ring, &[u8])) -> anyhow::Result<Found> {
         let mut found = Found { any: false, all: true };
         for (ring, reader) in [
             (Ring::Events, self.events.get_mut()),
@@ -75,13 +75,13 @@ impl Rings {
             (Ring::Telemetry, self.telemetry.get_mut()),
         ] {
             let mut n = 0;
-            while n < BATCH && reader.next(|record| f(ring, record)) {
+            while n < BATCH && reader.next(|record| f(ring, record))? {
                 n += 1;
             }
             found.any |= n > 0;
             found.all &= n < BATCH || ring != Ring::Events;
         }
-        found
+        Ok(found)
     }
 
     /// Goes to sleep after a while without records, stays awake while there are some. Returns true when it has just

@@ -15,6 +15,7 @@ mod park;
 mod pins;
 mod platform;
 mod programs;
+mod ring;
 mod shield;
 mod snapshot;
 mod tables;
@@ -28,17 +29,16 @@ pub use park::Parking;
 pub use pins::PinDir;
 pub use platform::{NEEDED, Platform};
 pub use programs::verified_instructions;
+pub use ring::RingReader;
 pub use shield::{Shield, ShieldKind};
 pub use snapshot::Counters;
 pub use tables::{Direction, FastPath, Guard};
 pub use testbed::{FRAME_MAX, LinkLayer, Metadata, Testbed, Verdict};
 
-use std::os::fd::{AsFd, BorrowedFd};
-
 use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf,
-    maps::{Array, MapData, RingBuf},
+    maps::{Array, MapData},
     programs::{SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp},
 };
 use ftp_helper_common::{
@@ -176,11 +176,11 @@ impl Dataplane {
     /// Takes a ring buffer out, to be read.
     ///
     /// # Errors
-    /// When it was taken before.
+    /// When it was taken before, or can't be mapped.
     pub fn take_ring(&mut self, ring: Ring) -> anyhow::Result<RingReader> {
         let name = ring.name();
         let map = self.ebpf.take_map(name).ok_or_else(|| anyhow!("no ring buffer {name}"))?;
-        Ok(RingReader(RingBuf::try_from(map).context("not a ring buffer")?))
+        RingReader::new(map).with_context(|| format!("can't read {name}"))
     }
 
     /// The object, for aya-log.
@@ -212,33 +212,5 @@ impl Ring {
             Self::Telemetry => "TELEMETRY",
             Self::Parked => "PARKED",
         }
-    }
-}
-
-/// A ring buffer that is being read.
-pub struct RingReader(RingBuf<MapData>);
-
-impl RingReader {
-    /// Hands the oldest record to `f` and frees its room; false when there is none.
-    pub fn next(&mut self, f: impl FnOnce(&[u8])) -> bool {
-        match self.0.next() {
-            Some(item) => {
-                f(&item);
-                true
-            }
-            None => false,
-        }
-    }
-}
-
-impl AsFd for RingReader {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl std::os::fd::AsRawFd for RingReader {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_fd().as_raw_fd()
     }
 }

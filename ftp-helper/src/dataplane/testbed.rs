@@ -170,10 +170,14 @@ impl Testbed {
 
     /// Hands over and frees every record that the programs have written: those that the engine must see in their order, then
     /// those for people, then parked SYNs.
-    pub fn records(&mut self, mut f: impl FnMut(&[u8])) {
+    ///
+    /// # Errors
+    /// When a ring buffer can't be read.
+    pub fn records(&mut self, mut f: impl FnMut(&[u8])) -> anyhow::Result<()> {
         for ring in &mut self.rings {
-            while ring.next(&mut f) {}
+            while ring.next(&mut f)? {}
         }
+        Ok(())
     }
 
     /// The daemon lives: for the programs, this process is it. To be called now and then by whoever runs frames for hours.

@@ -299,7 +299,7 @@ impl Through {
             break;
         }
         let mut records = Vec::new();
-        self.bed.records(|record| records.push(record.to_vec()));
+        self.bed.records(|record| records.push(record.to_vec()))?;
         for bytes in records {
             let mut record = Record::parse(&bytes).context("a record of the kernel can't be read")?;
             self.translate(&mut record);

@@ -360,6 +360,7 @@ fn settings(knob: [&str; 2]) -> Settings {
         policy: format!("active_inbound = true\ndeny_ports = [{}]\n{}", denied.join(", "), knob[0]),
         api: String::new(),
         sections: knob[1].to_owned(),
+        nice: 0,
     }
 }
 

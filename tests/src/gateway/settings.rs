@@ -74,7 +74,7 @@ impl Settings {
     /// The file's text.
     #[must_use]
     pub fn text(&self, socket: &Path) -> String {
-        let Self { mode, top, interfaces, watch, guards, policy, api, sections } = self;
+        let Self { mode, top, interfaces, watch, guards, policy, api, sections, nice: _ } = self;
         let mut text = format!("mode = \"{mode}\"\n{top}\n[watch]\ninterfaces = {interfaces}\n{watch}\n{guards}\n");
         // Writing to a string does not fail.
         let _ = write!(text, "[policy]\n{policy}\n{sections}\n");
