@@ -78,6 +78,12 @@ pub fn ftp_empty(_ctx: TcContext) -> i32 {
     PASS
 }
 
+/// The same in XDP.
+#[xdp(frags)]
+pub fn ftp_empty_xdp(_ctx: XdpContext) -> u32 {
+    aya_ebpf::bindings::xdp_action::XDP_PASS
+}
+
 /// What the benchmarks show as the least that a control segment costs.
 #[classifier]
 pub fn ftp_floor_segment(ctx: TcContext) -> i32 {

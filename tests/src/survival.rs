@@ -32,13 +32,27 @@ fn cut_of(client: usize, turn: usize) -> Cut {
 }
 
 /// Clients that transfer until they are told to stop.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Crowd {
     stop: AtomicBool,
+    /// How long a client waits between two transfers. As people do: and a machine with two cores has to have time for the
+    /// daemon too.
+    pub pause: Duration,
     /// Transfers that came through.
     pub transfers: AtomicU64,
     /// What went wrong.
     pub troubles: Mutex<Vec<String>>,
+}
+
+impl Default for Crowd {
+    fn default() -> Self {
+        Self {
+            stop: AtomicBool::new(false),
+            pause: Duration::from_millis(300),
+            transfers: AtomicU64::new(0),
+            troubles: Mutex::default(),
+        }
+    }
 }
 
 impl Crowd {
@@ -84,8 +98,7 @@ impl Crowd {
                     .with_context(|| format!("{mode:?}, {cut:?}, transfer {turn}"))?;
                 self.transfers.fetch_add(1, Ordering::Relaxed);
                 turn += 1;
-                // As people do: and a machine with two cores has to have time for the daemon too.
-                std::thread::sleep(Duration::from_millis(300));
+                std::thread::sleep(self.pause);
             }
             spinner.ask("QUIT", 221)?;
             Ok(())

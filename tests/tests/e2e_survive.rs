@@ -2,7 +2,7 @@
 //! do any more once it runs.
 //!
 //! The long forms (`FTP_HELPER_FULL=1`) kill ten times as often, and soak for two hours; `FTP_HELPER_SOAK_MINUTES` names another
-//! length.
+//! length, `FTP_HELPER_SOAK_PAUSE_MS` another pause of a client between two transfers (0: full load).
 
 use std::{
     net::SocketAddr,
@@ -329,7 +329,8 @@ fn memory_and_tables_stay_as_they_are() {
     if !require_root() {
         return;
     }
-    let minutes = std::env::var("FTP_HELPER_SOAK_MINUTES").ok().and_then(|m| m.parse::<u64>().ok());
+    let asked = |name: &str| std::env::var(name).ok().and_then(|m| m.parse::<u64>().ok());
+    let minutes = asked("FTP_HELPER_SOAK_MINUTES");
     let time = match minutes {
         Some(m) => Duration::from_secs(60 * m),
         None => Duration::from_secs(if full() { 7200 } else { 60 }),
@@ -338,7 +339,10 @@ fn memory_and_tables_stay_as_they_are() {
     let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), &[]).unwrap();
     let responders = responders(&lab);
     let targets = responders.each_ref().map(Responder::address);
-    let crowd = Crowd::default();
+    let mut crowd = Crowd::default();
+    if let Some(pause) = asked("FTP_HELPER_SOAK_PAUSE_MS") {
+        crowd.pause = Duration::from_millis(pause);
+    }
     let pid = gateway.id().unwrap();
     let resident = || -> Result<u64> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;

@@ -1,8 +1,8 @@
-//! Where a packet's time goes, by leaving things out: what a program that does nothing costs at the same hooks, and what
-//! the daemon's reading at the same time adds.
+//! Where a packet's time goes, by leaving things out: what a program that does nothing costs at the same hooks, what the calls
+//! into the kernel cost that none can do without, and what the daemon's reading at the same time adds.
 
 use anyhow::{Context as _, Result, ensure};
-use aya::programs::{SchedClassifier, TcAttachType, tc::TcAttachOptions};
+use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode, tc::TcAttachOptions};
 use ftp_helper::{dataplane::Options, lab::OUTSIDE_INTERFACE};
 use ftp_helper_tests::{
     gateway::{counter, until},
@@ -18,16 +18,42 @@ use crate::{
 
 /// What is on top of plain forwarding with an empty program at both hooks. `ground` is one of plain forwarding.
 pub(crate) fn empty_program(ground: &Ground, n: usize) -> Result<Packets> {
-    let mut kernel = Kernel::load(&Options { instance: None, programs: &["ftp_empty"], ..Options::default() });
+    with_programs(ground, n, "ftp_empty", "ftp_empty")
+}
+
+/// The same with what a control segment costs at the least at both hooks, and for an announcement, which comes by the way
+/// out, with what that costs at the least. Nobody reads the records: few enough that they fit in the ring buffer.
+pub(crate) fn least(ground: &Ground, n: usize) -> Result<Packets> {
+    let segments = with_programs(ground, n, "ftp_floor_segment", "ftp_floor_segment")?;
+    let announcements = with_programs(ground, n, "ftp_floor_segment", "ftp_floor_pinhole")?;
+    Ok(Packets { data: segments.data, line: segments.line, ..announcements })
+}
+
+/// What is on top of plain forwarding with a program at each hook.
+fn with_programs(ground: &Ground, n: usize, ingress: &str, egress: &str) -> Result<Packets> {
+    let programs: &'static [&'static str] = &["ftp_empty", "ftp_floor_segment", "ftp_floor_pinhole"];
+    let mut kernel = Kernel::load(&Options { instance: None, programs, ..Options::default() });
     let before = packets(ground, n)?;
-    for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
-        let program = kernel.plane().ebpf_mut().program_mut("ftp_empty").context("no empty program")?;
+    for (hook, name) in [(TcAttachType::Ingress, ingress), (TcAttachType::Egress, egress)] {
+        let program = kernel.plane().ebpf_mut().program_mut(name).with_context(|| format!("no program {name}"))?;
         let program: &mut SchedClassifier = program.try_into()?;
         // As the daemon does: TCX where the kernel has it.
         let tcx =
             || program.attach_with_options(OUTSIDE_INTERFACE, hook, TcAttachOptions::TcxOrder(Default::default()));
-        ground.lab.gateway().run_in(tcx)?.context("can't attach the empty program")?;
+        ground.lab.gateway().run_in(tcx)?.with_context(|| format!("can't attach {name}"))?;
     }
+    Ok(packets(ground, n)?.beyond(&before))
+}
+
+/// What is on top of plain forwarding with an XDP program in the driver that does nothing.
+pub(crate) fn empty_shield(ground: &Ground, n: usize) -> Result<Packets> {
+    let mut kernel =
+        Kernel::load(&Options { instance: None, programs: &["ftp_empty", "ftp_empty_xdp"], ..Options::default() });
+    let before = packets(ground, n)?;
+    let program = kernel.plane().ebpf_mut().program_mut("ftp_empty_xdp").context("no empty XDP program")?;
+    let program: &mut Xdp = program.try_into()?;
+    let attach = || program.attach(OUTSIDE_INTERFACE, XdpMode::Driver);
+    ground.lab.gateway().run_in(attach)?.context("can't attach the empty XDP program")?;
     Ok(packets(ground, n)?.beyond(&before))
 }
 

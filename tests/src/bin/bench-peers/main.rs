@@ -71,6 +71,8 @@ enum Part {
     Small1,
     Small16,
     Small64,
+    /// Where a packet's time goes.
+    Causes,
     FirstSyns,
     Growth,
 }
@@ -174,6 +176,8 @@ fn all(figures: &mut Figures, grounds: Vec<Ground>, effort: &Effort, only: &[Par
     }
     if whole {
         daemons(figures, &grounds, effort)?;
+    }
+    if whole || only.contains(&Part::Causes) {
         causes(figures, &grounds, effort)?;
     }
     if whole || only.contains(&Part::FirstSyns) {
@@ -236,7 +240,7 @@ fn measure(figures: &mut Figures, ground: &Ground, effort: &Effort, part: Part) 
         Part::Small1 => figures.push(SMALL[0], peer, small(1)?),
         Part::Small16 => figures.push(SMALL[1], peer, small(16)?),
         Part::Small64 => figures.push(SMALL[2], peer, small(64)?),
-        Part::FirstSyns | Part::Growth => {}
+        Part::Causes | Part::FirstSyns | Part::Growth => {}
     }
     Ok(())
 }
@@ -293,6 +297,16 @@ fn causes(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<
     let empty = limits::empty_program(plain, effort.packets)?;
     for (what, value) in [("data packet", empty.data), ("control line", empty.line), ("229", empty.r229)] {
         figures.single(&format!("{what}: an empty program at the same hooks, on top of a"), None, value, "ns", None);
+    }
+    let empty = limits::empty_shield(plain, effort.packets)?;
+    for (what, value) in [("data packet", empty.data), ("control line", empty.line), ("229", empty.r229)] {
+        let what = format!("{what}: an empty XDP program in the driver, on top of a");
+        figures.single(&what, None, value, "ns", None);
+    }
+    let least = limits::least(plain, n)?;
+    for (what, value) in [("control line", least.line), ("227", least.r227), ("229", least.r229)] {
+        let what = format!("{what}: the least calls into the kernel at the same hooks, on top of a");
+        figures.single(&what, None, value, "ns", None);
     }
     let stopped = limits::daemon_stopped(of(Peer::Drop)?, plain, n)?;
     for (what, value) in [("control line", stopped.line), ("227", stopped.r227), ("229", stopped.r229)] {
