@@ -248,7 +248,8 @@ impl Session {
         }
         self.kernel.returnable = None;
         if agreed.is_some() {
-            hole.stage = Stage::Provisional;
+            // Most are used at once: only what is still there a moment later is asked for, which is a call into the kernel.
+            hole.stage = Stage::Unsettled(now.saturating_add(SETTLE_WAIT));
             core.stats.taken_by_fast_path += 1;
             self.kernel.last = hole.seq;
             self.tell_opened(now, core, &hole, By::Kernel);
@@ -257,7 +258,6 @@ impl Session {
                 return;
             }
             self.kernel.unconfirmed = agreed.and_then(|f| f.exactly).map(|at| (hole.seq, at));
-            self.ask_confirm(core, &hole);
         } else {
             if let Some(fast) = fast {
                 self.diverged(now, core, &fast);

@@ -35,11 +35,11 @@ pub(super) struct Pinhole {
 /// How far a pinhole is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Stage {
-    /// The kernel opened it; it was asked whether it is still there.
+    /// The kernel opened it, and was asked whether it is still there.
     Provisional,
     /// It stood in the table of a session that was taken over; the kernel was asked whether it is still there.
     Adopted,
-    /// The kernel was at work on the segment that opened it; it is asked again then.
+    /// The kernel opened it, or is at work on the segment that does; it is asked then.
     Unsettled(Nanos),
     /// The kernel said at `since` that it is not there. If nothing is found by `until` to have used it before `since`, it
     /// is opened again.

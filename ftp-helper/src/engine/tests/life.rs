@@ -186,6 +186,7 @@ fn a_pinhole_that_is_gone_was_used_or_is_opened_again() {
             ..sim.blank()
         };
         sim.record(&Record::Segment(record, &wire.data));
+        sim.wait(ASKED);
         assert_eq!((sim.opened(), sim.commands.last().unwrap().1), (vec![PORT], Outcome::NoPinhole));
         if used {
             let flow = FlowRecord { kind: kind::FLOW_START, session: ID, seq: wire.seq, mode: 2, ..Default::default() };

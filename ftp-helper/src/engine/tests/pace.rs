@@ -48,11 +48,26 @@ fn used(sim: &Sim, session: u64, seq: u32, time: Nanos) -> FlowRecord {
 }
 
 #[test]
+fn about_what_is_used_at_once_the_kernel_is_not_asked() {
+    for (after, asked) in [(0, 0), (ASKED / 2, 0), (ASKED, 1)] {
+        let mut sim = Sim::logged_in(policy());
+        let record = opening(&mut sim);
+        read(&mut sim, record);
+        sim.wait(after);
+        sim.record(&Record::FlowStart(used(&sim, ID, record.seq, sim.now)));
+        sim.wait(SECOND);
+        assert_eq!((sim.opened(), sim.of(Kind::Used).count(), sim.open_now()), (vec![PORT], 1, 0));
+        assert_eq!((count(&sim, op::CONFIRM), sim.of(Kind::Confirmed).count()), (asked, asked), "{after}");
+    }
+}
+
+#[test]
 fn a_pinhole_is_not_opened_again_before_its_use_can_have_been_read() {
     let mut sim = Sim::logged_in(policy());
     let record = opening(&mut sim);
     sim.outcome = Outcome::NoPinhole;
     read(&mut sim, record);
+    sim.wait(ASKED);
     let asked = sim.now;
     // A second later the daemon comes to records that are as old as its question.
     sim.now += SECOND;
@@ -66,6 +81,7 @@ fn a_pinhole_is_not_opened_again_before_its_use_can_have_been_read() {
     let record = opening(&mut sim);
     sim.outcome = Outcome::NoPinhole;
     read(&mut sim, record);
+    sim.wait(ASKED);
     sim.outcome = Outcome::Done;
     sim.wait(SECOND);
     assert_eq!((count(&sim, op::OPEN), sim.open_now()), (1, 1));
@@ -78,6 +94,7 @@ fn a_pinhole_is_not_opened_again_where_records_are_missing() {
     let record = opening(&mut sim);
     sim.outcome = Outcome::NoPinhole;
     read(&mut sim, record);
+    sim.wait(ASKED);
     sim.outcome = Outcome::Unseen;
     sim.wait(SECOND);
     assert_eq!((count(&sim, op::OPEN), sim.open_now()), (1, 0));
@@ -87,6 +104,7 @@ fn a_pinhole_is_not_opened_again_where_records_are_missing() {
     let record = opening(&mut sim);
     sim.outcome = Outcome::NoPinhole;
     read(&mut sim, record);
+    sim.wait(ASKED);
     sim.next = sim.next.map(|n| n.wrapping_add(10));
     let flags = flag::LOGGED_IN | flag::UNRECORDED;
     let segment = SegmentRecord {
@@ -132,6 +150,8 @@ fn a_pinhole_that_is_being_opened_is_asked_about_again() {
     let record = opening(&mut sim);
     sim.outcome = Outcome::Busy;
     read(&mut sim, record);
+    assert_eq!(count(&sim, op::CONFIRM), 0);
+    sim.wait(ASKED);
     assert_eq!((count(&sim, op::CONFIRM), sim.of(Kind::Confirmed).count()), (1, 0));
     sim.outcome = Outcome::Done;
     sim.wait(SECOND / 100);
@@ -290,6 +310,7 @@ fn what_was_used_before_it_could_be_confirmed_is_not_open() {
     let record = opening(&mut sim);
     sim.outcome = Outcome::Used;
     read(&mut sim, record);
+    sim.wait(ASKED);
     assert_eq!((sim.opened(), sim.open_now()), (vec![PORT], 0));
     sim.outcome = Outcome::Done;
     // The record comes, and a reset behind it.

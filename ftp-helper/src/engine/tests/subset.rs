@@ -179,6 +179,7 @@ fn lock_step_announcements_are_the_fast_paths() {
     }
     for wire in wires(&script(&exchanges)) {
         sim.wire(&wire);
+        sim.wait(ASKED);
     }
     let stats = sim.engine.stats();
     assert_eq!(stats.announcements, 200 * 6);
