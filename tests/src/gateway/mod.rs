@@ -126,8 +126,16 @@ impl Gateway {
     pub fn begin_again(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the daemon is running already");
         self.write_config()?;
-        let mut command: Command = self.host.command("nice");
-        command.arg("-n").arg(self.settings.nice.to_string()).arg(program()?);
+        let program = program()?;
+        // The machines of other kernels have no nice(1), and need none.
+        let mut command: Command = match self.settings.nice {
+            0 => self.host.command(program),
+            nice => {
+                let mut command = self.host.command("nice");
+                command.arg("-n").arg(nice.to_string()).arg(program);
+                command
+            }
+        };
         command.arg("run").arg("-c").arg(&self.config).args(&self.arguments);
         self.process = Some(Process::spawn(command)?);
         Ok(())
