@@ -39,6 +39,7 @@ pub(super) struct Stage<'a> {
     server: Option<Process>,
     daemon: Option<Process>,
     staying: Vec<Process>,
+    terminal: Option<Terminal>,
     /// A session that is there to be looked at, and its id.
     session: Option<(Dialogue, String)>,
 }
@@ -59,6 +60,7 @@ impl<'a> Stage<'a> {
             server: None,
             daemon: None,
             staying: Vec::new(),
+            terminal: None,
             session: None,
         }
     }
@@ -145,15 +147,16 @@ impl<'a> Stage<'a> {
         self.lines += 1;
         let does = match self.special.iter().position(|(_, special, _)| *special == line) {
             Some(at) => self.special.remove(at).2,
-            None => Ends(0),
+            None => Ends(0, ""),
         };
         let line = self.named(line);
         let place = format!("{}:{number}: {line}", self.page);
         let begun = Instant::now();
         let output = match does {
-            Ends(code) => {
+            Ends(code, says) => {
                 let done = self.desk.run(self.host(), &line).unwrap();
                 assert_eq!(done.status.and_then(|s| s.code()), Some(code), "{place}\n{}", done.output);
+                assert!(done.output.contains(says), "{place}: it does not say {says}:\n{}", done.output);
                 done.output
             }
             Runs => self.run(&line),
@@ -260,8 +263,9 @@ impl<'a> Stage<'a> {
         assert!(output.contains(says), "{place}: has ended without {says}:\n{output}");
     }
 
-    fn draw(&self, line: &str, text: &str) -> String {
-        let terminal = Terminal::with_shell(&self.desk.work(), 80, 24, &self.desk.shell(self.host()));
+    fn draw(&mut self, line: &str, text: &str) -> String {
+        let (work, shell) = (self.desk.work(), self.desk.shell(self.host()));
+        let terminal = self.terminal.get_or_insert_with(|| Terminal::with_shell(&work, 80, 24, &shell));
         terminal.write(line);
         terminal.press(&["Enter"]);
         let screen = terminal.wait(text);

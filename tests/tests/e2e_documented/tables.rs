@@ -147,11 +147,11 @@ table inet filter {
 }
 ";
 
-/// What a line does, unless it ends with exit code 0.
+/// What a line does, unless it just ends with exit code 0.
 #[derive(Clone, Copy)]
 pub(super) enum Does {
-    /// Ends with this exit code.
-    Ends(i32),
+    /// Ends with this exit code, and has said this.
+    Ends(i32, &'static str),
     /// Is the daemon: attaches, and goes on to the end of the page, or to the next one.
     Runs,
     /// Has systemd start or replace the daemon, which is done in its place: there is none here.
@@ -177,10 +177,11 @@ pub(super) const SPECIAL: &[(&str, &str, Does)] = &[
     ),
     ("README.md", "sudo ftp-helper run", Runs),
     ("README.md", "ftp-helper observe -f", GoesOn("data_end")),
-    ("docs/configuration.md", "ftp-helper check", Ends(2)),
-    ("docs/commands.md", "ftp-helper why 203.0.113.10 192.0.2.10:50070", Ends(10)),
-    ("docs/doctor.md", "ftp-helper doctor", Ends(4)),
-    ("docs/firewalld.md", "ftp-helper doctor", Ends(4)),
+    ("docs/configuration.md", "ftp-helper check", Ends(2, "")),
+    ("docs/commands.md", "ftp-helper why 203.0.113.10 192.0.2.10:50070", Ends(10, "")),
+    ("docs/doctor.md", "ftp-helper doctor", Ends(4, "")),
+    ("docs/firewalld.md", "ftp-helper doctor", Ends(4, "wide_range")),
+    ("docs/firewalld.md", "ftp-helper integrate firewalld --print", Ends(0, "--add-rich-rule")),
     (
         "docs/ftpd.md",
         "ftp-helper ftpd --listen 192.0.2.10:21 --listen '[2001:db8::10]:21' --root /srv/ftp --passive-ports 50000-50099",
@@ -188,20 +189,34 @@ pub(super) const SPECIAL: &[(&str, &str, Does)] = &[
     ),
     // A minute as a whole, which e2e_matrix and the lab's own tests take.
     ("docs/lab.md", "ftp-helper lab run --gateway-ruleset rules.nft", GoesOn("== server-inside")),
+    ("docs/lab.md", "ftp-helper lab up --name demo", Ends(0, "fh-demo-gateway")),
     (
         "docs/lab.md",
         "ip netns exec fh-demo-server ftp-helper ftpd --listen 192.0.2.100:21 --root /srv/ftp",
         Stays("listening on 192.0.2.100:21"),
     ),
-    ("docs/mark.md", "ftp-helper doctor", Ends(4)),
-    ("docs/nat.md", "ftp-helper doctor", Ends(4)),
-    ("docs/nftables.md", "ftp-helper doctor", Ends(4)),
+    ("docs/lab.md", "ftp-helper lab down --name demo", Ends(0, "removed demo")),
+    ("docs/mark.md", "ftp-helper doctor", Ends(4, "mark_unread")),
+    ("docs/mark.md", "ftp-helper integrate nft --print", Ends(0, "ftp-helper: negotiated")),
+    ("docs/nat.md", "ftp-helper doctor", Ends(4, "mark_unaccepted")),
+    ("docs/nat.md", "ftp-helper integrate nft --print", Ends(0, "masquerade to :1024-60999")),
+    ("docs/nftables.md", "ftp-helper doctor", Ends(4, "wide_range")),
+    ("docs/nftables.md", "ftp-helper integrate nft --print", Ends(0, "ftp_pin6")),
+    ("docs/nftables.md", "ftp-helper doctor", Ends(0, "0 errors")),
     ("docs/nftables.md", "ftp-helper run", Runs),
     ("docs/quick-start.md", "scp target/dist/release/ftp-helper_*.deb gateway:", IsNotRun("there is no other host")),
     ("docs/quick-start.md", "ssh gateway apt install ./ftp-helper_*.deb", IsNotRun("there is no other host")),
     ("docs/quick-start.md", "ftp-helper run -c /etc/ftp-helper/ftp-helper.toml", Runs),
     ("docs/quick-start.md", "systemctl enable --now ftp-helper", Serves),
+    ("docs/quick-start.md", "ftp-helper status", Ends(0, "mode observe")),
+    ("docs/quick-start.md", "ftp-helper sessions", Ends(0, "203.0.113.10:")),
+    ("docs/quick-start.md", "ftp-helper pinholes", Ends(0, "192.0.2.10")),
     ("docs/quick-start.md", "ftp-helper observe -f", GoesOn("data_end")),
+    (
+        "docs/quick-start.md",
+        "ftp-helper check -c /etc/ftp-helper/ftp-helper.toml && ftp-helper reload",
+        Ends(0, "Changed: mode"),
+    ),
     ("docs/shield.md", "systemctl restart ftp-helper", Serves),
     ("docs/top.md", "ftp-helper top", Draws("1 Sessions 1")),
     ("docs/top.md", "ftp-helper top --interval 250ms", Draws("1 Sessions 1")),
