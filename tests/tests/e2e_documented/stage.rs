@@ -218,9 +218,9 @@ impl<'a> Stage<'a> {
             let done = self.desk.run(self.lab.gateway(), "ftp-helper sessions -o json").unwrap();
             let rows: serde_json::Value = serde_json::from_str(&done.output).ok()?;
             let row = rows.as_array()?.iter().find(|r| r["client"] == dialogue.local().to_string())?;
-            row.get("pinhole").and_then(|_| row["session"].as_str()).map(str::to_owned)
+            (row["pinhole"]["state"] == "confirmed").then(|| row["session"].as_str().map(str::to_owned))?
         };
-        let id = until("the session and its pinhole", ids).unwrap();
+        let id = until("the session and its confirmed pinhole", ids).unwrap();
         self.session = Some((dialogue, id));
     }
 
