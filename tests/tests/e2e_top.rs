@@ -1,13 +1,11 @@
 //! `ftp-helper top` as an administrator sees it: in a terminal, by its keys, beside a real daemon with real sessions.
 //!
-//! The terminal is tmux. `UPDATE_SNAPSHOTS=1` writes the screens in `snapshots/top` anew; numbers are masked in them.
+//! `UPDATE_SNAPSHOTS=1` writes the screens in `snapshots/top` anew; numbers are masked in them.
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, SocketAddr, TcpStream},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::{Duration, Instant},
+    path::Path,
+    time::Duration,
 };
 
 use ftp_helper::{
@@ -22,145 +20,12 @@ use ftp_helper::{
 };
 use ftp_helper_tests::{
     gateway::{Gateway, PATIENCE, Settings, program, until},
-    program::said,
+    terminal::Terminal,
 };
-use nix::{sys::signal::Signal, unistd::Pid};
+use nix::sys::signal::Signal;
 
 /// A port of the server that nobody negotiates.
 const UNASKED: u16 = 40_404;
-
-/// A terminal with a shell in it.
-struct Terminal {
-    socket: PathBuf,
-    masked: BTreeMap<String, &'static str>,
-}
-
-impl Terminal {
-    /// In a directory of the lab, so that nobody else's tmux is meant.
-    fn open(directory: &Path, width: u16, height: u16) -> Self {
-        let terminal = Self { socket: directory.join("tmux"), masked: BTreeMap::new() };
-        let (x, y) = (width.to_string(), height.to_string());
-        let shell = "env PS1='ready: ' LC_ALL=C.UTF-8 sh -i";
-        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", &x, "-y", &y, shell]);
-        terminal.wait("ready:");
-        terminal
-    }
-
-    fn tmux(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new("tmux");
-        command.arg("-u").arg("-S").arg(&self.socket).args(arguments).env_remove("TMUX").env("LC_ALL", "C.UTF-8");
-        let said = said(command).unwrap();
-        assert_eq!(said.code, 0, "{arguments:?}: {}", said.err);
-        said.out
-    }
-
-    /// Presses keys by tmux's names, such as `Enter`.
-    fn press(&self, keys: &[&str]) {
-        self.tmux(&[&["send-keys"], keys].concat());
-    }
-
-    /// Types a text.
-    fn write(&self, text: &str) {
-        self.tmux(&["send-keys", "-l", text]);
-    }
-
-    fn resize(&self, width: u16, height: u16) {
-        self.tmux(&["resize-window", "-x", &width.to_string(), "-y", &height.to_string()]);
-    }
-
-    fn screen(&self) -> String {
-        self.tmux(&["capture-pane", "-p"])
-    }
-
-    /// With the sequences that make it look as it does.
-    fn looks(&self) -> String {
-        self.tmux(&["capture-pane", "-p", "-e"])
-    }
-
-    fn wait(&self, text: &str) -> String {
-        self.wait_for(text, |screen| screen.contains(text))
-    }
-
-    fn wait_for(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
-        let begun = Instant::now();
-        loop {
-            let screen = self.screen();
-            if fits(&screen) {
-                return screen;
-            }
-            assert!(begun.elapsed() < PATIENCE, "{what} is not on the screen:\n{screen}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Waits until the screen is the committed one. `text` is what the right screen has, and any other has not.
-    fn expect(&self, name: &str, text: &str) {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots/top").join(format!("{name}.txt"));
-        if std::env::var_os("UPDATE_SNAPSHOTS").is_some_and(|v| v == "1") {
-            let screen = self.masked(&self.wait(text));
-            std::fs::write(&path, screen).unwrap();
-        }
-        let expected = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let what = format!("what is in {},\n{expected}\nis not what", path.display());
-        self.wait_for(&what, |screen| self.masked(screen) == expected);
-    }
-
-    /// Without what differs from run to run: numbers, and how far they push other things.
-    fn masked(&self, screen: &str) -> String {
-        let mut screen = screen.to_owned();
-        for (text, mask) in &self.masked {
-            screen = screen.replace(text, mask);
-        }
-        let mut masked = String::new();
-        for line in screen.lines() {
-            let mut last = None;
-            for c in line.trim_end().chars() {
-                let c = if c.is_ascii_digit() { '#' } else { c };
-                if !(matches!(c, '#' | ' ' | '─' | '█' | '░') && last == Some(c)) {
-                    masked.push(c);
-                }
-                last = Some(c);
-            }
-            masked.push('\n');
-        }
-        // However long it took.
-        for time in ["#m #s #ms", "#m #s", "#s #ms", "#m#s"] {
-            masked = masked.replace(time, "#s");
-        }
-        masked
-    }
-
-    /// The process that the shell has started.
-    fn child(&self) -> Pid {
-        let shell = self.tmux(&["display-message", "-p", "#{pane_pid}"]);
-        let shell = shell.trim();
-        let children = format!("/proc/{shell}/task/{shell}/children");
-        until("a child of the shell", || {
-            std::fs::read_to_string(&children).ok()?.trim().parse().ok().map(Pid::from_raw)
-        })
-        .unwrap()
-    }
-
-    /// Whether the shell has its terminal back, with lines and echo.
-    fn is_restored(&self, code: u8) {
-        self.wait("ready:");
-        self.write("echo code=$? tty=$(stty -a | grep -cwE '(-icanon|-echo)')");
-        self.press(&["Enter"]);
-        self.wait(&format!("code={code} tty=0"));
-        self.write("clear");
-        self.press(&["Enter"]);
-        self.wait_for("an empty screen", |screen| screen.trim() == "ready:");
-    }
-}
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        // Its own server, by its own socket.
-        let mut command = Command::new("tmux");
-        command.arg("-S").arg(&self.socket).arg("kill-server").stderr(Stdio::null());
-        let _ = command.status();
-    }
-}
 
 /// Whether anything has a colour: sequences of "select graphic rendition" (ECMA-48 section 8.3.117) with one of 30 to 38, or
 /// the bright ones behind 90.
@@ -355,7 +220,7 @@ fn an_administrator_watches_revokes_and_kills() {
     start("");
     terminal.press(&["C-c"]);
     terminal.is_restored(0);
-    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         start("");
         nix::sys::signal::kill(terminal.child(), signal).unwrap();
         terminal.is_restored(0);
@@ -380,9 +245,25 @@ fn an_administrator_watches_revokes_and_kills() {
     let said = gateway.ask(&["top"]).unwrap();
     assert_eq!((said.code, said.out.as_str()), (2, ""), "{said:?}");
     assert!(said.err.contains("standard output is none"), "{said:?}");
+
+    // The daemon is stopped, and its socket goes with it.
+    start("");
     gateway.stop().unwrap();
+    terminal.wait("NO ANSWER");
+    terminal.press(&["q"]);
+    terminal.is_restored(0);
     terminal.write(&top);
     terminal.press(&["Enter"]);
     terminal.wait("no daemon answers at");
     terminal.is_restored(3);
+
+    // The terminal goes away, as a connection of ssh does: nobody is left behind.
+    gateway.start_again().unwrap();
+    terminal.write(&top);
+    terminal.press(&["Enter"]);
+    terminal.wait("heartbeat fresh");
+    let child = terminal.child();
+    drop(terminal);
+    until("its end", || (!Path::new(&format!("/proc/{child}")).exists()).then_some(())).unwrap();
+    gateway.stop().unwrap();
 }
