@@ -8,14 +8,17 @@ use std::{
     thread::JoinHandle,
 };
 
-use ftp_helper::lab::{
-    Host, Lab,
-    clients::{ClientKind, Family, Job, Mode},
-    process::Process,
-    servers::{Server, pattern},
+use ftp_helper::{
+    api::Status,
+    lab::{
+        Host, Lab,
+        clients::{ClientKind, Family, Job, Mode},
+        process::Process,
+        servers::{Server, pattern},
+    },
 };
 
-use crate::gateway::PATIENCE;
+use crate::gateway::{Gateway, PATIENCE, counter, held_up, until};
 
 /// One transfer each way and a listing in each mode and family that curl knows: data connections that have to be used.
 pub const TRANSFERS: u64 = 15;
@@ -40,6 +43,21 @@ pub fn transfers(lab: &Lab, from: &Host, server: &Server) {
         assert!(outcome.transferred_by(mode), "{mode} over IPv{family}:\n{}", outcome.output);
     }
     server.remove_uploads().expect("the server's directory");
+}
+
+/// The same from the lab's client through a gateway: each data connection had a pinhole, was followed to its start, and none
+/// came in vain. How the gateway stands then.
+///
+/// # Panics
+/// When it is not so.
+pub fn pass_through(gateway: &Gateway, lab: &Lab, server: &Server) -> Status {
+    let before = gateway.status().expect("the daemon answers");
+    transfers(lab, lab.client(), server);
+    let grown = |s: &Status, name| counter(s, name) - counter(&before, name);
+    let all = || gateway.status().ok().filter(|s| grown(s, "used") >= TRANSFERS);
+    let after = until("every data connection is counted", all).expect("they are followed");
+    assert_eq!((grown(&after, "used"), held_up(&after)), (TRANSFERS, held_up(&before)), "{:?}", after.counters);
+    after
 }
 
 /// Runs commands on a host, one a line, which have to succeed.

@@ -14,7 +14,7 @@ use ftp_helper::{
     event::{Connection, Event, Kind},
     lab::{
         self, Host, Lab, LabOptions, OUTSIDE_INTERFACE, Topology,
-        clients::{ClientKind, Family, Job, Mode},
+        clients::Family,
         dialogue::Dialogue,
         process::Process,
         servers::{DIRECTORY, DOWNLOAD, Server, ServerKind, ServerOptions},
@@ -24,6 +24,7 @@ use ftp_helper_common::reason::Reason;
 use ftp_helper_tests::{
     connect::connect,
     gateway::{Gateway, PATIENCE, Settings, full, until},
+    wire::transfers,
 };
 
 fn lab_of(topology: Topology) -> Lab {
@@ -277,32 +278,6 @@ fn a_client_inside_is_not_connected_to_unless_the_policy_allows_it() {
     gateway.stop().unwrap();
 }
 
-/// One transfer in each mode and family that the client knows.
-fn transfers(lab: &Lab, server: &Server) {
-    let upload = lab.directory().join("upload.bin");
-    std::fs::write(&upload, lab::servers::pattern(50_000)).unwrap();
-    for (mode, family) in [
-        (Mode::Pasv, Family::V4),
-        (Mode::Epsv, Family::V6),
-        (Mode::Port, Family::V4),
-        (Mode::Eprt, Family::V4),
-        (Mode::Eprt, Family::V6),
-    ] {
-        let job = Job {
-            from: lab.client(),
-            client: ClientKind::Curl,
-            mode,
-            family,
-            server,
-            upload: &upload,
-            limit: PATIENCE,
-        };
-        let outcome = job.run().unwrap();
-        assert!(outcome.transferred_by(mode), "{mode} over IPv{family}:\n{}", outcome.output);
-    }
-    server.remove_uploads().unwrap();
-}
-
 /// That the gateway shows nothing of a daemon that was there.
 fn nothing_left(lab: &Lab, socket: &Path, interface: &str) {
     assert!(!socket.exists(), "{}", socket.display());
@@ -333,7 +308,7 @@ fn filters_on_clsact_do_the_same_and_nothing_is_left_of_them() {
             assert_eq!(interfaces[0].hook, HookKind::Clsact);
         }
         assert_eq!(interfaces[0].link, LinkType::Ethernet);
-        transfers(&lab, &server);
+        transfers(&lab, lab.client(), &server);
         until("every data connection is counted", || (gateway.status().unwrap().counters["used"] >= 15).then_some(()))
             .unwrap();
         let (socket, done) = (gateway.socket().to_owned(), gateway.stop().unwrap());
@@ -445,7 +420,7 @@ fn an_interface_without_ethernet_header_does_as_well() {
         // Its driver has no XDP for packets without an Ethernet header.
         let shield = (!watch.is_empty()).then_some(ShieldKind::Generic);
         assert_eq!((interface.link, interface.shield), (LinkType::RawIp, shield));
-        transfers(&lab, &server);
+        transfers(&lab, lab.client(), &server);
         // It is the guard that they came through: without a pinhole nothing does.
         let to = SocketAddr::new(server.host().v4().into(), 50_000);
         let e = connect(lab.client(), "198.51.100.2".parse().unwrap(), to, TRIED).unwrap_err();
