@@ -8,8 +8,8 @@ use ftp_helper_common::reason::Reason;
 use pcap_file::DataLink;
 
 use self::crafted::{
-    ACK, CLIENT, LOGIN, RST, SERVER, SYN, Seg, TRANSFERS, Tcp, Turns, bytes_of, control, cut, dialogue, expected,
-    packet, pcap, pcap_at, pcapng, whole,
+    ACK, CLIENT, LOGIN, RST, SERVER, SYN, Seg, TRANSFERS, Tcp, Turns, announced, bytes_of, control, cut, dialogue,
+    expected, packet, pcap, pcap_at, pcapng, whole,
 };
 use super::*;
 use crate::{engine::policy::Modes, event::Kind};
@@ -128,11 +128,7 @@ fn several_commands_a_segment() {
 
 #[test]
 fn a_transfer_from_end_to_end() {
-    let mut control = control();
-    let mut segments = control.handshake();
-    for (side, text) in [LOGIN, &TRANSFERS[..2]].concat() {
-        segments.push(control.send(side, ACK, text.as_bytes()));
-    }
+    let (mut control, mut segments) = announced();
     let mut data = Tcp::new("192.0.2.10", 40001, "198.51.100.5", 50069);
     segments.extend(data.handshake());
     segments.push(data.send(1, ACK, &[7; 1000]));
@@ -204,11 +200,7 @@ fn the_policy_is_applied() {
 
 #[test]
 fn an_unused_pinhole_expires_on_the_captures_own_clock() {
-    let mut control = control();
-    let mut segments = control.handshake();
-    for (side, text) in [LOGIN, &TRANSFERS[..2]].concat() {
-        segments.push(control.send(side, ACK, text.as_bytes()));
-    }
+    let (mut control, mut segments) = announced();
     let last = segments.len() as u64;
     segments.push(control.send(CLIENT, ACK, b"NOOP\r\n"));
     // The last packet comes a minute later.
@@ -222,11 +214,7 @@ fn an_unused_pinhole_expires_on_the_captures_own_clock() {
 
 #[test]
 fn only_the_announced_connection_uses_a_pinhole() {
-    let mut control = control();
-    let mut segments = control.handshake();
-    for (side, text) in [LOGIN, &TRANSFERS[..2]].concat() {
-        segments.push(control.send(side, ACK, text.as_bytes()));
-    }
+    let (_, mut segments) = announced();
     for mut other in [
         Tcp::new("203.0.113.66", 40001, "198.51.100.5", 50069),
         Tcp::new("192.0.2.10", 40001, "198.51.100.5", 50068),
@@ -253,11 +241,7 @@ fn only_the_announced_connection_uses_a_pinhole() {
 
 #[test]
 fn more_than_four_gibibytes_are_counted_right() {
-    let mut control = control();
-    let mut segments = control.handshake();
-    for (side, text) in [LOGIN, &TRANSFERS[..2]].concat() {
-        segments.push(control.send(side, ACK, text.as_bytes()));
-    }
+    let (_, mut segments) = announced();
     let mut data = Tcp::new("192.0.2.10", 40001, "198.51.100.5", 50069);
     segments.extend(data.handshake());
     let mut packets: Vec<_> = segments.iter().map(packet).collect();

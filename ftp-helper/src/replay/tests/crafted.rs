@@ -121,6 +121,15 @@ pub(super) fn whole() -> Vec<Seg> {
     dialogue(&[LOGIN, TRANSFERS].concat())
 }
 
+/// A session that has announced its first port, and goes on.
+pub(super) fn announced() -> (Tcp, Vec<Seg>) {
+    let mut control = control();
+    let mut segments = control.handshake();
+    let said = [LOGIN, &TRANSFERS[..2]].concat();
+    segments.extend(said.into_iter().map(|(side, text)| control.send(side, ACK, text.as_bytes())));
+    (control, segments)
+}
+
 /// Cuts a segment's payload in two.
 pub(super) fn cut(segment: &Seg, at: usize) -> [Seg; 2] {
     let (a, b) = segment.payload.split_at(at);
