@@ -80,6 +80,19 @@ pub fn run(host: &Host, lines: &[&str]) {
 /// When the host has no taps.
 #[must_use]
 pub fn tap(on: &Host, name: &str) -> File {
+    open(on, name, libc::IFF_TAP)
+}
+
+/// The same without an Ethernet header: packets are read from it and written to it.
+///
+/// # Panics
+/// When the host has no tunnels.
+#[must_use]
+pub fn tun(on: &Host, name: &str) -> File {
+    open(on, name, libc::IFF_TUN)
+}
+
+fn open(on: &Host, name: &str, kind: libc::c_int) -> File {
     // linux/if_tun.h
     const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
     let make = || {
@@ -89,7 +102,7 @@ pub fn tap(on: &Host, name: &str) -> File {
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *to = from.cast_signed();
         }
-        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+        request.ifr_ifru.ifru_flags = (kind | libc::IFF_NO_PI) as libc::c_short;
         // SAFETY: the descriptor is open, and the request lives until the call returns.
         let result = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) };
         assert_eq!(result, 0, "TUNSETIFF: {}", std::io::Error::last_os_error());
@@ -98,7 +111,7 @@ pub fn tap(on: &Host, name: &str) -> File {
     on.run_in(make).expect("the host's namespace")
 }
 
-/// A thread that carries frames between two taps until this is dropped.
+/// A thread that carries frames between two taps, or packets between two tunnels, until this is dropped.
 #[derive(Debug)]
 pub struct Wire {
     pump: Option<JoinHandle<()>>,
@@ -110,7 +123,7 @@ pub type Tag = (u16, u16);
 
 impl Wire {
     /// What comes from `plain` goes to `tagged` with these tags, the outermost first; what comes from there goes back
-    /// without them, and what lacks one of them goes nowhere.
+    /// without them, and what lacks one of them goes nowhere. Without tags all goes both ways as it is.
     ///
     /// # Panics
     /// When no thread can be started.
