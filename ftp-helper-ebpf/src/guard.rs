@@ -21,7 +21,7 @@ use ftp_helper_common::{
 };
 
 use crate::{
-    flow,
+    blind, flow,
     frame::Frame,
     maps::{BLIND_PAIRS, DENIED, FEW, FLOWS, INITIATORS, NETS, PARKED, PINHOLES, PORTS, UNPARK_MARK},
     mark, nat,
@@ -32,7 +32,6 @@ use crate::{
     rules::{self, net},
     scratch::{self, OF_HOOKS, Scratch, launder},
     util::{compare_exchange, count, count_code, increment, now, zero},
-    watch,
 };
 
 /// A SYN without ACK.
@@ -231,7 +230,7 @@ fn may_be_early(policy: &KernelPolicy, view: &View, reason: u16, time: u64) -> b
         && view.len == 0
         && policy.flags & policy_flag::NO_PARKING == 0
         && UNPARK_MARK.load() != 0
-        && watch::any_blind(time)
+        && blind::any_blind(time)
         && !rules::is_stale(policy)
 }
 
@@ -313,7 +312,7 @@ fn parkable(ctx: &impl Frame, view: &View, s: *mut Scratch) -> Option<*mut Blind
         return None;
     }
     // SAFETY: `s` is this CPU's working memory.
-    let pair = unsafe { watch::pair(&(*s).ends.initiator, &(*s).ends.responder) };
+    let pair = unsafe { blind::pair(&(*s).ends.initiator, &(*s).ends.responder) };
     let entry = BLIND_PAIRS.get_ptr_mut(&pair)?;
     // SAFETY: a value of the table; each field is one word.
     unsafe { ((*entry).until >= now() && (*entry).budget != 0).then_some(entry) }

@@ -9,6 +9,8 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
+mod blind;
+#[cfg(target_arch = "bpf")]
 mod checksum;
 #[cfg(target_arch = "bpf")]
 mod command;

@@ -105,6 +105,26 @@ pub fn prepare(lab: &Lab, ruleset: &str) -> Result<()> {
     Ok(())
 }
 
+/// The same with the usual ruleset: where servers are inside, it publishes the first of them on port 21.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn publish(lab: &Lab) -> Result<()> {
+    match lab.topology() {
+        Topology::ServerInside => prepare(lab, &ruleset(&[Published::ftp(lab.server())], "")),
+        Topology::ClientInside => prepare(lab, &ruleset(&[], "")),
+    }
+}
+
+/// The same with a daemon in mode `drop`.
+///
+/// # Errors
+/// As [`prepare`], and as [`Gateway::start`].
+pub fn translating(lab: &Lab) -> Result<Gateway> {
+    publish(lab)?;
+    Gateway::start(lab, &settings(lab, "drop"), &[])
+}
+
 /// Guards in both directions over the gateway's own address, and `[nat]`.
 #[must_use]
 pub fn settings(lab: &Lab, mode: &'static str) -> Settings {

@@ -4,6 +4,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -264,6 +265,46 @@ impl Spinner {
             }
         }
     }
+}
+
+/// Fetches `size` bytes `n` times, by these modes in turn, in a session of a host's that loses no time.
+///
+/// # Errors
+/// When the session can't be had, or a transfer does not come through.
+pub fn fetch_in_turn(from: &Host, to: SocketAddr, modes: [Mode; 2], size: usize, n: u64) -> anyhow::Result<()> {
+    from.run_in(|| {
+        hurry()?;
+        let mut spinner = Spinner::connect(to, true)?;
+        spinner.login("u", "p")?;
+        for mode in modes.into_iter().cycle().take(n as usize) {
+            spinner.fetch(mode, "x", size)?;
+        }
+        spinner.ask("QUIT", 221)?;
+        anyhow::Ok(())
+    })?
+}
+
+/// Keeps all cores busy while `f` runs, if `busy`.
+pub fn with_busy_cores<T>(busy: bool, f: impl FnOnce() -> T) -> T {
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let done = AtomicBool::new(false);
+    let cores = if busy { std::thread::available_parallelism().map_or(2, usize::from) } else { 0 };
+    std::thread::scope(|scope| {
+        let _stop = Stop(&done);
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        f()
+    })
 }
 
 /// Has this thread run before all others, as if it had a machine of its own.

@@ -25,6 +25,7 @@ use ftp_helper_common::{
     counter::Counter,
     key::{HOOK_IN, HOOK_OUT, PinholeKey, SessionKey, TupleKey},
     nat::Translation,
+    policy::{KernelPolicy, policy_flag},
     reason::Reason,
     state::{FlowState, Locked, PinholeState, SessionState},
 };
@@ -340,6 +341,17 @@ impl Kernel {
 /// The default policy of these tests: mode `drop`, active mode towards inside clients allowed.
 pub fn policy() -> Policy {
     Policy { mode: Mode::Drop, active_inbound: true, deny_ports: [3306].into(), ..Policy::default() }
+}
+
+/// A policy as the reader on the host takes it: what it looks at, and nothing else.
+pub fn kernel_policy(p: &Policy) -> KernelPolicy {
+    KernelPolicy {
+        modes: p.modes.0,
+        active_open: p.active_open as u8,
+        servers: p.servers.len() as u32,
+        flags: if p.active_inbound { policy_flag::ACTIVE_INBOUND } else { 0 },
+        ..KernelPolicy::default()
+    }
 }
 
 /// Ports that the default guards leave alone.

@@ -8,14 +8,17 @@ use std::{
     thread::JoinHandle,
 };
 
-use ftp_helper::lab::{
-    Host, Lab,
-    clients::{ClientKind, Family, Job, Mode},
-    process::Process,
-    servers::{Server, pattern},
+use ftp_helper::{
+    api::Status,
+    lab::{
+        Host, Lab,
+        clients::{ClientKind, Family, Job, Mode},
+        process::Process,
+        servers::{Server, pattern},
+    },
 };
 
-use crate::gateway::PATIENCE;
+use crate::gateway::{Gateway, PATIENCE, counter, held_up, until};
 
 /// One transfer each way and a listing in each mode and family that curl knows: data connections that have to be used.
 pub const TRANSFERS: u64 = 15;
@@ -42,6 +45,21 @@ pub fn transfers(lab: &Lab, from: &Host, server: &Server) {
     server.remove_uploads().expect("the server's directory");
 }
 
+/// The same from the lab's client through a gateway: each data connection had a pinhole, was followed to its start, and none
+/// came in vain. How the gateway stands then.
+///
+/// # Panics
+/// When it is not so.
+pub fn pass_through(gateway: &Gateway, lab: &Lab, server: &Server) -> Status {
+    let before = gateway.status().expect("the daemon answers");
+    transfers(lab, lab.client(), server);
+    let grown = |s: &Status, name| counter(s, name) - counter(&before, name);
+    let all = || gateway.status().ok().filter(|s| grown(s, "used") >= TRANSFERS);
+    let after = until("every data connection is counted", all).expect("they are followed");
+    assert_eq!((grown(&after, "used"), held_up(&after)), (TRANSFERS, held_up(&before)), "{:?}", after.counters);
+    after
+}
+
 /// Runs commands on a host, one a line, which have to succeed.
 ///
 /// # Panics
@@ -62,6 +80,19 @@ pub fn run(host: &Host, lines: &[&str]) {
 /// When the host has no taps.
 #[must_use]
 pub fn tap(on: &Host, name: &str) -> File {
+    open(on, name, libc::IFF_TAP)
+}
+
+/// The same without an Ethernet header: packets are read from it and written to it.
+///
+/// # Panics
+/// When the host has no tunnels.
+#[must_use]
+pub fn tun(on: &Host, name: &str) -> File {
+    open(on, name, libc::IFF_TUN)
+}
+
+fn open(on: &Host, name: &str, kind: libc::c_int) -> File {
     // linux/if_tun.h
     const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
     let make = || {
@@ -71,7 +102,7 @@ pub fn tap(on: &Host, name: &str) -> File {
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *to = from.cast_signed();
         }
-        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+        request.ifr_ifru.ifru_flags = (kind | libc::IFF_NO_PI) as libc::c_short;
         // SAFETY: the descriptor is open, and the request lives until the call returns.
         let result = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) };
         assert_eq!(result, 0, "TUNSETIFF: {}", std::io::Error::last_os_error());
@@ -80,7 +111,7 @@ pub fn tap(on: &Host, name: &str) -> File {
     on.run_in(make).expect("the host's namespace")
 }
 
-/// A thread that carries frames between two taps until this is dropped.
+/// A thread that carries frames between two taps, or packets between two tunnels, until this is dropped.
 #[derive(Debug)]
 pub struct Wire {
     pump: Option<JoinHandle<()>>,
@@ -92,7 +123,7 @@ pub type Tag = (u16, u16);
 
 impl Wire {
     /// What comes from `plain` goes to `tagged` with these tags, the outermost first; what comes from there goes back
-    /// without them, and what lacks one of them goes nowhere.
+    /// without them, and what lacks one of them goes nowhere. Without tags all goes both ways as it is.
     ///
     /// # Panics
     /// When no thread can be started.

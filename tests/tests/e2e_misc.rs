@@ -13,8 +13,8 @@ use ftp_helper::{
     api::{HookKind, LinkType, ShieldKind},
     event::{Connection, Event, Kind},
     lab::{
-        self, Host, Lab, LabOptions, OUTSIDE_INTERFACE, Topology,
-        clients::{ClientKind, Family, Job, Mode},
+        self, Lab, LabOptions, OUTSIDE_INTERFACE, Topology,
+        clients::Family,
         dialogue::Dialogue,
         process::Process,
         servers::{DIRECTORY, DOWNLOAD, Server, ServerKind, ServerOptions},
@@ -24,6 +24,7 @@ use ftp_helper_common::reason::Reason;
 use ftp_helper_tests::{
     connect::connect,
     gateway::{Gateway, PATIENCE, Settings, full, until},
+    wire::{Wire, run, transfers, tun},
 };
 
 fn lab_of(topology: Topology) -> Lab {
@@ -277,32 +278,6 @@ fn a_client_inside_is_not_connected_to_unless_the_policy_allows_it() {
     gateway.stop().unwrap();
 }
 
-/// One transfer in each mode and family that the client knows.
-fn transfers(lab: &Lab, server: &Server) {
-    let upload = lab.directory().join("upload.bin");
-    std::fs::write(&upload, lab::servers::pattern(50_000)).unwrap();
-    for (mode, family) in [
-        (Mode::Pasv, Family::V4),
-        (Mode::Epsv, Family::V6),
-        (Mode::Port, Family::V4),
-        (Mode::Eprt, Family::V4),
-        (Mode::Eprt, Family::V6),
-    ] {
-        let job = Job {
-            from: lab.client(),
-            client: ClientKind::Curl,
-            mode,
-            family,
-            server,
-            upload: &upload,
-            limit: PATIENCE,
-        };
-        let outcome = job.run().unwrap();
-        assert!(outcome.transferred_by(mode), "{mode} over IPv{family}:\n{}", outcome.output);
-    }
-    server.remove_uploads().unwrap();
-}
-
 /// That the gateway shows nothing of a daemon that was there.
 fn nothing_left(lab: &Lab, socket: &Path, interface: &str) {
     assert!(!socket.exists(), "{}", socket.display());
@@ -333,91 +308,12 @@ fn filters_on_clsact_do_the_same_and_nothing_is_left_of_them() {
             assert_eq!(interfaces[0].hook, HookKind::Clsact);
         }
         assert_eq!(interfaces[0].link, LinkType::Ethernet);
-        transfers(&lab, &server);
+        transfers(&lab, lab.client(), &server);
         until("every data connection is counted", || (gateway.status().unwrap().counters["used"] >= 15).then_some(()))
             .unwrap();
         let (socket, done) = (gateway.socket().to_owned(), gateway.stop().unwrap());
         assert!(done.success(), "{}", done.output);
         nothing_left(&lab, &socket, OUTSIDE_INTERFACE);
-    }
-}
-
-/// An interface without Ethernet header: one end of a tunnel, and a thread that carries packets between both ends.
-mod tunnel {
-    use super::*;
-    use std::os::fd::AsRawFd as _;
-
-    fn open(on: &Host, name: &str) -> File {
-        // linux/if_tun.h
-        const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
-        let make = || {
-            let file = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
-            // SAFETY: an all-zero ifreq is a valid one.
-            let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-            for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-                *to = from.cast_signed();
-            }
-            let flags = libc::IFF_TUN | libc::IFF_NO_PI;
-            request.ifr_ifru.ifru_flags = flags.try_into().unwrap();
-            // SAFETY: the descriptor is open, and the request lives until the call returns.
-            let result = unsafe { libc::ioctl(file.as_raw_fd(), TUNSETIFF, &raw mut request) };
-            assert_eq!(result, 0, "TUNSETIFF: {}", std::io::Error::last_os_error());
-            file
-        };
-        on.run_in(make).unwrap()
-    }
-
-    /// Between the client and the gateway, `tun0` at both ends. It ends with the pipe's other end.
-    pub(super) fn between(lab: &Lab) -> (std::thread::JoinHandle<()>, std::io::PipeWriter) {
-        let (mut a, mut b) = (open(lab.client(), "tun0"), open(lab.gateway(), "tun0"));
-        let (end, writer) = std::io::pipe().unwrap();
-        let run = |host: &Host, lines: &[&str]| {
-            for line in lines {
-                let mut ip = host.command("ip");
-                ip.args(line.split(' '));
-                let done = Process::spawn(ip).unwrap().finish(PATIENCE).unwrap();
-                assert!(done.success(), "ip {line}: {}", done.output);
-            }
-        };
-        run(
-            lab.client(),
-            &[
-                "link set tun0 up",
-                "addr add 198.51.100.2/30 dev tun0",
-                "addr add 2001:db8:c::2/64 dev tun0 nodad",
-                "route add 192.0.2.0/24 dev tun0 src 198.51.100.2",
-                "route add 2001:db8:b::/64 dev tun0 src 2001:db8:c::2",
-            ],
-        );
-        run(
-            lab.gateway(),
-            &["link set tun0 up", "addr add 198.51.100.1/30 dev tun0", "addr add 2001:db8:c::1/64 dev tun0 nodad"],
-        );
-        let pump = std::thread::spawn(move || {
-            let mut packet = vec![0; 70_000];
-            loop {
-                let wait = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-                let mut fds = [wait(a.as_raw_fd()), wait(b.as_raw_fd()), wait(end.as_raw_fd())];
-                // SAFETY: three descriptors that are open, in an array that lives until the call returns.
-                if unsafe { libc::poll(fds.as_mut_ptr(), 3, -1) } <= 0 {
-                    return;
-                }
-                let ready = fds.map(|f| f.revents != 0);
-                if ready[2] {
-                    return;
-                }
-                // An interface that is gone, or a packet that the other end does not take: TCP sends it again.
-                if ready[0] {
-                    let n = a.read(&mut packet).unwrap_or(0);
-                    drop(b.write(&packet[..n]));
-                }
-                if ready[1] {
-                    let n = b.read(&mut packet).unwrap_or(0);
-                    drop(a.write(&packet[..n]));
-                }
-            }
-        });
-        (pump, writer)
     }
 }
 
@@ -428,7 +324,21 @@ fn an_interface_without_ethernet_header_does_as_well() {
     }
     let lab = lab_of(Topology::ServerInside);
     let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
-    let (pump, end) = tunnel::between(&lab);
+    let _tunnel = Wire::new(tun(lab.client(), "tun0"), tun(lab.gateway(), "tun0"), &[]);
+    run(
+        lab.client(),
+        &[
+            "ip link set tun0 up",
+            "ip addr add 198.51.100.2/30 dev tun0",
+            "ip addr add 2001:db8:c::2/64 dev tun0 nodad",
+            "ip route add 192.0.2.0/24 dev tun0 src 198.51.100.2",
+            "ip route add 2001:db8:b::/64 dev tun0 src 2001:db8:c::2",
+        ],
+    );
+    run(
+        lab.gateway(),
+        &["ip link set tun0 up", "ip addr add 198.51.100.1/30 dev tun0", "ip addr add 2001:db8:c::1/64 dev tun0 nodad"],
+    );
     let inside = r#"["192.0.2.100", "2001:db8:b::64"]"#;
     let settings = Settings {
         interfaces: "[\"tun0\"]".to_owned(),
@@ -445,7 +355,7 @@ fn an_interface_without_ethernet_header_does_as_well() {
         // Its driver has no XDP for packets without an Ethernet header.
         let shield = (!watch.is_empty()).then_some(ShieldKind::Generic);
         assert_eq!((interface.link, interface.shield), (LinkType::RawIp, shield));
-        transfers(&lab, &server);
+        transfers(&lab, lab.client(), &server);
         // It is the guard that they came through: without a pinhole nothing does.
         let to = SocketAddr::new(server.host().v4().into(), 50_000);
         let e = connect(lab.client(), "198.51.100.2".parse().unwrap(), to, TRIED).unwrap_err();
@@ -459,6 +369,4 @@ fn an_interface_without_ethernet_header_does_as_well() {
         assert!(done.success(), "{}", done.output);
         nothing_left(&lab, &socket, "tun0");
     }
-    drop(end);
-    pump.join().unwrap();
 }

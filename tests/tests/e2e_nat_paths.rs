@@ -4,10 +4,6 @@
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, TcpListener, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::Duration,
 };
 
@@ -23,9 +19,9 @@ use ftp_helper::{
 use ftp_helper_common::reason::Reason;
 use ftp_helper_tests::{
     gateway::{Gateway, PATIENCE, Settings, counter, engine, full, held_up, until},
-    nat::{Published, forget_connections, prepare, public, ruleset, run, settings},
+    nat::{Published, forget_connections, prepare, public, publish, ruleset, run, settings, translating},
     responder::{CONTENT, Responder},
-    spinner::{Mode as Spins, Spinner, hurry, syn_retransmissions},
+    spinner::{Mode as Spins, fetch_in_turn, syn_retransmissions, with_busy_cores},
 };
 
 /// What the narrow links take.
@@ -82,8 +78,7 @@ fn narrow_links_on_both_sides() {
         let lab = lab_of(topology);
         let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
         let inward = topology == Topology::ServerInside;
-        let published = [Published::ftp(lab.server())];
-        prepare(&lab, &ruleset(if inward { &published } else { &[] }, "")).unwrap();
+        publish(&lab).unwrap();
         let (outside, inside) = if inward { (lab.client(), lab.server()) } else { (lab.server(), lab.client()) };
         if narrow_outside {
             through(lab.gateway(), outside, lab.stranger());
@@ -235,8 +230,7 @@ fn a_tracked_data_connection_is_found_again_if_the_outside_speaks_first() {
         return;
     }
     let lab = lab_of(Topology::ServerInside);
-    prepare(&lab, &ruleset(&[Published::ftp(lab.server())], "")).unwrap();
-    let _gateway = Gateway::start(&lab, &settings(&lab, "drop"), &[]).unwrap();
+    let _gateway = translating(&lab).unwrap();
     set_loose(&lab, "1");
     for family in Family::ALL {
         announcer(lab.server(), family);
@@ -261,8 +255,7 @@ fn clients_inside_do_not_reach_the_public_address() {
     }
     let lab = Lab::new(&LabOptions { servers: 2, ..LabOptions::default() }).unwrap();
     let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
-    prepare(&lab, &ruleset(&[Published::ftp(lab.server())], "")).unwrap();
-    let gateway = Gateway::start(&lab, &settings(&lab, "drop"), &[]).unwrap();
+    let gateway = translating(&lab).unwrap();
     let inside = &lab.servers()[1];
     for family in Family::ALL {
         let to = public(&lab, family, 21);
@@ -283,7 +276,7 @@ fn initiators_follow_the_addresses_of_an_interface() {
         return;
     }
     let lab = lab_of(Topology::ServerInside);
-    prepare(&lab, &ruleset(&[Published::ftp(lab.server())], "")).unwrap();
+    publish(&lab).unwrap();
     let client = lab.client().v4();
     let guards =
         format!("[[guard]]\ndirection = \"out\"\nnetworks = [\"{client}\"]\ninitiators = [\"@{OUTSIDE_INTERFACE}\"]\n");
@@ -316,24 +309,11 @@ fn a_server_that_connects_at_once_loses_no_syn() {
     }
     let lab = lab_of(Topology::ClientInside);
     let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
-    prepare(&lab, &ruleset(&[], "")).unwrap();
-    let gateway = Gateway::start(&lab, &settings(&lab, "drop"), &[]).unwrap();
+    let gateway = translating(&lab).unwrap();
     let n = if full() { 20_000 } else { 1_000 };
-    let talk = || -> anyhow::Result<()> {
-        hurry()?;
-        let mut spinner = Spinner::connect((lab.server().v4(), 21).into(), true)?;
-        spinner.login("u", "p")?;
-        for i in 0..n {
-            let mode = if i % 2 == 0 { Spins::Port } else { Spins::Eprt };
-            spinner.fetch(mode, "x", CONTENT.len())?;
-        }
-        spinner.ask("QUIT", 221)?;
-        Ok(())
-    };
     let syns = syn_retransmissions(lab.server()).unwrap();
-    let busy = Busy::begin();
-    lab.client().run_in(talk).unwrap().unwrap();
-    drop(busy);
+    let (to, modes) = ((lab.server().v4(), 21).into(), [Spins::Port, Spins::Eprt]);
+    with_busy_cores(true, || fetch_in_turn(lab.client(), to, modes, CONTENT.len(), n)).unwrap();
     let mut status = gateway.status().unwrap();
     until("all announcements are read", || {
         status = gateway.status().unwrap();
@@ -347,39 +327,6 @@ fn a_server_that_connects_at_once_loses_no_syn() {
     responder.stop(lab.server());
 }
 
-/// One thread for each core that does nothing but run.
-struct Busy {
-    stop: Arc<AtomicBool>,
-    threads: Vec<std::thread::JoinHandle<()>>,
-}
-
-impl Busy {
-    fn begin() -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let spin = |_| {
-            let stop = Arc::clone(&stop);
-            std::thread::spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    std::hint::spin_loop();
-                }
-            })
-        };
-        let threads = (0..cores).map(spin).collect();
-        Self { stop, threads }
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            // It does nothing that could fail.
-            let _ = thread.join();
-        }
-    }
-}
-
 /// A server's ports are those of an interface's addresses, and of no others: nobody restarts anything.
 #[test]
 fn a_servers_range_follows_the_addresses_of_an_interface() {
@@ -388,7 +335,7 @@ fn a_servers_range_follows_the_addresses_of_an_interface() {
     }
     let lab = lab_of(Topology::ServerInside);
     let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
-    prepare(&lab, &ruleset(&[Published::ftp(lab.server())], "")).unwrap();
+    publish(&lab).unwrap();
     let range = |ports| {
         settings(&lab, "drop")
             .section(&format!("[[server]]\naddress = [\"@{OUTSIDE_INTERFACE}\"]\npassive_ports = \"{ports}\""))
@@ -424,9 +371,8 @@ fn the_shield_stands_before_the_translation() {
     for topology in Topology::ALL {
         let lab = lab_of(topology);
         let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
-        let published = [Published::ftp(lab.server())];
         let inward = topology == Topology::ServerInside;
-        prepare(&lab, &ruleset(if inward { &published } else { &[] }, "")).unwrap();
+        publish(&lab).unwrap();
         let upload = lab.directory().join("upload.bin");
         std::fs::write(&upload, lab::servers::pattern(100_000)).unwrap();
         for how in ["native", "generic"] {

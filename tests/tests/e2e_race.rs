@@ -5,7 +5,6 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -17,7 +16,7 @@ use ftp_helper::lab::{
 use ftp_helper_tests::{
     gateway::{Gateway, PATIENCE, Settings, counter, engine, full, held_up, within},
     responder::{CONTENT, Responder},
-    spinner::{Cut, Mode, Spinner, Taken, hurry, quantile, syn_retransmissions},
+    spinner::{Cut, Mode, Spinner, Taken, hurry, quantile, syn_retransmissions, with_busy_cores},
 };
 
 /// How a client reads.
@@ -66,29 +65,6 @@ impl Aim {
         };
         from.run_in(talk).unwrap().unwrap()
     }
-}
-
-/// Keeps all cores busy while `f` runs.
-fn with_busy_cores<T>(busy: bool, f: impl FnOnce() -> T) -> T {
-    struct Stop<'a>(&'a AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let done = AtomicBool::new(false);
-    let cores = if busy { std::thread::available_parallelism().map_or(2, usize::from) } else { 0 };
-    std::thread::scope(|scope| {
-        let _stop = Stop(&done);
-        for _ in 0..cores {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    std::hint::spin_loop();
-                }
-            });
-        }
-        f()
-    })
 }
 
 /// `n` transfers; no SYN may be denied or sent again, and the fast path takes its share.

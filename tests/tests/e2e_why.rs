@@ -19,7 +19,7 @@ use ftp_helper::{
 };
 use ftp_helper_tests::{
     gateway::{Gateway, PATIENCE, Settings, until},
-    nat::{self, Published},
+    nat,
     packet::Packet,
 };
 use serde_json::Value;
@@ -183,7 +183,7 @@ fn the_answer_is_the_programs_behind_address_translation() {
     }
     let lab = &Lab::new(&LabOptions::default()).unwrap();
     let server = Server::start(lab.server(), ServerKind::Vsftpd, &ServerOptions::default()).unwrap();
-    nat::prepare(lab, &nat::ruleset(&[Published::ftp(lab.server())], "")).unwrap();
+    nat::publish(lab).unwrap();
     let settings = nat::settings(lab, "drop").section("[pinhole]\ntimeout = \"5min\"");
     let gateway = Gateway::start(lab, &settings, &[]).unwrap();
     let mut open = Vec::new();

@@ -1,10 +1,15 @@
 //! Control connections: when a session begins and ends, what the daemon's commands change, and what happens when nobody
 //! reads the records. Every step is compared with all counters.
 
-use std::collections::BTreeMap;
+#[path = "kernel_session/blind.rs"]
+mod blind;
+#[path = "kernel_session/commands.rs"]
+mod commands;
+#[path = "kernel_session/flows.rs"]
+mod flows;
 
 use ftp_helper::{
-    dataplane::{FastPath, Options},
+    dataplane::Options,
     engine::{
         Record,
         policy::{Mode, OnDaemonLoss},
@@ -12,18 +17,17 @@ use ftp_helper::{
     lab,
 };
 use ftp_helper_common::{
-    canon::{Made, bit},
+    canon::bit,
     command::{Command, Outcome, op},
-    key::{CLIENT, FlowKey, HOOK_IN, HOOK_OUT, PinholeKey, SERVER},
+    key::{CLIENT, HOOK_IN, HOOK_OUT, PinholeKey, SERVER},
     reason::Reason,
-    record::{SynRecord, kind},
-    state::{flag, pending, pinhole_flag},
+    state::{flag, pending},
     tcp,
 };
 use ftp_helper_tests::{
     dialogue::{Data, Dialogue, PORT, every_kind},
     packet::Packet,
-    testrun::{self, Kernel, Verdict, at, guards, other, parse, policy, shared},
+    testrun::{Kernel, Verdict, guards, other, parse, policy, shared},
 };
 
 const SOURCE: u16 = 45678;
@@ -251,310 +255,6 @@ fn a_new_announcement_replaces_the_old_one() {
         assert_eq!(d.state(&k).next, before.1.next);
         k.clear();
     }
-}
-
-#[test]
-fn commands_are_checked_against_the_entry() {
-    let Some(mut k) = shared() else { return };
-    let mut d = Dialogue::ready(&mut k, HOOK_IN, false);
-    let key = d.open_passive(&mut k, PORT);
-    let state = d.state(&k);
-    let pin = k.pinhole().1;
-    k.restart_counting();
-    let nobody = Dialogue::new(HOOK_IN, false).key();
-    for op in [op::OPEN, op::CONFIRM, op::REVOKE, op::STANDING, op::RESYNC, op::FORGET] {
-        assert_eq!(d.command(&k, op, |c| c.key = nobody), Outcome::NoSession, "{op}");
-    }
-    for op in [op::OPEN, op::STANDING, op::RESYNC, op::FORGET] {
-        let other_id = |c: &mut Command| (c.session, c.flags) = (state.id + 1, flag::KILLED);
-        assert_eq!(d.command(&k, op, other_id), Outcome::NoSession, "{op} with another id");
-    }
-    for op in [op::CONFIRM, op::REVOKE] {
-        let wrong = |c: &mut Command| c.session = state.id + 1;
-        assert_eq!(d.command(&k, op, wrong), Outcome::NoPinhole, "{op} with another id");
-        let wrong = |c: &mut Command| c.seq = state.pinhole_seq.wrapping_add(1);
-        assert_eq!(d.command(&k, op, wrong), Outcome::NoPinhole, "{op} of another announcement");
-    }
-    assert_eq!(d.command(&k, op::RESYNC, |c| c.epoch += 1), Outcome::MovedOn);
-    assert_eq!(d.command(&k, op::RESYNC, |c| c.next[0] ^= 1), Outcome::MovedOn);
-    assert_eq!(d.command(&k, op::RESYNC, |c| c.next[1] ^= 1), Outcome::MovedOn);
-    assert_eq!(d.command(&k, 0, |_| ()), Outcome::Malformed);
-    assert_eq!(d.command(&k, 99, |_| ()), Outcome::Malformed);
-    k.expect("nothing was done", &[]);
-    assert_eq!((d.state(&k), k.pinhole()), (state, (key, pin)));
-    // A packet too short for a command.
-    let (code, _) = k.plane().run("ftp_command", &[0; 64]).unwrap();
-    assert_eq!(Outcome::from_code(code), Some(Outcome::Malformed));
-
-    assert_eq!(d.command(&k, op::CONFIRM, |_| ()), Outcome::Done);
-    assert_eq!(k.pinhole().1.flags, pin.flags | pinhole_flag::CONFIRMED);
-    k.expect("confirmed", &[]);
-    assert_eq!(d.command(&k, op::REVOKE, |_| ()), Outcome::Done);
-    k.expect("revoked", &[("revoked", 1)]);
-    assert_eq!(d.command(&k, op::REVOKE, |_| ()), Outcome::NoPinhole);
-    assert_eq!(d.command(&k, op::CONFIRM, |_| ()), Outcome::NoPinhole);
-    assert_eq!((k.pinholes().len(), d.state(&k).pinhole, k.held_by(d.client.ip())), (0, PinholeKey::NONE, 0));
-
-    // The daemon opens, and opens another: the first is replaced.
-    let open = |port| PinholeKey { port, ..key };
-    assert_eq!(
-        d.command(&k, op::OPEN, |c| (c.pinhole, c.mode, c.seq) = (open(PORT), pending::PASV, 77)),
-        Outcome::Done
-    );
-    k.expect("opened", &[("opened_slow", 1)]);
-    let (held, pin) = k.pinhole();
-    assert_eq!((held, pin.seq, pin.mode, pin.flags), (open(PORT), 77, pending::PASV, pinhole_flag::CONFIRMED));
-    let second = |c: &mut Command| (c.pinhole, c.mode, c.seq) = (open(PORT + 1), pending::EPSV, 78);
-    // While the kernel sees, a later announcement's pinhole is not replaced by a daemon that is behind.
-    assert_eq!(d.command(&k, op::OPEN, second), Outcome::MovedOn);
-    k.expect("behind", &[]);
-    assert_eq!(d.client(&mut k, "AUTH TLS").reason(), Reason::UnknownVerb as u16);
-    k.expect("blind", &[("blinded", 1), ("control_segments", 1), ("records", 1), ("unknown_verb", 1)]);
-    assert_eq!(d.command(&k, op::OPEN, second), Outcome::Done);
-    k.expect("another", &[("opened_slow", 1), ("revoked", 1)]);
-    assert_eq!((k.pinhole().0, d.state(&k).pinhole_seq), (open(PORT + 1), 78));
-
-    assert_eq!(d.command(&k, op::FORGET, |_| ()), Outcome::Done);
-    k.expect("forgotten", &[("revoked", 1)]);
-    assert!(k.sessions().is_empty() && k.pinholes().is_empty());
-    assert_eq!(k.held_by(d.client.ip()), 0);
-}
-
-#[test]
-fn standing_bars_a_session() {
-    let Some(mut k) = shared() else { return };
-    for (hook, v6) in every_kind() {
-        for bits in [flag::TAINTED, flag::OPAQUE, flag::TAINTED | flag::KILLED] {
-            let mut d = Dialogue::ready(&mut k, hook, v6);
-            let key = d.open_passive(&mut k, PORT);
-            k.restart_counting();
-            // Only the daemon's three bits can be set.
-            assert_eq!(d.command(&k, op::STANDING, |c| c.flags = bits | flag::RESET | flag::LOST), Outcome::Done);
-            k.expect("standing", &[("revoked", 1)]);
-            assert_eq!(d.state(&k).flags, flag::LOGGED_IN | bits);
-            assert!(k.pinholes().is_empty());
-            let reopen = |c: &mut Command| (c.pinhole, c.mode) = (key, pending::PASV);
-            assert_eq!(d.command(&k, op::OPEN, reopen), Outcome::Barred);
-            let step = d.say(&mut k, CLIENT, b"EPSV\r\n");
-            if bits & flag::KILLED != 0 {
-                assert_eq!(step.verdict, Verdict::Drop);
-                k.expect("killed", &[("control_dropped", 1), ("killed", 1)]);
-            } else {
-                // Nobody wants its bytes any more.
-                assert_eq!((step.verdict, step.records.len()), (Verdict::Pass, 0));
-                k.expect("unread", &[("control_segments", 1)]);
-                d.say(&mut k, SERVER, format!("229 (|||{PORT}|)\r\n").as_bytes());
-                k.expect("unread", &[("control_segments", 1)]);
-            }
-            assert!(k.pinholes().is_empty());
-            k.clear();
-        }
-    }
-}
-
-#[test]
-fn a_blind_session_opens_nothing_until_it_is_resynced() {
-    let Some(mut k) = shared() else { return };
-    for (hook, v6) in every_kind() {
-        let mut d = Dialogue::ready(&mut k, hook, v6);
-        let epoch = d.state(&k).epoch;
-        let made = d.say(&mut k, CLIENT, b"NO").made();
-        assert_eq!(made, Made::blind(Reason::Split));
-        let blind = [("blinded", 1), ("control_segments", 1), ("records", 1), ("split", 1)];
-        k.expect("blind", &blind);
-        let seen = &[("control_segments", 1), ("records", 1)][..];
-        for (side, text) in [(CLIENT, "OP\r\n".to_owned()), (SERVER, "200 ok\r\n".into()), (CLIENT, "EPSV\r\n".into())]
-        {
-            assert_eq!(d.say(&mut k, side, text.as_bytes()).made(), Made::NOTHING);
-            k.expect(&text, seen);
-        }
-        assert_eq!(d.say(&mut k, SERVER, format!("229 (|||{PORT}|)\r\n").as_bytes()).made(), Made::NOTHING);
-        k.expect("an announcement", seen);
-        assert!(k.pinholes().is_empty());
-        let state = d.state(&k);
-        assert_eq!((state.epoch, state.next), (epoch + 1, d.next), "the high-water marks go on");
-        assert_eq!(d.command(&k, op::RESYNC, |c| c.flags = flag::LOGGED_IN), Outcome::Done);
-        k.expect("resynced", &[("resynced", 1)]);
-        d.open_passive(&mut k, PORT);
-        k.clear();
-    }
-}
-
-#[test]
-fn a_syn_between_hosts_of_a_blind_session_is_parked() {
-    let Some(mut k) = shared() else { return };
-    for (hook, v6) in every_kind() {
-        let mut d = Dialogue::ready(&mut k, hook, v6);
-        let data = Data { from: at(d.client.ip(), SOURCE), to: at(d.server.ip(), PORT), hook, isn: [1, 2] };
-        let denied = [("no_pinhole", 1), ("syn_denied", 1)];
-        assert_eq!(data.send(&mut k, &data.syn()), Verdict::Drop);
-        k.expect("a sighted session parks nothing", &denied);
-        d.say(&mut k, CLIENT, b"EP");
-        k.restart_counting();
-        let _ = k.records();
-        let tagged = Packet { tags: vec![ftp_helper_tests::packet::VLAN], ..data.syn() };
-        assert_eq!(data.send(&mut k, &tagged), Verdict::Drop);
-        let parked = [("syn_parked", 1)];
-        k.expect("parked", &parked);
-        let records = k.records();
-        let record = records.iter().find(|r| r[0] == kind::PARKED).expect("a parked SYN");
-        let (head, frame) = record.split_at(size_of::<SynRecord>());
-        // SAFETY: as long as a `SynRecord`, of which every byte pattern is one.
-        let head: SynRecord = unsafe { std::ptr::read_unaligned(head.as_ptr().cast()) };
-        let n = usize::from(head.frame_len);
-        assert_eq!(&frame[..n], tagged.frame(), "the whole frame");
-        assert_eq!((head.hook, head.key.responder_port, head.key.initiator_port), (hook, PORT, SOURCE));
-        // Either direction between the two hosts; nobody else; no data; and within its budget.
-        let back = Packet::syn(at(d.server.ip(), 20), at(d.client.ip(), 50001), 9);
-        assert_eq!(k.send(other(hook), &back), Verdict::Drop);
-        k.expect("the other direction", &parked);
-        let stranger = Packet { from: at(testrun::hosts(v6).0, SOURCE), ..data.syn() };
-        assert_eq!(k.send(hook, &stranger), Verdict::Drop);
-        k.expect("a stranger's", &denied);
-        assert_eq!(k.send(hook, &data.syn().with("x")), Verdict::Drop);
-        k.expect("with data", &denied);
-        let mut kept = BTreeMap::new();
-        for _ in 0..20 {
-            assert_eq!(data.send(&mut k, &data.syn()), Verdict::Drop);
-            for (name, n) in k.counted() {
-                *kept.entry(name).or_insert(0) += n;
-            }
-        }
-        assert_eq!(kept, BTreeMap::from([("no_pinhole", 14), ("syn_denied", 14), ("syn_parked", 6)]));
-        // The daemon gives one up: it is counted and told as if it had been denied at once.
-        let before = k.plane().denied_by_port().unwrap().get(&PORT).copied().unwrap_or_default();
-        let _ = k.records();
-        let given_up =
-            |c: &mut Command| (c.flow, c.mode, c.flags, c.epoch) = (head.key, hook, head.reason, head.ifindex);
-        assert_eq!(d.command(&k, op::DENY, given_up), Outcome::Done);
-        k.expect("given up", &denied);
-        let after = k.plane().denied_by_port().unwrap()[&PORT];
-        assert_eq!(after, [before[0] + 1, before[1]]);
-        let record = k.records().into_iter().find(|r| r[0] == kind::DENIED).expect("it is told");
-        // SAFETY: as above.
-        let told: SynRecord = unsafe { std::ptr::read_unaligned(record[..size_of::<SynRecord>()].as_ptr().cast()) };
-        assert_eq!((told.key, told.hook, told.reason, told.dropped), (head.key, hook, head.reason, 1));
-        // The daemon catches up.
-        let key =
-            PinholeKey { initiator: d.client.ip().into(), responder: d.server.ip().into(), port: PORT, hook, pad: 0 };
-        assert_eq!(d.command(&k, op::OPEN, |c| (c.pinhole, c.mode) = (key, pending::EPSV)), Outcome::Done);
-        assert_eq!(data.send(&mut k, &data.syn()), Verdict::Pass);
-        // Without parking, nothing is kept.
-        k.plane().apply(&policy(), &guards(), FastPath { fast_path: true, parking: false }).unwrap();
-        d.say(&mut k, CLIENT, b"SV");
-        k.restart_counting();
-        assert_eq!(k.send(other(hook), &back), Verdict::Drop);
-        k.expect("parking is off", &denied);
-        k.set(&policy(), &guards());
-        k.clear();
-    }
-}
-
-#[test]
-fn data_connections_are_accounted_beyond_four_gibibytes() {
-    let Some(mut k) = shared() else { return };
-    const MIB: u64 = 1 << 20;
-    for (hook, v6) in every_kind() {
-        let mut d = Dialogue::ready(&mut k, hook, v6);
-        let key = d.open_passive(&mut k, PORT);
-        let data = Data::through(&key, SOURCE);
-        data.connect(&mut k);
-        let _ = k.records();
-        k.restart_counting();
-        // A look-up once in a mebibyte: the segment that crosses one. 5 GiB one way, 1 GiB the other.
-        let segment = vec![0u8; 1400];
-        let total = [5 * 1024 * MIB, 1024 * MIB];
-        for (side, total) in total.into_iter().enumerate() {
-            let isn = u64::from(data.isn[side]);
-            let mut sent = 1;
-            while sent < total {
-                // The one that ends just behind the next multiple of a mebibyte, and one within.
-                let cross = MIB - (isn + sent) % MIB;
-                for at in [sent + cross - 700, sent + cross + 700] {
-                    let packet =
-                        if side == 0 { data.forth(tcp::ACK, at, &segment) } else { data.back(tcp::ACK, at, &segment) };
-                    let verdict = if side == 0 { data.send(&mut k, &packet) } else { data.answer(&mut k, &packet) };
-                    assert_eq!(verdict, Verdict::Pass);
-                }
-                sent += cross + 2100;
-            }
-            let seen = k.flows()[0].1.bytes[side];
-            assert!(seen <= sent && sent - seen <= MIB, "{seen} of {sent}");
-        }
-        k.expect("no counter moves while data flows", &[]);
-        // FIN tells the exact number.
-        let ends = [total[0] + 5 * MIB, total[1] + 5 * MIB];
-        let fin = data.forth(tcp::FIN | tcp::ACK, ends[0] + 1, b"");
-        assert_eq!(data.send(&mut k, &fin), Verdict::Pass);
-        k.expect("one FIN", &[]);
-        assert_eq!(k.flows().len(), 1);
-        let fin = data.back(tcp::FIN | tcp::ACK, ends[1] + 1, b"");
-        assert_eq!(data.answer(&mut k, &fin), Verdict::Pass);
-        k.expect("both", &[("flows_ended", 1), ("records", 1)]);
-        let records = k.records();
-        let Record::FlowEnd(told) = parse(&records[0]) else { panic!("{records:?}") };
-        assert_eq!((told.bytes, told.reset, told.session), (ends, 0, d.state(&k).id));
-        assert_eq!(
-            (told.key.initiator_port, told.key.responder_port, told.mode),
-            (SOURCE, PORT, if v6 { 3 } else { 2 })
-        );
-        assert!(k.flows().is_empty());
-        k.clear();
-    }
-}
-
-#[test]
-fn a_reset_ends_a_data_connection() {
-    let Some(mut k) = shared() else { return };
-    for (hook, v6) in every_kind() {
-        for side in [0, 1] {
-            let mut d = Dialogue::ready(&mut k, hook, v6);
-            let key = d.open_active(&mut k, PORT);
-            let data = Data::through(&key, 20);
-            data.connect(&mut k);
-            assert_eq!(k.send(data.hook, &data.forth(tcp::ACK | tcp::FIN, 5001, b"")), Verdict::Pass);
-            let _ = k.records();
-            k.restart_counting();
-            // Absurdly far away: nothing ends.
-            let wild = data.back(tcp::RST, 1 << 31, b"");
-            assert_eq!(data.answer(&mut k, &wild), Verdict::Pass);
-            k.expect("a guess", &[]);
-            let reset =
-                if side == 0 { data.forth(tcp::RST | tcp::ACK, 5002, b"") } else { data.back(tcp::RST, 1, b"") };
-            let hook = if side == 0 { data.hook } else { other(data.hook) };
-            assert_eq!(k.send(hook, &reset), Verdict::Pass);
-            k.expect("reset", &[("flows_ended", 1), ("records", 1)]);
-            let records = k.records();
-            let Record::FlowEnd(told) = parse(&records[0]) else { panic!("{records:?}") };
-            assert_eq!((told.reset, told.hook), (1, data.hook));
-            assert!(k.flows().is_empty() && k.pinholes().is_empty());
-            // What is left of a session does not matter to it, and the other way round.
-            d.client(&mut k, "NOOP");
-            k.clear();
-        }
-    }
-}
-
-#[test]
-fn entries_are_forgotten_on_command() {
-    let Some(mut k) = shared() else { return };
-    let mut d = Dialogue::ready(&mut k, HOOK_OUT, false);
-    let key = d.open_passive(&mut k, PORT);
-    let client = |ip: std::net::IpAddr| Command {
-        op: op::FORGET_CLIENT,
-        flow: FlowKey { initiator: ip.into(), ..FlowKey::default() },
-        ..Command::default()
-    };
-    assert_eq!(k.command(&client(d.client.ip())), Outcome::Busy, "it holds a pinhole");
-    let data = Data::through(&key, SOURCE);
-    data.connect(&mut k);
-    assert_eq!(k.command(&client(d.client.ip())), Outcome::Done);
-    assert_eq!(k.command(&client(d.client.ip())), Outcome::NoPinhole);
-    let (tuple, flow) = k.flows()[0];
-    let forget = Command { op: op::FORGET_FLOW, flow: tuple.to_flow(flow.hook), mode: flow.hook, ..Command::default() };
-    assert_eq!(k.command(&forget), Outcome::Done);
-    assert_eq!(k.command(&forget), Outcome::NoPinhole);
-    assert!(k.flows().is_empty());
 }
 
 /// One set of programs with tables so small that they fill.

@@ -1,8 +1,11 @@
 //! The loop's state: kernel side, engine, interfaces, and the answers to questions.
 
+mod outlets;
+mod reload;
+mod tables;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    path::Path,
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -12,7 +15,6 @@ use ftp_helper_common::{
     command::{Command, Outcome, op},
     key::{FlowKey, PinholeKey},
     record::SynRecord,
-    state::{FlowState, PinholeState, flag},
 };
 use tokio::{
     io::unix::AsyncFd,
@@ -20,6 +22,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+use self::outlets::{Outlets, carry_out, release};
 use super::{
     RunOptions, act,
     audit::Audit,
@@ -32,23 +35,20 @@ use super::{
     status, why,
 };
 use crate::{
-    api::ReloadReport,
-    config::{self, Config, Hook},
+    config::{Config, Hook},
     dataplane::{self, Attached, Dataplane, Guard, Interface, Options, Parking, Ring, Shield},
     engine::{
-        Action, Engine, Left, Nanos, Record,
+        Engine, Nanos, Record,
         policy::{Mode, Policy},
     },
-    event::{self, Event},
-    nft::{self, Feeder},
+    event::Event,
+    nft::Feeder,
 };
 
 /// How often the heart beats, and interfaces are looked for.
 const BEAT: Duration = Duration::from_secs(1);
 /// How often the kernel's tables are gone through for what has no owner.
 const SWEEP: Nanos = 30_000_000_000;
-/// A data connection that nothing was heard of for so long is taken for dead: conntrack's limit for established ones.
-const FLOW_DEAD: Nanos = 5 * 24 * 3600 * 1_000_000_000;
 
 /// Everything that the loop works on.
 pub(super) struct Daemon {
@@ -78,12 +78,6 @@ pub(super) struct Daemon {
     /// Data connections that the engine knew of at the last sweep and the kernel did not.
     missing: HashSet<FlowKey>,
     logger: Option<AsyncFd<aya_log::EbpfLogger<&'static dyn log::Log>>>,
-}
-
-/// Where the engine's word goes beside the kernel side: to whoever listens, and into sets of nftables.
-struct Outlets {
-    events: broadcast::Sender<Arc<Event>>,
-    feeder: Option<Feeder>,
 }
 
 impl Daemon {
@@ -224,24 +218,6 @@ impl Daemon {
         format!("{mode}; interfaces: {}", self.config.watch.interfaces.join(", "))
     }
 
-    /// Reads the configuration again, and says in the log what came of it.
-    pub(super) fn reload_and_tell(&mut self) {
-        match self.reload() {
-            Ok(report) if report.changed.is_empty() && report.needs_restart.is_empty() => {
-                tracing::info!("configuration read again: nothing has changed");
-            }
-            Ok(report) => {
-                for c in report.changed {
-                    tracing::info!("configuration: {c}");
-                }
-                for c in report.needs_restart {
-                    tracing::warn!("configuration: {c} needs a restart");
-                }
-            }
-            Err(e) => tracing::error!("configuration not read again, the old one stays: {e:#}"),
-        }
-    }
-
     fn begin(&mut self, now: Nanos, adopted: bool) -> anyhow::Result<()> {
         let interfaces = dataplane::interfaces()?;
         self.guards = guards::resolve(&self.config, &interfaces);
@@ -278,40 +254,6 @@ impl Daemon {
                 None => tracing::info!("attached to {name}"),
             }
         }
-    }
-
-    /// Takes over sessions and data connections of an earlier daemon, and sessions that began while none was there.
-    fn adopt(&mut self, now: Nanos) -> anyhow::Result<()> {
-        let saved = self.plane.saved()?;
-        let sessions = self.plane.sessions()?;
-        let pinholes: HashMap<PinholeKey, PinholeState> = self.plane.pinholes()?.into_iter().collect();
-        for (key, state) in &sessions {
-            let pinhole = pinholes.get(&state.pinhole).filter(|p| p.session == state.id);
-            let left = Left {
-                state,
-                deadline: pinhole.map(|p| p.deadline),
-                saved: saved.get(&state.id).map(|b| b.as_slice()),
-            };
-            self.engine.adopt_before(now, key, &left);
-        }
-        for (key, state) in &pinholes {
-            self.engine.adopt_added(key, state);
-        }
-        self.saved = Saved::of(saved.into_keys());
-        // What that daemon has not read leads from where it was to where the tables are.
-        let tables_read = clock::now();
-        while !self.read()? && self.engine.read_up_to() <= tables_read {
-            // A long way, and the kernel is not to take this daemon for dead.
-            self.plane.beat(clock::now())?;
-        }
-        let flows = self.plane.flows()?;
-        for (key, state) in &flows {
-            self.engine.adopt_flow(now, &key.to_flow(state.hook), state);
-        }
-        self.engine.adopted_all(clock::now());
-        self.saved.follow_all(&self.engine, &mut self.plane)?;
-        tracing::info!("took over {} sessions and {} data connections", sessions.len(), flows.len());
-        Ok(())
     }
 
     /// Reads what the kernel has written and gives it to the engine; whether that was all.
@@ -481,84 +423,10 @@ impl Daemon {
         translator.as_mut().map_or(Ok(()), |t| t.sweep(engine, plane, now))
     }
 
-    /// Looks for what has no owner any more.
-    fn sweep(&mut self, now: Nanos) -> anyhow::Result<()> {
-        // Sessions that began unrecorded, while the daemon was stopped or there was no room for the record: known ones are
-        // left as they are.
-        for (key, state) in self.plane.sessions()? {
-            if state.flags & (flag::UNRECORDED | flag::LOST) != 0 || now.saturating_sub(state.last) > SWEEP {
-                self.engine.adopt(now, &key, &state);
-            }
-        }
-        let flows = self.plane.flows()?;
-        // Data connections whose end went unrecorded. The record may be on its way: not before they are missed twice.
-        let live: HashSet<FlowKey> = flows.iter().map(|(key, state)| key.to_flow(state.hook)).collect();
-        let missing: HashSet<FlowKey> = self.engine.connections().filter(|c| !live.contains(c)).collect();
-        for key in missing.intersection(&self.missing) {
-            self.engine.forget_flow(now, key);
-        }
-        self.missing = missing;
-        for (key, state) in flows {
-            let FlowState { hook, last, .. } = state;
-            if now.saturating_sub(last) > FLOW_DEAD {
-                let flow = key.to_flow(hook);
-                self.order(op::FORGET_FLOW, |c| {
-                    c.flow = flow;
-                    c.mode = hook;
-                })?;
-                // Or its session would be kept alive for it for ever.
-                self.engine.forget_flow(now, &flow);
-            }
-        }
-        self.plane.forget_idle()?;
-        self.saved.follow_all(&self.engine, &mut self.plane)?;
-        self.act()
-    }
-
     fn order(&self, op: u32, fill: impl FnOnce(&mut Command)) -> anyhow::Result<Outcome> {
         let mut command = Command { op, ..Command::default() };
         fill(&mut command);
         self.plane.command(&command)
-    }
-
-    /// Reads the configuration again. Nothing has changed if it fails.
-    fn reload(&mut self) -> anyhow::Result<ReloadReport> {
-        let path = self.config.path.clone().context("the daemon was not started from a file")?;
-        let new = load(&path)?;
-        let (merged, report) = status::merge(&self.config, new);
-        let interfaces = dataplane::interfaces()?;
-        let guards = guards::resolve(&merged, &interfaces);
-        let policy = guards::policy(&merged, &interfaces);
-        let other_sets = merged.nftables != self.config.nftables;
-        if let Some(sets) = merged.nftables.as_ref() {
-            nft::check(sets)?;
-        }
-        if let Err(e) = self.plane.apply(&policy, &guards, self.options.fast) {
-            self.plane.apply(&self.policy, &self.guards, self.options.fast)?;
-            return Err(e);
-        }
-        self.engine.set_policy(clock::now(), policy.clone());
-        (self.guards, self.policy) = (guards, policy);
-        self.config = merged;
-        self.follow_interfaces(&interfaces)?;
-        self.act()?;
-        if other_sets {
-            self.feed_others()?;
-        }
-        Ok(report)
-    }
-
-    /// Leaves the sets that were fed, and feeds those of the configuration.
-    fn feed_others(&mut self) -> anyhow::Result<()> {
-        if let Some(feeder) = self.outlets.feeder.take() {
-            feeder.stop();
-        }
-        if let Some(sets) = &self.config.nftables {
-            let started = Feeder::start(sets).context("the rest of the configuration is in force, but no set is fed");
-            self.outlets.feeder = Some(started?);
-            self.feed_all(clock::now());
-        }
-        Ok(())
     }
 
     /// An element for each pinhole that is there.
@@ -588,61 +456,6 @@ fn give_back_memory() {
     // SAFETY: malloc_trim(3) asks nothing of its caller; whatever is in use stays where it is.
     unsafe {
         libc::malloc_trim(0);
-    }
-}
-
-fn load(path: &Path) -> anyhow::Result<Config> {
-    let (config, notes) = config::load_with_notes(path)?;
-    for note in notes {
-        tracing::warn!("{}: {note}", path.display());
-    }
-    Ok(config)
-}
-
-/// Carries out what the engine wants.
-fn carry_out(
-    engine: &mut Engine,
-    plane: &mut Dataplane,
-    parking: &mut Parking,
-    outlets: &mut Outlets,
-) -> anyhow::Result<()> {
-    while let Some(action) = engine.poll_action() {
-        match action {
-            Action::Command(command) => {
-                let outcome = plane.command(&command)?;
-                if matches!(command.op, op::OPEN | op::ADD) && outcome == Outcome::Done {
-                    release(parking, &command.pinhole);
-                }
-                engine.handle_outcome(clock::now(), &command, outcome);
-            }
-            Action::Event(event) => {
-                if let Some(owner) = event.session.as_deref().or(event.added.as_deref()).and_then(event::session_id) {
-                    outlets.feed(engine, owner);
-                }
-                // An error means that nobody listens.
-                drop(outlets.events.send(Arc::new(event)));
-            }
-        }
-    }
-    Ok(())
-}
-
-impl Outlets {
-    /// Makes the sets agree with what a session has open at this moment, or with an added pinhole, whatever has led there.
-    fn feed(&mut self, engine: &Engine, owner: u64) {
-        if let Some(feeder) = &mut self.feeder {
-            feeder.follow(owner, engine.pinhole(clock::now(), owner).as_ref());
-        }
-    }
-}
-
-/// Sends on a SYN that was waiting for this pinhole.
-fn release(parking: &mut Parking, pinhole: &PinholeKey) {
-    match parking.release(clock::now(), pinhole) {
-        Ok(Some(waited)) => tracing::debug!("a SYN to port {} went on after {waited:?}", pinhole.port),
-        Ok(None) => {}
-        // Its sender tries again.
-        Err(e) => tracing::warn!("a parked SYN to port {} could not be sent on: {e}", pinhole.port),
     }
 }
 

@@ -12,9 +12,9 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{
     finding::{Code, Finding, Severity},
+    ground::is_link_local,
     links::Network,
     offload,
-    rules::is_link_local,
 };
 use crate::{
     dataplane::{Interface, Link, Platform},

@@ -7,8 +7,9 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use ipnet::IpNet;
 
 use super::{
+    ground::{Ground, Guarded},
     integrate::{MARK, TABLE, ends, interfaces, nft_ports},
-    rules::{self, Ground, Guarded},
+    rules,
 };
 use crate::{
     engine::policy::Mark,

@@ -3,6 +3,7 @@
 //! Nothing is changed here. What may be found is a fixed list ([`Code`]), documented in `docs/doctor.md`.
 
 mod finding;
+mod ground;
 mod host;
 mod integrate;
 mod links;
@@ -10,6 +11,7 @@ mod mark;
 mod offload;
 mod rules;
 mod traffic;
+mod translation;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -17,7 +19,7 @@ pub use self::{
     finding::{Code, Finding, RuleAt, Severity},
     integrate::{Plan, Removal, plan},
 };
-use self::{links::Network, rules::Ground};
+use self::{ground::Ground, links::Network};
 use crate::{
     config::{Config, Hook},
     dataplane::{self, Interface},

@@ -1,203 +1,22 @@
 //! What the ruleset leaves open, what it would break, and who else follows FTP by it.
 
-use std::{collections::BTreeSet, net::IpAddr, ops::RangeInclusive};
+mod removal;
+mod rivals;
+
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::finding::{Code, Finding, RuleAt, Severity};
-use crate::{
-    config::{Config, Direction, Network},
-    dataplane::Interface,
-    engine::policy::{Mark, Mode},
-    nft::{
-        Ports, Sets,
-        ruleset::{Chain, Manager, Rule, Ruleset},
-        verdict::{Bits, Decision, Syn, decide},
-    },
+use self::removal::removal;
+use super::{
+    finding::{Code, Finding, RuleAt, Severity},
+    ground::{Ground, Guarded, is_link_local, is_v4},
 };
-
-/// So many ports in a row are a range and not a service. (Fewer do where a server's passive range is known.)
-const WIDE: usize = 16;
-
-/// What is to be protected, and where.
-#[derive(Clone, Debug)]
-pub(super) struct Ground {
-    /// Outside interfaces that are there.
-    pub(super) interfaces: Vec<String>,
-    /// Control ports.
-    pub(super) control_ports: Vec<u16>,
-    /// Guards on what comes in.
-    pub(super) guards: Vec<Guarded>,
-    /// Passive ranges of known servers.
-    pub(super) passive: Vec<(IpNet, Ports)>,
-    /// Whether the kernel side drops what has no pinhole.
-    pub(super) enforced: bool,
-    /// The mark of translated data connections, and the public ports for those of inside clients, where there are any.
-    pub(super) nat: Option<(Mark, RangeInclusive<u16>)>,
-    /// The sets that are fed.
-    pub(super) sets: Option<Sets>,
-    /// The mark of what is permitted, in mode `mark`.
-    pub(super) mark: Option<Mark>,
-    /// The addresses of this host.
-    pub(super) local: BTreeSet<IpAddr>,
-    /// Whether packets are forwarded, of IPv4 and of IPv6.
-    pub(super) forwards: [bool; 2],
-}
-
-/// A network that a guard names, and its guarded ports.
-#[derive(Clone, PartialEq, Debug)]
-pub(super) struct Guarded {
-    pub(super) net: IpNet,
-    pub(super) ports: Ports,
-    /// Who is held to it, of the network's family; empty for everybody.
-    pub(super) initiators: Vec<IpNet>,
-}
-
-impl Ground {
-    /// What a configuration says, on a host with these interfaces.
-    pub(super) fn of(
-        config: Option<&Config>,
-        all: &std::collections::BTreeMap<String, Interface>,
-        interfaces: Vec<String>,
-        forwards: [bool; 2],
-    ) -> Self {
-        let local: BTreeSet<IpAddr> = all.values().flat_map(|i| &i.addresses).copied().collect();
-        let mut ground = Self {
-            interfaces,
-            control_ports: vec![21],
-            guards: Vec::new(),
-            passive: Vec::new(),
-            enforced: false,
-            nat: None,
-            sets: None,
-            mark: None,
-            local,
-            forwards,
-        };
-        let Some(config) = config else { return ground };
-        ground.control_ports.clone_from(&config.watch.control_ports);
-        ground.enforced = config.policy.mode == Mode::Drop;
-        ground.nat = config.policy.nat.as_ref().map(|n| (config.policy.mark, n.active_ports.clone()));
-        ground.sets.clone_from(&config.nftables);
-        ground.mark = (config.policy.mode == Mode::Mark).then_some(config.policy.mark);
-        let addresses = |name: &str| -> Vec<IpNet> {
-            let addresses = all.get(name).map(|i| i.addresses.as_slice()).unwrap_or_default();
-            addresses.iter().filter(|a| !is_link_local(a)).map(|a| IpNet::from(*a)).collect()
-        };
-        for (i, server) in config.policy.servers.iter().enumerate() {
-            let Some(range) = &server.passive_ports else { continue };
-            let own = config.server_interfaces.iter().filter(|(s, _)| *s == i).flat_map(|(_, name)| addresses(name));
-            ground.passive.extend(server.networks.iter().copied().chain(own).map(|n| (n, Ports::from(range.clone()))));
-        }
-        for guard in config.guards.iter().filter(|g| g.direction == Direction::In) {
-            let mut ports = Ports::from(guard.ports.clone());
-            for except in &guard.except_ports {
-                ports = ports.without(&Ports::from(except.clone()));
-            }
-            let ports = ports.without(&ground.control());
-            let prefixes = |network: &Network| -> Vec<IpNet> {
-                match network {
-                    Network::Prefix(net) => vec![*net],
-                    Network::Interface(name) => addresses(name),
-                }
-            };
-            let held: Vec<IpNet> = guard.initiators.iter().flat_map(prefixes).collect();
-            for net in guard.networks.iter().flat_map(prefixes) {
-                let initiators: Vec<IpNet> = held.iter().filter(|i| is_v4(i) == is_v4(&net)).copied().collect();
-                if initiators.is_empty() {
-                    // Nobody of this family is held to it.
-                    continue;
-                }
-                let all = initiators.iter().any(|i| i.prefix_len() == 0);
-                let initiators = if all { Vec::new() } else { initiators };
-                ground.guards.push(Guarded { net, ports: ports.clone(), initiators });
-            }
-        }
-        ground
-    }
-
-    fn control(&self) -> Ports {
-        self.control_ports.iter().fold(Ports::none(), |ports, p| ports.with(*p..=*p))
-    }
-
-    /// Ports that data connections may have.
-    fn data(&self) -> Ports {
-        Ports::from(1024..=u16::MAX).without(&self.control())
-    }
-
-    /// The hooks by which packets to a network pass a ruleset.
-    pub(super) fn hooks(&self, net: &IpNet) -> Vec<&'static str> {
-        let own = self.local.iter().filter(|a| net.contains(*a)).count();
-        let only_own = own == 1 && net.prefix_len() == net.max_prefix_len();
-        let mut hooks = Vec::new();
-        if own > 0 {
-            hooks.push("input");
-        }
-        if !only_own && self.forwards[usize::from(!is_v4(net))] {
-            hooks.push("forward");
-        }
-        hooks
-    }
-
-    /// The hooks by which the connections of pinholes for a network pass a ruleset as they came. With translation this host's
-    /// own addresses are those of published servers, whose connections go on to inside.
-    pub(super) fn hooks_of_pinholes(&self, net: &IpNet) -> Vec<&'static str> {
-        let mut hooks = self.hooks(net);
-        hooks.retain(|h| *h != "input" || self.nat.is_none());
-        hooks
-    }
-
-    /// The guarded ports of a network that its server may announce.
-    pub(super) fn announced(&self, guarded: &Guarded) -> Ports {
-        let known = self.passive.iter().filter(|(net, _)| net.contains(&guarded.net)).map(|(_, ports)| ports);
-        match known.cloned().reduce(|a, b| a.or(&b)) {
-            Some(passive) => passive.and(&guarded.ports),
-            None => guarded.ports.clone(),
-        }
-    }
-
-    /// A first SYN of which only this is known.
-    pub(super) fn syn<'a>(&'a self, arrives_on: &'a str, v4: bool, to: Option<IpNet>, ports: Ports) -> Syn<'a> {
-        let syn = Syn {
-            arrives_on,
-            v4,
-            to,
-            ports,
-            sets: self.sets.as_ref(),
-            has_pinhole: false,
-            mark: None,
-            translated: false,
-            stranger: false,
-        };
-        self.with_pinhole(syn, false)
-    }
-
-    /// The same SYN, where there is a pinhole for it or none.
-    fn with_pinhole<'a>(&self, syn: Syn<'a>, has_pinhole: bool) -> Syn<'a> {
-        let mark = self.mark.map(|m| Bits { value: if has_pinhole { m.value } else { 0 }, mask: m.mask });
-        Syn { has_pinhole, mark, ..syn }
-    }
-
-    pub(super) fn is_wide(&self, ports: &Ports) -> bool {
-        let passive = |known: &Ports| known.clone().and(ports).widest() > 1;
-        ports.widest() >= WIDE || self.passive.iter().any(|(_, known)| passive(known))
-    }
-
-    /// Whether every address of this host of a family is guarded.
-    fn guards_host(&self, v4: bool) -> bool {
-        let mut own = self.local.iter().filter(|a| a.is_ipv4() == v4 && !a.is_loopback() && !is_link_local(a));
-        own.all(|a| self.guards.iter().any(|g| g.net.contains(a)))
-    }
-
-    /// The ports that are guarded for all of these networks; none if one is not guarded.
-    fn guarded_ports(&self, nets: &[IpNet]) -> Ports {
-        let of = |net: &IpNet| {
-            let around = self.guards.iter().filter(|g| g.net.contains(net));
-            around.fold(Ports::none(), |sum, g| sum.or(&g.ports))
-        };
-        nets.iter().map(of).reduce(|a, b| a.and(&b)).unwrap_or_else(Ports::none)
-    }
-}
+use crate::nft::{
+    Ports,
+    ruleset::{Chain, Manager, Rule, Ruleset},
+    verdict::{Bits, Decision, Syn, decide},
+};
 
 /// Everything that is found in a ruleset.
 pub(super) fn check(ruleset: &Ruleset, ground: &Ground) -> Vec<Finding> {
@@ -226,9 +45,9 @@ pub(super) fn check(ruleset: &Ruleset, ground: &Ground) -> Vec<Finding> {
     for interface in &ground.interfaces {
         marked(ruleset, ground, interface, &mut findings);
     }
-    helpers(ruleset, &mut findings);
-    readers(ruleset, ground, &mut findings);
-    flowtables(ruleset, ground, &mut findings);
+    rivals::helpers(ruleset, &mut findings);
+    rivals::readers(ruleset, ground, &mut findings);
+    rivals::flowtables(ruleset, ground, &mut findings);
     findings
 }
 
@@ -473,126 +292,6 @@ pub(super) fn unmarked<'a>(ruleset: &'a Ruleset, ground: &Ground, interface: &st
     decisions
 }
 
-/// Rules that hand connections to the kernel's FTP helper.
-fn helpers(ruleset: &Ruleset, findings: &mut Vec<Finding>) {
-    for chain in &ruleset.chains {
-        for rule in &chain.rules {
-            if !uses_ftp_helper(ruleset, chain, rule) {
-                continue;
-            }
-            let what = "hands control connections to the kernel's FTP helper, which opens ports by its own reading \
-                        (`ct state related`)";
-            let finding = Finding::new(Severity::Error, Code::KernelHelper, what)
-                .about(chain, rule)
-                .remedy("remove the rule, so that only one of the two opens ports");
-            add(findings, Finding { commands: removal(ruleset, chain, rule), ..finding });
-        }
-    }
-}
-
-fn uses_ftp_helper(ruleset: &Ruleset, chain: &Chain, rule: &Rule) -> bool {
-    rule.statements.iter().any(|s| {
-        if let Some(name) = s["ct helper"].as_str() {
-            let mut objects = ruleset.helpers.iter();
-            let here = (chain.family.as_str(), chain.table.as_str(), name);
-            return objects.any(|h| (&*h.name.0, &*h.name.1, &*h.name.2) == here && h.kind == "ftp");
-        }
-        // Of a target of iptables nft tells the name only.
-        let ct = s["xt"]["type"] == "target" && s["xt"]["name"] == "CT";
-        ct && rule.iptables.as_ref().map_or(rule.text.contains("dport 21 "), |r| r.contains("--helper ftp"))
-    })
-}
-
-/// Rules that hand control packets to other programs.
-fn readers(ruleset: &Ruleset, ground: &Ground, findings: &mut Vec<Finding>) {
-    const STATEMENTS: [(&str, &str); 3] = [
-        ("queue", "a program in user space that decides about packets"),
-        ("tproxy", "a transparent proxy"),
-        ("redirect", "a proxy on this host"),
-    ];
-    for chain in &ruleset.chains {
-        for rule in &chain.rules {
-            let Some((_, who)) =
-                STATEMENTS.iter().find(|(name, _)| rule.statements.iter().any(|s| s.get(name).is_some()))
-            else {
-                continue;
-            };
-            if !may_take_control(ruleset, chain, rule, ground) {
-                continue;
-            }
-            let what = format!("hands control connections to {who}");
-            let remedy = "let only one of the two follow FTP: take the control ports out of this rule, or don't watch \
-                          connections that end in the proxy";
-            add(findings, Finding::new(Severity::Warning, Code::SecondReader, what).about(chain, rule).remedy(remedy));
-        }
-    }
-}
-
-/// Whether a rule by itself may match a SYN to a control port from outside.
-fn may_take_control(ruleset: &Ruleset, chain: &Chain, rule: &Rule, ground: &Ground) -> bool {
-    let statements = rule.statements.iter().filter(|s| s.get("match").is_some() || s.get("xt").is_some()).cloned();
-    let alone = Rule { statements: statements.chain([serde_json::json!({"accept": null})]).collect(), ..rule.clone() };
-    let base =
-        crate::nft::ruleset::Base { kind: "filter".into(), hook: "prerouting".into(), priority: 0, accept: false };
-    let chain = Chain { base: Some(base), rules: vec![alone], ..chain.clone() };
-    let v4 = chain.family != "ip6";
-    let small = Ruleset { chains: vec![chain], sets: ruleset.sets.clone(), ..Ruleset::default() };
-    ground.interfaces.iter().any(|interface| {
-        let ports = ground.control();
-        let syn = Syn { sets: None, mark: None, ..ground.syn(interface, v4, None, ports) };
-        !decide(&small, "none", &syn).1.is_empty()
-    })
-}
-
-fn flowtables(ruleset: &Ruleset, ground: &Ground, findings: &mut Vec<Finding>) {
-    for f in ruleset.flowtables.iter().filter(|f| f.offload) {
-        for interface in ground.interfaces.iter().filter(|i| f.devices.contains(i)) {
-            let place = format!("table {} {}, flowtable {}", f.table.0, f.table.1, f.name);
-            let what = format!("forwards what leaves and arrives by {interface} in hardware, where no program sees it");
-            let remedy = "remove `flags offload`, or don't add connections to control ports and guarded hosts to it";
-            add(findings, Finding::new(Severity::Error, Code::FlowtableOffload, what).at(place).remedy(remedy));
-        }
-    }
-}
-
-/// The commands that remove a rule from the running ruleset.
-pub(super) fn removal(ruleset: &Ruleset, chain: &Chain, rule: &Rule) -> Vec<String> {
-    let Chain { family, table, name, .. } = chain;
-    let by_handle = format!("nft delete rule {family} {table} {name} handle {}", rule.handle);
-    match ruleset.manager(chain) {
-        // In double quotes a shell acts upon these.
-        Manager::Iptables => match rule.iptables.as_ref().filter(|spec| !spec.contains(['$', '`', '\\'])) {
-            Some(spec) => {
-                let program = if family == "ip6" { "ip6tables" } else { "iptables" };
-                vec![format!("{program} -t {table} -D {spec}")]
-            }
-            None => vec![by_handle],
-        },
-        Manager::Firewalld => firewalld_removal(name, &rule.text).unwrap_or_default(),
-        Manager::Administrator => vec![by_handle],
-    }
-}
-
-/// How firewalld is told to drop a rule that it has written for a port or for the service ftp.
-fn firewalld_removal(chain: &str, text: &str) -> Option<Vec<String>> {
-    let zone =
-        chain.strip_prefix("filter_IN_").or_else(|| chain.strip_prefix("filter_FWD_"))?.strip_suffix("_allow")?;
-    // Policies have chains of the same form.
-    let at = match zone.strip_prefix("policy_") {
-        Some(policy) => format!("--policy={policy}"),
-        None => format!("--zone={zone}"),
-    };
-    if text.contains("ct helper set") {
-        return Some(vec![
-            format!("firewall-cmd {at} --remove-service=ftp"),
-            format!("firewall-cmd {at} --add-port=21/tcp"),
-        ]);
-    }
-    let ports = text.strip_prefix("tcp dport ")?.strip_suffix(" accept")?;
-    let plain = ports.chars().all(|c| c.is_ascii_digit() || c == '-');
-    plain.then(|| vec![format!("firewall-cmd {at} --remove-port={ports}/tcp")])
-}
-
 /// Where a rule says that it is for certain destinations only.
 fn destinations(rule: &Rule) -> Vec<IpNet> {
     let mut nets = Vec::new();
@@ -662,17 +361,6 @@ fn brief(ports: &Ports) -> String {
     let runs = ports.runs();
     let shown = runs.iter().take(4).fold(Ports::none(), |sum, r| sum.with(r.clone())).to_string();
     if runs.len() > 4 { format!("{shown} …") } else { shown }
-}
-
-fn is_v4(net: &IpNet) -> bool {
-    matches!(net, IpNet::V4(_))
-}
-
-pub(super) fn is_link_local(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(a) => a.is_link_local(),
-        IpAddr::V6(a) => a.is_unicast_link_local(),
-    }
 }
 
 #[cfg(test)]

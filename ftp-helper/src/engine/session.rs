@@ -1,36 +1,23 @@
-//! One control connection: from records to steps of the dialogue.
+//! One control connection: what is known of it, and what ends it.
+
+mod reading;
 
 use ftp_helper_common::{
     addr::Addr,
-    canon::bit,
-    key::{CLIENT, FlowKey, SERVER, SessionKey},
+    key::{FlowKey, SERVER, SessionKey},
     reason::Reason,
     record::SegmentRecord,
     state::flag,
-    tcp::{self, distance},
+    tcp::distance,
 };
-use serde::{Deserialize, Serialize};
 
+pub(super) use self::reading::Waiting;
 use super::{
-    Nanos,
-    core::Core,
-    dialogue::{Dialogue, Rules, Step},
-    kernel::KernelSide,
-    line::{Assembler, may_be_urgent},
-    pinhole::{self, Pinhole},
-    policy::{LineEndings, Policy},
-    stats::count,
-    stream::{Fault, Stream, WINDOW},
-    view::{PinholeView, SessionView, Visible, ends},
+    Nanos, core::Core, dialogue::Dialogue, kernel::KernelSide, line::Assembler, pinhole::Pinhole, policy::Policy,
+    stats::count, stream::Stream,
 };
-use crate::event::{Event, Kind};
+use crate::event::Kind;
 
-/// Bytes that one session may keep out of order, upkeep included.
-const SESSION_ROOM: usize = 64 << 10;
-/// Bytes that all sessions together may keep out of order.
-const TOTAL_ROOM: usize = 64 << 20;
-/// How long a segment waits for what it acknowledges, nanoseconds.
-const CAUSE_WAIT: Nanos = 1_000_000_000;
 /// How long a session stays after its end, for what is sent again, nanoseconds.
 const LINGER: Nanos = 3_000_000_000;
 /// How long a session stays when only one side has ended it and nothing more is heard, nanoseconds.
@@ -50,17 +37,6 @@ pub(super) enum Standing {
     Killed(Reason),
     /// It is encrypted.
     Opaque(Reason),
-}
-
-/// A segment that acknowledges bytes whose record has not come yet.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Waiting {
-    side: u8,
-    seq: u32,
-    ack: u32,
-    fin: bool,
-    data: Vec<u8>,
-    until: Nanos,
 }
 
 /// One control connection.
@@ -117,49 +93,6 @@ impl Session {
         self.take(now, core, record, payload);
         self.settle_with_kernel(now, core);
         core.kept = (core.kept + self.kept()).saturating_sub(kept);
-    }
-
-    /// The segment itself.
-    fn take(&mut self, now: Nanos, core: &mut Core, record: &SegmentRecord, payload: &[u8]) {
-        let side = usize::from(record.side.min(SERVER));
-        if record.tcp_flags & tcp::RST != 0 {
-            if record.made.has(bit::RESET)
-                || record.seq == self.streams[side].next()
-                || record.seq == self.position(side)
-            {
-                self.reset = true;
-                self.close(now, core);
-            }
-            return;
-        }
-        let seq = record.seq.wrapping_add(record.offset);
-        let last = record.offset as usize + payload.len() >= record.segment_len as usize;
-        let fin = record.tcp_flags & tcp::FIN != 0 && (last || payload.is_empty());
-        if self.standing != Standing::Good {
-            let end = record.seq.wrapping_add(record.segment_len);
-            self.streams[side].advance_to(end);
-            if fin {
-                self.fin[side] = Some(end);
-            }
-            self.check_fin(now, core);
-            return;
-        }
-        if fin && record.made.has(bit::FIN) {
-            // The kernel has taken it back and opens nothing more, although what was said before may still be on its way.
-            self.revoke(now, core, Reason::ControlClosed);
-        }
-        if record.tcp_flags & tcp::URG != 0 && !payload.is_empty() && !may_be_urgent(payload) {
-            return self.taint(now, core, Reason::UrgentData);
-        }
-        let ahead = if record.tcp_flags & tcp::ACK != 0 { distance(record.ack, self.position(1 - side)) } else { 0 };
-        if ahead > WINDOW {
-            core.stats.acks_from_nowhere += 1;
-        } else if ahead > 0 && (!payload.is_empty() || fin) {
-            self.wait(now, core, record, seq, fin, payload);
-        } else {
-            self.deliver(now, core, side, seq, record.ack, fin, payload);
-            self.retry_waiting(now, core);
-        }
     }
 
     /// When something is due.
@@ -284,49 +217,6 @@ impl Session {
             + self.waiting.iter().map(|w| w.data.capacity()).sum::<usize>()
     }
 
-    /// As `sessions` shows it.
-    pub(super) fn view(&self) -> SessionView {
-        let (client, server) = ends(&self.key);
-        let state = match self.standing {
-            Standing::Tainted(r) => Visible::Tainted(r),
-            Standing::Killed(r) => Visible::Killed(r),
-            Standing::Opaque(r) => Visible::Opaque(r),
-            Standing::Good if self.is_closing() => Visible::Closing,
-            Standing::Good if !self.dialogue.greeted() => Visible::Greeting,
-            Standing::Good if !self.dialogue.logged_in() => Visible::Login,
-            Standing::Good => Visible::Ready,
-        };
-        SessionView {
-            id: self.id,
-            client,
-            server,
-            inside: self.inside.map(|a| a.to_ip()),
-            state,
-            blind: self.kernel.is_blind(),
-            logged_in: self.dialogue.logged_in(),
-            started: self.started,
-            last: self.last,
-            pinhole: self.pinhole.map(|p| p.show(self.last)),
-            running: self.running,
-            transfers: self.transfers,
-            bytes: self.bytes,
-        }
-    }
-
-    /// Its unconsumed pinhole, as `pinholes` shows it.
-    pub(super) fn pinhole_view(&self, now: Nanos) -> Option<PinholeView> {
-        let (client, server) = ends(&self.key);
-        let inside = self.inside.map(|a| a.to_ip());
-        self.pinhole.map(|p| PinholeView {
-            owner: self.id,
-            ends: Some((client, server)),
-            inside,
-            key: p.key,
-            order: None,
-            pinhole: p.show(now),
-        })
-    }
-
     pub(super) fn empty(now: Nanos, id: u64, key: SessionKey, client_hook: u8, next: [u32; 2]) -> Self {
         Self {
             id,
@@ -394,170 +284,6 @@ impl Session {
         left != 0
     }
 
-    /// Keeps a segment until the records of what it acknowledges have come: the two sides' records are written by
-    /// different CPUs, and what was sent upon what must not depend on their order.
-    fn wait(&mut self, now: Nanos, core: &mut Core, record: &SegmentRecord, seq: u32, fin: bool, data: &[u8]) {
-        if data.len() + size_of::<Waiting>() > self.room(core) {
-            return self.taint(now, core, Reason::ReassemblyOverflow);
-        }
-        let (side, ack) = (record.side, record.ack);
-        self.waiting.push(Waiting { side, seq, ack, fin, data: data.to_vec(), until: now.saturating_add(CAUSE_WAIT) });
-    }
-
-    /// Delivers what has waited long enough: until nothing moves any more.
-    fn retry_waiting(&mut self, now: Nanos, core: &mut Core) {
-        while let Some(i) =
-            self.waiting.iter().position(|w| distance(w.ack, self.position(1 - usize::from(w.side))) <= 0)
-        {
-            let w = self.waiting.remove(i);
-            self.deliver(now, core, w.side.into(), w.seq, w.ack, w.fin, &w.data);
-        }
-        if self.waiting.is_empty() {
-            self.waiting = Vec::new();
-        }
-    }
-
-    /// Puts bytes in order and reads what is whole.
-    #[expect(clippy::too_many_arguments, reason = "a segment's parts")]
-    fn deliver(&mut self, now: Nanos, core: &mut Core, side: usize, seq: u32, ack: u32, fin: bool, data: &[u8]) {
-        if self.standing != Standing::Good {
-            return;
-        }
-        let mut data = data;
-        let next = self.streams[side].next();
-        // A keep-alive of some systems carries one byte of nothing before the next (RFC 9293 section 3.8.4).
-        if data == [0] && distance(next, seq) == 1 {
-            return;
-        }
-        let end = seq.wrapping_add(data.len() as u32);
-        if let Some(fin) = self.fin[side] {
-            // Nothing comes after a FIN.
-            let inside = distance(fin, seq).max(0) as usize;
-            data = &data[..data.len().min(inside)];
-        } else if fin && (0..=WINDOW).contains(&distance(end, next)) {
-            if self.streams[side].goes_beyond(end) {
-                // The stream ends where bytes have come already: one of the two is not the sender's.
-                return self.taint(now, core, Reason::Overlap);
-            }
-            self.fin[side] = Some(end);
-        }
-        let room = self.room(core);
-        match self.streams[side].accept(seq, ack, data, room) {
-            Err(Fault::Conflict) => return self.taint(now, core, Reason::Overlap),
-            Err(Fault::Overflow) => return self.taint(now, core, Reason::ReassemblyOverflow),
-            Ok(Some(at)) => {
-                let seq = seq.wrapping_add(at as u32);
-                self.read(now, core, side, seq, ack, &data[at..]);
-            }
-            Ok(None) => {}
-        }
-        while let Some(piece) = self.streams[side].take_ready() {
-            self.read(now, core, side, piece.seq, piece.ack, &piece.data);
-        }
-        self.check_fin(now, core);
-    }
-
-    /// Reads bytes that are next in order.
-    fn read(&mut self, now: Nanos, core: &mut Core, side: usize, seq: u32, ack: u32, data: &[u8]) {
-        self.streams[side].consume(data);
-        let lenient = core.policy.line_endings == LineEndings::Lenient;
-        let (mut seq, mut data) = (seq, data);
-        let mut steps = Vec::new();
-        while !data.is_empty() && self.standing == Standing::Good {
-            if side == usize::from(CLIENT)
-                && let Some(reason) = self.client_may_not(seq, ack, data)
-            {
-                return self.taint(now, core, reason);
-            }
-            let line = match self.lines[side].feed(data, seq, ack, lenient) {
-                Ok((n, line)) => {
-                    (seq, data) = (seq.wrapping_add(n as u32), &data[n..]);
-                    line
-                }
-                Err(reason) => return self.taint(now, core, reason),
-            };
-            let Some(line) = line else { continue };
-            core.stories.line(self.id, core.wall(now), side, &line);
-            let was_in = self.dialogue.logged_in();
-            let (policy, key, hook, inside) = (&core.policy, &self.key, self.client_hook, self.inside);
-            let judge = |a: &_| pinhole::judge(policy, key, hook, inside, a);
-            let rules = Rules { active: pinhole::active_at(policy, hook), judge: &judge };
-            if side == usize::from(CLIENT) {
-                self.dialogue.client(&line, &rules, &mut steps);
-            } else {
-                self.dialogue.server(&line, &rules, &mut steps);
-            }
-            if was_in && !self.dialogue.logged_in() {
-                self.logged_out = now;
-            }
-            for step in steps.drain(..) {
-                self.step(now, core, step, &line.text);
-            }
-        }
-    }
-
-    /// Why the client may not say anything here.
-    fn client_may_not(&self, seq: u32, ack: u32, data: &[u8]) -> Option<Reason> {
-        /// The first byte of a TLS record that holds a handshake message (RFC 8446 section 5.1).
-        const TLS_HANDSHAKE: u8 = 22;
-        if self.dialogue.speaks_first(ack) {
-            let hello = data[0] == TLS_HANDSHAKE && self.dialogue.is_first_byte(seq);
-            return Some(if hello { Reason::ImplicitTls } else { Reason::ClientFirst });
-        }
-        if self.dialogue.is_first_byte(seq) && data[0] == TLS_HANDSHAKE {
-            return Some(Reason::ImplicitTls);
-        }
-        self.dialogue.auth_pending().then_some(Reason::PipelinedAuth)
-    }
-
-    /// Does what follows from a line.
-    fn step(&mut self, now: Nanos, core: &mut Core, step: Step, line: &[u8]) {
-        if self.standing != Standing::Good {
-            return;
-        }
-        match step {
-            Step::Open(announcement, doubtful) => self.open(now, core, &announcement, doubtful),
-            Step::Refuse(reason, announcement) => {
-                count(&mut core.stats.refused, reason);
-                if !self.may_tell_refusal(now, core) {
-                    return;
-                }
-                let (client, server) = ends(&self.key);
-                let event = core.blank(now, Kind::Refused).of_session(self.id, client, server).because(reason);
-                let pinhole = announcement.map(|a| self.show_refused(&a));
-                core.event(Event { pinhole, detail: Some(escape(line)), ..event });
-            }
-            Step::Revoke(reason) => self.revoke(now, core, reason),
-            Step::RevokeOf(seq, reason) => {
-                if self.pinhole.is_some_and(|p| p.line == seq) {
-                    self.revoke(now, core, reason);
-                }
-            }
-            Step::Taint(reason) | Step::Opaque(reason) => self.taint(now, core, reason),
-        }
-    }
-
-    /// Notices the end of a stream.
-    fn check_fin(&mut self, now: Nanos, core: &mut Core) {
-        if self.finished(0) || self.finished(1) {
-            self.close(now, core);
-        }
-    }
-
-    /// The control connection ends: what is unconsumed is taken back.
-    fn close(&mut self, now: Nanos, core: &mut Core) {
-        self.revoke(now, core, Reason::ControlClosed);
-    }
-
-    fn finished(&self, side: usize) -> bool {
-        self.fin[side] == Some(self.streams[side].next())
-    }
-
-    /// Where a side's stream stands for those who acknowledge it: behind its FIN.
-    fn position(&self, side: usize) -> u32 {
-        self.streams[side].next().wrapping_add(u32::from(self.finished(side)))
-    }
-
     /// When the session ends if nothing more is heard, and why.
     fn silence_ends(&self, policy: &Policy) -> (Nanos, Reason) {
         let after = |from: Nanos, nanos: Nanos| from.saturating_add(nanos);
@@ -581,11 +307,6 @@ impl Session {
         idle.min((after(self.logged_out, limit(policy.limits.login)), Reason::LoginTimeout))
     }
 
-    /// Bytes that may still be kept.
-    fn room(&self, core: &Core) -> usize {
-        SESSION_ROOM.saturating_sub(self.kept()).min(TOTAL_ROOM.saturating_sub(core.kept))
-    }
-
     /// What is kept out of order, upkeep included.
     pub(super) fn kept(&self) -> usize {
         self.streams.iter().map(Stream::buffered).sum::<usize>()
@@ -599,9 +320,4 @@ impl Session {
         self.lines = [Assembler::new(), Assembler::new()];
         self.waiting = Vec::new();
     }
-}
-
-/// A line for people: without control characters, and not too long (it comes from the network).
-fn escape(line: &[u8]) -> String {
-    line[..line.len().min(120)].escape_ascii().to_string()
 }

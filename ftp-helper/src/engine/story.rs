@@ -4,6 +4,8 @@
 //! together keep [`TOTAL`] bytes: where that is too little, the oldest stories are dropped first, those of sessions that are
 //! over before those of sessions that go on. A password is left out before a line is kept.
 
+mod told;
+
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
@@ -15,6 +17,7 @@ use ftp_helper_common::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::told::{printable, without_password};
 use super::{line::Line, view::ends};
 use crate::event::{self, By, Connection, Event, Kind, Pinhole};
 
@@ -71,6 +74,8 @@ pub(super) struct Stories {
     order: VecDeque<u64>,
     /// What all buffers take.
     bytes: usize,
+    /// Where an entry is written before it is kept.
+    room: Vec<u8>,
 }
 
 /// What is kept of one.
@@ -195,7 +200,7 @@ impl Stories {
             },
         };
         let before = story.buffer.capacity();
-        story.push(entry);
+        story.push(entry, &mut self.room);
         self.bytes = self.bytes - before + story.buffer.capacity();
         while self.bytes > TOTAL && self.drop_oldest(id) {}
     }
@@ -225,10 +230,12 @@ impl Stories {
 }
 
 impl Kept {
-    fn push(&mut self, entry: &Stored<'_>) {
+    /// Keeps an entry; `room` is where it is written first.
+    fn push(&mut self, entry: &Stored<'_>, room: &mut Vec<u8>) {
+        // The first time only: what was written there before is written over.
+        room.resize(STORY - LENGTH, 0);
         // A line has 1024 bytes at most, what an event says less.
-        let mut bytes = [0; STORY - LENGTH];
-        let Ok(written) = postcard::to_slice(entry, &mut bytes) else {
+        let Ok(written) = postcard::to_slice(entry, room) else {
             self.forgotten = self.forgotten.saturating_add(1);
             return;
         };
@@ -296,44 +303,6 @@ impl Stored<'_> {
             })),
         }
     }
-}
-
-/// What a client's line is told as if it holds a secret: `None` of one that holds none.
-///
-/// Broader than what the grammar takes for such a command: what a server may take for one, or a person has mistyped, is
-/// hidden as well.
-fn without_password(line: &[u8]) -> Option<Vec<u8>> {
-    let start = line.iter().position(u8::is_ascii_alphabetic)?;
-    let is = |at: usize, word: &[u8]| line.get(at..at + word.len()).is_some_and(|w| w.eq_ignore_ascii_case(word));
-    let hide = |at: usize| {
-        let secret = line.get(at..).is_some_and(|rest| rest.iter().any(|b| !b.is_ascii_whitespace()));
-        secret.then(|| [&line[..at], b" ***"].concat())
-    };
-    if [&b"PASS"[..], b"ACCT", b"ADAT"].iter().any(|verb| is(start, verb)) {
-        return hide(start + 4);
-    }
-    if !is(start, b"SITE") {
-        return None;
-    }
-    // Servers that let users change their passwords: SITE PSWD, PASSWD, CPWD, CHPASS and their like.
-    let words = line.get(start + 4..)?;
-    let second = start + 4 + words.iter().position(|b| !b.is_ascii_whitespace())?;
-    let length = line[second..].iter().position(u8::is_ascii_whitespace)?;
-    let word = line[second..second + length].to_ascii_uppercase();
-    let has = |part: &[u8]| word.windows(part.len()).any(|w| w == part);
-    if has(b"PASS") || has(b"PSWD") || has(b"PWD") || has(b"ADDUSER") { hide(second + length) } else { None }
-}
-
-/// A line as printable ASCII, so that every byte of it can still be told.
-fn printable(line: &[u8]) -> String {
-    line.iter().fold(String::with_capacity(line.len()), |mut s, byte| {
-        match byte {
-            b'\\' => s.push_str("\\\\"),
-            b' '..=b'~' => s.push(char::from(*byte)),
-            other => s.push_str(&format!("\\x{other:02x}")),
-        }
-        s
-    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,10 @@ use ftp_helper_common::{
     reason::Reason,
 };
 
-use super::{Nanos, Order};
+use super::{
+    Nanos, Order,
+    session::{Session, Standing},
+};
 use crate::event::Pinhole;
 
 /// A session, for people.
@@ -100,6 +103,51 @@ pub struct PinholeView {
     pub order: Option<Order>,
     /// The pinhole.
     pub pinhole: Pinhole,
+}
+
+impl Session {
+    /// As `sessions` shows it.
+    pub(super) fn view(&self) -> SessionView {
+        let (client, server) = ends(&self.key);
+        let state = match self.standing {
+            Standing::Tainted(r) => Visible::Tainted(r),
+            Standing::Killed(r) => Visible::Killed(r),
+            Standing::Opaque(r) => Visible::Opaque(r),
+            Standing::Good if self.is_closing() => Visible::Closing,
+            Standing::Good if !self.dialogue.greeted() => Visible::Greeting,
+            Standing::Good if !self.dialogue.logged_in() => Visible::Login,
+            Standing::Good => Visible::Ready,
+        };
+        SessionView {
+            id: self.id,
+            client,
+            server,
+            inside: self.inside.map(|a| a.to_ip()),
+            state,
+            blind: self.kernel.is_blind(),
+            logged_in: self.dialogue.logged_in(),
+            started: self.started,
+            last: self.last,
+            pinhole: self.pinhole.map(|p| p.show(self.last)),
+            running: self.running,
+            transfers: self.transfers,
+            bytes: self.bytes,
+        }
+    }
+
+    /// Its unconsumed pinhole, as `pinholes` shows it.
+    pub(super) fn pinhole_view(&self, now: Nanos) -> Option<PinholeView> {
+        let (client, server) = ends(&self.key);
+        let inside = self.inside.map(|a| a.to_ip());
+        self.pinhole.map(|p| PinholeView {
+            owner: self.id,
+            ends: Some((client, server)),
+            inside,
+            key: p.key,
+            order: None,
+            pinhole: p.show(now),
+        })
+    }
 }
 
 /// An address and a port.

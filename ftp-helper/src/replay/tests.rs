@@ -1,192 +1,18 @@
 //! Crafted captures: the same dialogue in every shape opens the same pinholes, and bad captures are named.
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, time::Duration};
+mod crafted;
 
-use etherparse::PacketBuilder;
+use std::{collections::BTreeSet, path::PathBuf};
+
 use ftp_helper_common::reason::Reason;
-use pcap_file::{
-    DataLink,
-    pcap::{PcapHeader, PcapPacket, PcapWriter},
-    pcapng::{
-        PcapNgWriter,
-        blocks::{
-            enhanced_packet::EnhancedPacketBlock,
-            interface_description::{InterfaceDescriptionBlock, InterfaceDescriptionOption},
-        },
-    },
-};
+use pcap_file::DataLink;
 
+use self::crafted::{
+    ACK, CLIENT, LOGIN, RST, SERVER, SYN, Seg, TRANSFERS, Tcp, Turns, announced, bytes_of, control, cut, dialogue,
+    expected, packet, pcap, pcap_at, pcapng, whole,
+};
 use super::*;
 use crate::{engine::policy::Modes, event::Kind};
-
-const CLIENT: usize = 0;
-const SERVER: usize = 1;
-const FIN: u8 = ftp_helper_common::tcp::FIN;
-const SYN: u8 = ftp_helper_common::tcp::SYN;
-const RST: u8 = ftp_helper_common::tcp::RST;
-const ACK: u8 = ftp_helper_common::tcp::ACK;
-
-/// A segment that is going to be captured.
-#[derive(Clone, Debug)]
-struct Seg {
-    from: (IpAddr, u16),
-    to: (IpAddr, u16),
-    seq: u32,
-    ack: u32,
-    flags: u8,
-    payload: Vec<u8>,
-}
-
-/// One TCP connection, its packets in the order of being sent.
-struct Tcp {
-    ends: [(IpAddr, u16); 2],
-    next: [u32; 2],
-}
-
-impl Tcp {
-    fn new(a: &str, a_port: u16, b: &str, b_port: u16) -> Self {
-        // Close to the wrap, so that every dialogue crosses it.
-        Self {
-            ends: [(a.parse().unwrap(), a_port), (b.parse().unwrap(), b_port)],
-            next: [u32::MAX - 40, u32::MAX - 90],
-        }
-    }
-
-    fn send(&mut self, side: usize, flags: u8, payload: &[u8]) -> Seg {
-        let other = 1 - side;
-        let seq = self.next[side];
-        let length = u32::try_from(payload.len()).unwrap() + u32::from(flags & (SYN | FIN) != 0);
-        self.next[side] = seq.wrapping_add(length);
-        let ack = if flags & ACK != 0 { self.next[other] } else { 0 };
-        Seg { from: self.ends[side], to: self.ends[other], seq, ack, flags, payload: payload.to_vec() }
-    }
-
-    fn handshake(&mut self) -> Vec<Seg> {
-        vec![self.send(0, SYN, b""), self.send(1, SYN | ACK, b""), self.send(0, ACK, b"")]
-    }
-
-    fn close(&mut self) -> Vec<Seg> {
-        vec![self.send(0, FIN | ACK, b""), self.send(1, FIN | ACK, b""), self.send(0, ACK, b"")]
-    }
-}
-
-/// A dialogue, turn by turn.
-type Turns<'a> = &'a [(usize, &'a str)];
-
-const LOGIN: Turns<'_> = &[
-    (SERVER, "220-Welcome\r\n 227 not (1,2,3,4,5,6)\r\n220 here\r\n"),
-    (CLIENT, "USER me\r\n"),
-    (SERVER, "331 password?\r\n"),
-    (CLIENT, "PASS secret\r\n"),
-    (SERVER, "230 in\r\n"),
-];
-
-const TRANSFERS: Turns<'_> = &[
-    (CLIENT, "PASV\r\n"),
-    (SERVER, "227 Entering Passive Mode (198,51,100,5,195,149).\r\n"),
-    (CLIENT, "RETR a\r\n"),
-    (SERVER, "150 coming\r\n226 done\r\n"),
-    (CLIENT, "EPSV\r\n"),
-    (SERVER, "229 Entering Extended Passive Mode (|||50070|)\r\n"),
-    (CLIENT, "PORT 192,0,2,10,200,1\r\n"),
-    (SERVER, "200 ok\r\n"),
-    (CLIENT, "EPRT |1|192.0.2.10|51202|\r\n"),
-    (SERVER, "200 ok\r\n"),
-    (CLIENT, "PASV\r\n"),
-    (SERVER, "500 not now\r\n"),
-    (CLIENT, "PORT 203,0,113,77,200,1\r\n"),
-    (SERVER, "500 no bounce\r\n"),
-];
-
-fn expected() -> BTreeSet<String> {
-    [
-        "pasv 192.0.2.10 198.51.100.5 50069",
-        "epsv 192.0.2.10 198.51.100.5 50070",
-        "port 198.51.100.5 192.0.2.10 51201",
-        "eprt 198.51.100.5 192.0.2.10 51202",
-    ]
-    .map(str::to_owned)
-    .into()
-}
-
-fn control() -> Tcp {
-    Tcp::new("192.0.2.10", 40000, "198.51.100.5", 21)
-}
-
-/// The dialogue, a turn a segment.
-fn dialogue(turns: &[(usize, &str)]) -> Vec<Seg> {
-    let mut tcp = control();
-    let mut segments = tcp.handshake();
-    segments.extend(turns.iter().map(|(side, text)| tcp.send(*side, ACK, text.as_bytes())));
-    segments
-}
-
-fn whole() -> Vec<Seg> {
-    dialogue(&[LOGIN, TRANSFERS].concat())
-}
-
-/// Cuts a segment's payload in two.
-fn cut(segment: &Seg, at: usize) -> [Seg; 2] {
-    let (a, b) = segment.payload.split_at(at);
-    let seq = segment.seq.wrapping_add(u32::try_from(at).unwrap());
-    [Seg { payload: a.to_vec(), ..segment.clone() }, Seg { payload: b.to_vec(), seq, ..segment.clone() }]
-}
-
-fn bytes_of(segment: &Seg) -> Vec<Seg> {
-    if segment.payload.is_empty() {
-        return vec![segment.clone()];
-    }
-    let mut all = Vec::new();
-    let mut rest = segment.clone();
-    while rest.payload.len() > 1 {
-        let [first, second] = cut(&rest, 1);
-        all.push(first);
-        rest = second;
-    }
-    all.push(rest);
-    all
-}
-
-fn packet(segment: &Seg) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let ip = match (segment.from.0, segment.to.0) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => PacketBuilder::ipv4(a.octets(), b.octets(), 64),
-        (IpAddr::V6(a), IpAddr::V6(b)) => PacketBuilder::ipv6(a.octets(), b.octets(), 64),
-        other => panic!("{other:?}"),
-    };
-    let mut tcp = ip.tcp(segment.from.1, segment.to.1, segment.seq, 65535);
-    let has = |flag| segment.flags & flag != 0;
-    for (flag, set) in [
-        (SYN, etherparse::PacketBuilderStep::syn as fn(_) -> _),
-        (FIN, etherparse::PacketBuilderStep::fin),
-        (RST, etherparse::PacketBuilderStep::rst),
-    ] {
-        if has(flag) {
-            tcp = set(tcp);
-        }
-    }
-    if has(ACK) {
-        tcp = tcp.ack(segment.ack);
-    }
-    tcp.write(&mut bytes, &segment.payload).unwrap();
-    bytes
-}
-
-/// A pcap file of raw IP packets, 10 microseconds apart.
-fn pcap(segments: &[Seg]) -> Vec<u8> {
-    pcap_at(segments.iter().enumerate().map(|(i, s)| (10 * u64::try_from(i).unwrap(), packet(s))), DataLink::RAW)
-}
-
-fn pcap_at(packets: impl Iterator<Item = (u64, Vec<u8>)>, datalink: DataLink) -> Vec<u8> {
-    let header = PcapHeader { datalink, snaplen: 1 << 18, ..PcapHeader::default() };
-    let mut writer = PcapWriter::with_header(Vec::new(), header).unwrap();
-    for (micros, data) in packets {
-        let time = Duration::from_secs(1_700_000_000) + Duration::from_micros(micros);
-        let length = u32::try_from(data.len()).unwrap();
-        writer.write_packet(&PcapPacket::new(time, length, &data)).unwrap();
-    }
-    writer.into_writer()
-}
 
 fn replay_with(file: &[u8], options: Options) -> (Vec<Event>, Result<Summary, ReplayError>) {
     let dir = tempfile::tempdir().unwrap();
@@ -302,11 +128,7 @@ fn several_commands_a_segment() {
 
 #[test]
 fn a_transfer_from_end_to_end() {
-    let mut control = control();
-    let mut segments = control.handshake();
-    for (side, text) in [LOGIN, &TRANSFERS[..2]].concat() {
-        segments.push(control.send(side, ACK, text.as_bytes()));
-    }
+    let (mut control, mut segments) = announced();
     let mut data = Tcp::new("192.0.2.10", 40001, "198.51.100.5", 50069);
     segments.extend(data.handshake());
     segments.push(data.send(1, ACK, &[7; 1000]));
@@ -334,27 +156,6 @@ fn a_transfer_from_end_to_end() {
         assert_eq!((ended.bytes_out, ended.bytes_back), (Some(0), Some(1500)));
         assert_eq!(events[0].ts, "2023-11-14T22:13:20.000020Z", "{name}");
     }
-}
-
-/// The same as a pcapng file of Ethernet frames with a VLAN tag, with the clock in nanoseconds.
-fn pcapng(segments: &[Seg]) -> Vec<u8> {
-    let mut writer = PcapNgWriter::new(Vec::new()).unwrap();
-    let mut interface = InterfaceDescriptionBlock::new(DataLink::ETHERNET, 0);
-    interface.options.push(InterfaceDescriptionOption::IfTsResol(9));
-    writer.write_pcapng_block(interface).unwrap();
-    for (i, segment) in segments.iter().enumerate() {
-        let mut frame = [[0; 12].as_slice(), &[0x81, 0x00, 0x00, 0x05, 0x08, 0x00]].concat();
-        frame.extend(packet(segment));
-        let block = EnhancedPacketBlock {
-            interface_id: 0,
-            timestamp: Duration::from_secs(1_700_000_000) + Duration::from_micros(10 * u64::try_from(i).unwrap()),
-            original_len: u32::try_from(frame.len()).unwrap(),
-            data: frame.into(),
-            options: vec![],
-        };
-        writer.write_pcapng_block(block).unwrap();
-    }
-    writer.into_inner()
 }
 
 #[test]
@@ -399,11 +200,7 @@ fn the_policy_is_applied() {
 
 #[test]
 fn an_unused_pinhole_expires_on_the_captures_own_clock() {
-    let mut control = control();
-    let mut segments = control.handshake();
-    for (side, text) in [LOGIN, &TRANSFERS[..2]].concat() {
-        segments.push(control.send(side, ACK, text.as_bytes()));
-    }
+    let (mut control, mut segments) = announced();
     let last = segments.len() as u64;
     segments.push(control.send(CLIENT, ACK, b"NOOP\r\n"));
     // The last packet comes a minute later.
@@ -417,11 +214,7 @@ fn an_unused_pinhole_expires_on_the_captures_own_clock() {
 
 #[test]
 fn only_the_announced_connection_uses_a_pinhole() {
-    let mut control = control();
-    let mut segments = control.handshake();
-    for (side, text) in [LOGIN, &TRANSFERS[..2]].concat() {
-        segments.push(control.send(side, ACK, text.as_bytes()));
-    }
+    let (_, mut segments) = announced();
     for mut other in [
         Tcp::new("203.0.113.66", 40001, "198.51.100.5", 50069),
         Tcp::new("192.0.2.10", 40001, "198.51.100.5", 50068),
@@ -448,11 +241,7 @@ fn only_the_announced_connection_uses_a_pinhole() {
 
 #[test]
 fn more_than_four_gibibytes_are_counted_right() {
-    let mut control = control();
-    let mut segments = control.handshake();
-    for (side, text) in [LOGIN, &TRANSFERS[..2]].concat() {
-        segments.push(control.send(side, ACK, text.as_bytes()));
-    }
+    let (_, mut segments) = announced();
     let mut data = Tcp::new("192.0.2.10", 40001, "198.51.100.5", 50069);
     segments.extend(data.handshake());
     let mut packets: Vec<_> = segments.iter().map(packet).collect();

@@ -18,13 +18,16 @@ use ftp_helper_common::{
     },
     command::{Command, Outcome, op},
     key::{CLIENT, FlowKey, HOOK_IN, PinholeKey, SessionKey},
-    policy::{KernelPolicy, policy_flag},
+    policy::KernelPolicy,
     record::{CHUNK, FlowRecord, SegmentRecord, kind},
     state::{flag, pending},
     tcp,
 };
 
-use crate::oracle::{Active, Hole, Rules, Way};
+use crate::{
+    oracle::{Active, Hole, Rules, Way},
+    testrun::kernel_policy,
+};
 
 /// A second, in nanoseconds.
 pub const SECOND: u64 = 1_000_000_000;
@@ -364,17 +367,11 @@ impl Rig {
 
 impl Kernel {
     fn new(setting: &Setting) -> Self {
-        let Policy { modes, active_open, active_inbound, deny_ports, control_ports, .. } = &setting.policy;
+        let Policy { deny_ports, control_ports, .. } = &setting.policy;
         let range = setting.policy.passive_range(setting.key.server).unwrap_or(0..=65535);
         Self {
             machine: Machine::new(setting.key, setting.hook, START),
-            policy: KernelPolicy {
-                modes: modes.0,
-                servers: u32::try_from(setting.policy.servers.len()).expect("a few"),
-                active_open: *active_open as u8,
-                flags: if *active_inbound { policy_flag::ACTIVE_INBOUND } else { 0 },
-                ..KernelPolicy::default()
-            },
+            policy: kernel_policy(&setting.policy),
             denied: deny_ports.union(control_ports).copied().collect(),
             range: (*range.start(), *range.end()),
             pinhole: None,

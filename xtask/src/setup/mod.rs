@@ -3,9 +3,11 @@
 mod libraries;
 mod need;
 mod plan;
+mod probe;
 // One place says where the lab's servers come from, and fetches them.
 #[path = "../../../ftp-helper/src/lab/servers/packages.rs"]
 mod servers;
+mod version;
 
 use std::{
     fs::{self, File},

@@ -1,27 +1,15 @@
 //! What it takes to build, run and test ftp-helper: what, why, how to find out whether it is there, where it comes from.
 
-use std::{env, fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
 use crate::{
-    host::{Host, Rights, output_of},
+    host::Host,
     setup::{
-        libraries,
+        probe::{self, Probe},
         servers::{self, Packages},
+        version::{BPF_LINKER, CARGO_DEB, CARGO_DENY, CARGO_FUZZ, KERNEL, MDBOOK, Version},
     },
 };
-
-/// The version of bpf-linker that is known to work with the BPF compiler's LLVM.
-pub(crate) const BPF_LINKER: Version = Version([0, 10, 3]);
-/// The version of cargo-deny that `deny.toml` is written for.
-pub(crate) const CARGO_DENY: Version = Version([0, 20, 2]);
-/// The version of cargo-deb that the package is described for.
-pub(crate) const CARGO_DEB: Version = Version([3, 8, 0]);
-/// The version of cargo-fuzz that builds with a stable compiler.
-pub(crate) const CARGO_FUZZ: Version = Version([0, 13, 2]);
-/// The version of mdbook that the book is written for.
-pub(crate) const MDBOOK: Version = Version([0, 5, 4]);
-/// The oldest kernel that ftp-helper runs on.
-const KERNEL: Version = Version([6, 1, 0]);
 
 /// How tools are built whose own speed matters less than that of their compilation.
 const QUICKLY: &[&str] = &["--debug", "--config", "profile.dev.debug=false"];
@@ -38,21 +26,6 @@ pub(crate) struct Need {
     probe: Probe,
     /// How to get it.
     pub(crate) remedy: Remedy,
-}
-
-/// How to find out whether something is there.
-#[derive(Clone, Copy)]
-enum Probe {
-    /// By a look of its own.
-    Fact(fn(&Host) -> bool),
-    /// A program of this name.
-    Program(&'static str),
-    /// A program of this name that calls itself at least this version.
-    Version(&'static str, Version),
-    /// A library that the dynamic linker finds.
-    Library(&'static str),
-    /// A server that was unpacked.
-    Server(&'static Packages<'static>),
 }
 
 /// Which tasks need something.
@@ -124,10 +97,6 @@ pub(crate) enum Remedy {
     Host(&'static str),
 }
 
-/// A version: major, minor, patch.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct Version(pub(crate) [u32; 3]);
-
 /// firewalld: installed, it would take over the firewall of the host.
 static FIREWALLD: Packages<'static> = Packages {
     name: "firewalld",
@@ -161,7 +130,7 @@ pub(crate) static NEEDS: &[Need] = &[
         what: "a rustc for BPF",
         why: "compiles the programs that run in the kernel",
         purpose: Purpose::Build,
-        probe: Probe::Fact(has_bpf_compiler),
+        probe: Probe::Fact(probe::has_bpf_compiler),
         remedy: Remedy::Apt {
             packages: &["rustc-web", "libstd-rust-web-dev-bpf"],
             elsewhere: "rustup toolchain install nightly --component rust-src",
@@ -171,7 +140,7 @@ pub(crate) static NEEDS: &[Need] = &[
         what: "bpf-linker",
         why: "links them",
         purpose: Purpose::Build,
-        probe: Probe::Fact(has_bpf_linker),
+        probe: Probe::Fact(probe::has_bpf_linker),
         remedy: Remedy::Crate { name: "bpf-linker", version: BPF_LINKER, options: &[], takes: "a minute or two" },
     },
     program("ip", "lays out the lab's namespaces and links", &["iproute2"]),
@@ -184,7 +153,7 @@ pub(crate) static NEEDS: &[Need] = &[
         what: "pyftpdlib",
         why: "an FTP server of the lab",
         purpose: Purpose::Lab,
-        probe: Probe::Fact(has_pyftpdlib),
+        probe: Probe::Fact(probe::has_pyftpdlib),
         remedy: Remedy::Apt {
             packages: &["python3-pyftpdlib"],
             elsewhere: "pyftpdlib for /usr/bin/python3, version 1.5",
@@ -198,7 +167,7 @@ pub(crate) static NEEDS: &[Need] = &[
         what: "firewalld's libraries",
         why: "firewalld is written in Python",
         purpose: Purpose::Lab,
-        probe: Probe::Fact(has_firewalld_libraries),
+        probe: Probe::Fact(probe::has_firewalld_libraries),
         remedy: Remedy::Apt {
             packages: &["python3-dbus", "python3-gi", "gir1.2-glib-2.0", "python3-nftables"],
             elsewhere: "dbus, gi and nftables for /usr/bin/python3",
@@ -233,8 +202,8 @@ pub(crate) static NEEDS: &[Need] = &[
     library("libsodium.so.23", "ProFTPD and Pure-FTPd are linked with it", &["libsodium23"]),
     library("libssl.so.3", "all three servers are linked with it", &["libssl3"]),
     library("libwrap.so.0", "vsftpd is linked with it", &["libwrap0"]),
-    component("rustfmt", "checks how the sources are laid out", |host| has_cargo_command(host, "fmt")),
-    component("clippy", "lints the sources", |host| has_cargo_command(host, "clippy")),
+    component("rustfmt", "checks how the sources are laid out", |host| probe::has_cargo_command(host, "fmt")),
+    component("clippy", "lints the sources", |host| probe::has_cargo_command(host, "clippy")),
     Need {
         what: "cargo-deny",
         why: "checks the licences and the origin of the dependencies",
@@ -319,7 +288,7 @@ pub(crate) static NEEDS: &[Need] = &[
         what: "BPF file system",
         why: "where maps and programs are pinned",
         purpose: Purpose::Kernel,
-        probe: Probe::Fact(|_| fs::read_to_string("/proc/self/mounts").is_ok_and(|mounts| has_bpffs(&mounts))),
+        probe: Probe::Fact(|_| fs::read_to_string("/proc/self/mounts").is_ok_and(|mounts| probe::has_bpffs(&mounts))),
         remedy: Remedy::MountBpffs,
     },
     Need {
@@ -350,12 +319,19 @@ pub(crate) static NEEDS: &[Need] = &[
         what: "namespaces",
         why: "the lab's hosts",
         purpose: Purpose::Lab,
-        probe: Probe::Fact(can_unshare),
+        probe: Probe::Fact(probe::can_unshare),
         remedy: Remedy::Host(
             "root may not make network namespaces here: give the container CAP_SYS_ADMIN and CAP_NET_ADMIN",
         ),
     },
 ];
+
+impl Need {
+    /// Whether it is there.
+    pub(crate) fn is_met(&self, host: &Host) -> bool {
+        self.probe.succeeds(host)
+    }
+}
 
 /// A program of the lab; elsewhere its package is called the same.
 const fn program(name: &'static str, why: &'static str, packages: &'static [&'static str]) -> Need {
@@ -387,132 +363,9 @@ const fn component(name: &'static str, why: &'static str, fact: fn(&Host) -> boo
     Need { what: name, why, purpose: Purpose::Checks, probe: Probe::Fact(fact), remedy }
 }
 
-impl Need {
-    /// Whether it is there.
-    pub(crate) fn is_met(&self, host: &Host) -> bool {
-        match self.probe {
-            Probe::Fact(fact) => fact(host),
-            Probe::Program(name) => host.program(name).is_some(),
-            Probe::Version(name, version) => has_version(host, name, version),
-            Probe::Library(soname) => libraries::has_library(host, soname),
-            Probe::Server(server) => server.is_in(&host.lab_servers()),
-        }
-    }
-}
-
-impl Version {
-    /// What `PROGRAM --version` says.
-    fn of(program: &Path) -> Option<Self> {
-        Self::parse(&output_of(Command::new(program).arg("--version"))?)
-    }
-
-    /// The first version number in a text, such as `cargo-deny 0.20.2` or `6.1.0-25-amd64`.
-    fn parse(text: &str) -> Option<Self> {
-        // Some write v1.2.3.
-        let mut words = text.split_whitespace().map(|word| word.strip_prefix('v').unwrap_or(word));
-        let word = words.find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
-        let mut parts = word.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().ok());
-        let major = parts.next()??;
-        Some(Self([major, parts.next().flatten().unwrap_or(0), parts.next().flatten().unwrap_or(0)]))
-    }
-}
-
-impl std::fmt::Display for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self([major, minor, patch]) = self;
-        write!(f, "{major}.{minor}.{patch}")
-    }
-}
-
-/// Mirrors the choice of ftp-helper's build script.
-fn has_bpf_compiler(host: &Host) -> bool {
-    if ["OBJECT", "RUSTC", "TOOLCHAIN"].iter().any(|v| env::var_os(format!("FTP_HELPER_BPF_{v}")).is_some()) {
-        return true;
-    }
-    let target = if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
-    let ready = |rustc: &Path| {
-        let sysroot = output_of(Command::new(rustc).args(["--print", "sysroot"]));
-        sysroot.is_some_and(|s| Path::new(&s).join("lib/rustlib").join(target).join("lib").is_dir())
-    };
-    if ready(Path::new("/usr/bin/rustc")) || host.program("rustc").is_some_and(|rustc| ready(&rustc)) {
-        return true;
-    }
-    let nightly = output_of(Command::new("rustup").args(["which", "--toolchain", "nightly", "rustc"]));
-    let sysroot = nightly.and_then(|rustc| Some(Path::new(&rustc).parent()?.parent()?.to_path_buf()));
-    sysroot.is_some_and(|s| s.join("lib/rustlib/src/rust/library/core").is_dir())
-}
-
-fn has_bpf_linker(host: &Host) -> bool {
-    let given = ["BPF_LINKER", "FTP_HELPER_BPF_OBJECT"].iter().any(|v| env::var_os(v).is_some());
-    given || has_version(host, "bpf-linker", BPF_LINKER)
-}
-
-fn has_version(host: &Host, program: &str, wanted: Version) -> bool {
-    host.program(program).and_then(|program| Version::of(&program)).is_some_and(|version| version >= wanted)
-}
-
-fn has_cargo_command(host: &Host, name: &str) -> bool {
-    output_of(crate::command::cargo(host).args([name, "--version"])).is_some()
-}
-
-/// Debian's python3 has it, whatever other python3 comes first in `PATH`.
-fn has_pyftpdlib(_: &Host) -> bool {
-    has_modules("'pyftpdlib'")
-}
-
-fn has_firewalld_libraries(_: &Host) -> bool {
-    has_modules("'dbus', 'gi', 'nftables'")
-}
-
-/// Whether Debian's Python has modules, quoted and separated by commas.
-fn has_modules(names: &str) -> bool {
-    let look = format!("import importlib.util as u, sys; sys.exit(any(u.find_spec(m) is None for m in [{names}]))");
-    output_of(Command::new("/usr/bin/python3").args(["-c", &look])).is_some()
-}
-
-/// Whether a table of mounts has the BPF file system where it belongs.
-fn has_bpffs(mounts: &str) -> bool {
-    mounts.lines().any(|line| {
-        let mut fields = line.split(' ');
-        fields.nth(1) == Some("/sys/fs/bpf") && fields.next() == Some("bpf")
-    })
-}
-
-/// Tried where we may be root; without the right to, the tests that need it say so themselves.
-fn can_unshare(host: &Host) -> bool {
-    if host.rights == Rights::None {
-        return true;
-    }
-    let argv = ["unshare", "--net", "--mount", "true"].map(str::to_owned);
-    output_of(&mut crate::command::as_root(host, &argv)).is_some()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_read_and_compared() {
-        assert_eq!(Version::parse("bpf-linker 0.10.3"), Some(Version([0, 10, 3])));
-        assert_eq!(Version::parse("6.1.0-25-amd64\n"), Some(Version([6, 1, 0])));
-        assert_eq!(Version::parse("6.18.44-fc-v445"), Some(Version([6, 18, 44])));
-        assert_eq!(Version::parse("7"), Some(Version([7, 0, 0])));
-        assert_eq!(Version::parse("0.21.0-rc.1"), Some(Version([0, 21, 0])));
-        assert_eq!(Version::parse("no number"), None);
-        assert!(
-            Version([0, 9, 14]) < BPF_LINKER && Version([0, 10, 3]) >= BPF_LINKER && Version([1, 0, 0]) > BPF_LINKER
-        );
-        assert!(Version([5, 15, 999]) < KERNEL);
-        assert_eq!(BPF_LINKER.to_string(), "0.10.3");
-    }
-
-    #[test]
-    fn the_bpf_file_system_is_found_by_place_and_type() {
-        assert!(has_bpffs("sysfs /sys sysfs rw 0 0\nbpf /sys/fs/bpf bpf rw,nosuid 0 0\n"));
-        assert!(has_bpffs("none /sys/fs/bpf bpf rw 0 0\n"));
-        assert!(!has_bpffs("bpf /mnt bpf rw 0 0\ntmpfs /sys/fs/bpf tmpfs rw 0 0\n"));
-        assert!(!has_bpffs(""));
-    }
 
     #[test]
     fn every_need_has_a_name_of_its_own() {

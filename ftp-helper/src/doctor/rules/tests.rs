@@ -1,10 +1,11 @@
 //! Rulesets as `nft` tells them, and what is found in them.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use serde_json::{Value, json};
 
 use super::*;
+use crate::{config::Config, dataplane::Interface};
 
 const GUARDED: &str = "[watch]\ninterfaces = [\"wan0\"]\n[[guard]]\nnetworks = [\"192.0.2.100\"]\n[[server]]\naddress = \
                        [\"192.0.2.100\"]\npassive_ports = \"50000-50099\"\n";
@@ -157,39 +158,6 @@ fn helpers_readers_and_hardware_are_found() {
     let with = |offload| Ruleset { flowtables: vec![flowtable(offload)], ..r.clone() };
     let is = |r: &Ruleset| found(r, &ground("mode = \"drop\"")).iter().any(|f| f.1 == "flowtable_offload");
     assert!(is(&with(true)) && !is(&with(false)));
-}
-
-#[test]
-fn firewalld_is_told_by_its_own_commands() {
-    assert_eq!(
-        firewalld_removal("filter_IN_public_allow", "tcp dport 40000-50000 accept").unwrap(),
-        ["firewall-cmd --zone=public --remove-port=40000-50000/tcp"]
-    );
-    assert_eq!(
-        firewalld_removal("filter_IN_public_allow", "tcp dport 21 ct helper set \"helper-ftp-tcp\"").unwrap()[0],
-        "firewall-cmd --zone=public --remove-service=ftp"
-    );
-    assert_eq!(firewalld_removal("filter_FWD_public_allow", "oifname \"lan0\" accept"), None);
-    assert_eq!(
-        firewalld_removal("filter_FWD_policy_x_allow", "tcp dport 5000 accept").unwrap(),
-        ["firewall-cmd --policy=x --remove-port=5000/tcp"]
-    );
-}
-
-#[test]
-fn iptables_is_told_by_its_own_specification_unless_a_shell_would_read_more_into_it() {
-    let rule = |spec: &str| Rule { handle: 9, statements: vec![], text: String::new(), iptables: Some(spec.into()) };
-    let chain = Chain { family: "ip6".into(), table: "filter".into(), name: "INPUT".into(), base: None, rules: vec![] };
-    let key = ("ip6".to_owned(), "filter".to_owned());
-    let r = Ruleset { tables: [(key, Manager::Iptables)].into(), ..Ruleset::default() };
-    assert_eq!(
-        removal(&r, &chain, &rule("INPUT -p tcp -m tcp --dport 40000:50000 -j ACCEPT")),
-        ["ip6tables -t filter -D INPUT -p tcp -m tcp --dport 40000:50000 -j ACCEPT"]
-    );
-    assert_eq!(
-        removal(&r, &chain, &rule("INPUT -m comment --comment \"$(x)\" -j ACCEPT")),
-        ["nft delete rule ip6 filter INPUT handle 9"]
-    );
 }
 
 #[test]

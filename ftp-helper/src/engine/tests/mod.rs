@@ -1,5 +1,6 @@
 //! Dialogues through the engine, with and without the kernel's reader beside it.
 
+mod adoption;
 mod catalogue;
 mod cuts;
 mod dialogue;

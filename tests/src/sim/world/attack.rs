@@ -6,7 +6,7 @@ use ftp_helper_common::{
     tcp,
 };
 
-use super::{Broken, Ev, World, host, show};
+use super::{Broken, Ev, World, begin::host, network::show};
 use crate::sim::{
     kernel::{End, Packet, Taken, Verdict},
     script::NEVER,
