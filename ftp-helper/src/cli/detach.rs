@@ -27,30 +27,30 @@ pub(super) struct DetachArgs {
 
 /// Removes what a daemon that is gone has left in the kernel.
 pub(super) fn run(args: DetachArgs) -> anyhow::Result<ExitCode> {
+    // First: what is the next daemon's is none of ours, nor is its configuration.
+    let stopping = args.when_stopped.as_deref().map(daemon::is_stopping).transpose();
+    if matches!(stopping, Ok(Some(false))) {
+        return Ok(ExitCode::SUCCESS);
+    }
     let socket = args.target.socket()?;
     let mut out = Out::new(OutputArgs { output: Format::Table });
-    if !daemon::is_left(&socket)? {
-        // As after most stops: nobody wants to know.
-        if args.when_stopped.is_none() {
-            out.line("Nothing is left to detach.")?;
-        }
-    } else if let Some(unit) = &args.when_stopped
-        && !daemon::is_stopping(unit).with_context(|| {
-            format!(
-                "can't tell whether {unit} is stopped for good: programs and tables stay as they are, and guard; where no daemon is to \
-                 follow, `ftp-helper detach` removes them"
-            )
-        })?
-    {
-        tracing::debug!("{unit} is not stopped for good: programs and tables stay for the next daemon");
-    } else {
+    if daemon::is_left(&socket)? {
+        stopping.context(
+            "can't tell whether the unit is stopped for good: programs and tables stay as they are, and guard; where no daemon is to \
+             follow, `ftp-helper detach` removes them",
+        )?;
         let sets = match args.target.config_file() {
             Some(path) => target::load(&path)?.nftables,
-            // By its control socket alone, or by default: elements of sets go when their time is over.
-            None => Config::load(Path::new(DEFAULT_PATH)).ok().filter(|c| c.api.socket == socket).and_then(|c| c.nftables),
+            // Of a daemon that is named by its control socket alone the elements of sets go when their time is over.
+            None => {
+                Config::load(Path::new(DEFAULT_PATH)).ok().filter(|c| c.api.socket == socket).and_then(|c| c.nftables)
+            }
         };
         daemon::detach(&socket, sets.as_ref())?;
         out.line("Detached: nothing is left, and nothing is guarded.")?;
+    } else if args.when_stopped.is_none() {
+        // After most stops it is so, and nobody wants to know.
+        out.line("Nothing is left to detach in this network namespace.")?;
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)

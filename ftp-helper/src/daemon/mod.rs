@@ -28,7 +28,11 @@ use tokio::{
 };
 
 pub(crate) use self::guards::{policy, resolve as guards};
-use self::{backend::Handle, core::Daemon, service::Watchdog};
+use self::{
+    backend::{Handle, Question},
+    core::Daemon,
+    service::Watchdog,
+};
 pub use self::{
     left::{detach, is_left},
     service::is_stopping,
@@ -117,7 +121,13 @@ async fn serve(config: Config, options: RunOptions) -> anyhow::Result<()> {
                 service::ready(&daemon.summary());
             }
             () = watchdog.alive() => {}
-            Some(question) = questions.recv() => daemon.answer(question),
+            Some(question) = questions.recv() => {
+                let reload = matches!(question, Question::Reload(_));
+                daemon.answer(question);
+                if reload {
+                    service::status(&daemon.summary());
+                }
+            }
             step = daemon.step() => if let Err(e) = step { break Err(e) },
         }
     };

@@ -39,6 +39,11 @@ pub(super) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// What it does has changed: the configuration was read again because somebody asked for it at the control socket, as the unit does.
+pub(super) fn status(status: &str) {
+    tell(&[NotifyState::Status(status)]);
+}
+
 /// The configuration is read again; [`ready`] follows.
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
