@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use ftp_helper::lab::{Lab, LabOptions, require_root};
 use ftp_helper_tests::{
-    gateway::{PATIENCE, Settings, engine, traces, within},
+    gateway::{PATIENCE, Settings, engine, traces, until, within},
     manager::Manager,
     program::said,
     responder::{CONTENT, Responder},
@@ -171,8 +171,8 @@ fn a_restart_or_an_upgrade_is_noticed_by_nobody() {
     let open = || -> Result<Option<u16>> {
         Ok(client()?.pinholes()?.iter().find(|p| p.client == Some(own)).map(|p| p.pinhole.port))
     };
-    let port = open().unwrap();
-    assert!(port.is_some());
+    // The kernel opens it by itself, and the daemon hears of it.
+    let port = Some(until("the pinhole is told", || open().unwrap()).unwrap());
 
     let crowd = Crowd::default();
     let mut restored = 0;
