@@ -86,7 +86,17 @@ newcomer
 cp "$root/nftables.conf" "$root_tree/etc/"
 cp "$root/ftp-helper.toml" "$root_tree/etc/ftp-helper/"
 
+# Removed, it takes along what a daemon that was killed has left in the kernel.
+wait_for "the newcomer's interfaces are gone" sh -c '! ip link show wan0'
+ip link add wan0 type veth peer name peer0
+ip link set wan0 up
+start
+kill -KILL $daemon
+wait $daemon || :
+[ -e "$root_tree/sys/fs/bpf/ftp-helper" ] || fail "the daemon that was killed has left nothing to a next one"
+
 within dpkg --purge ftp-helper
+[ ! -e "$root_tree/sys/fs/bpf/ftp-helper" ] || fail "removed, it leaves pins: $(find "$root_tree/sys/fs/bpf/ftp-helper")"
 after=$(files)
 if [ "$before" != "$after" ]; then
     printf '%s\n' "$before" >"$root/before"

@@ -9,6 +9,7 @@ pub mod firewall;
 pub mod flood;
 pub mod fuzz;
 pub mod gateway;
+pub mod manager;
 pub mod metrics;
 pub mod nat;
 pub mod oracle;

@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use ftp_helper::lab::{Lab, LabOptions, process::Process, require_root};
-use ftp_helper_tests::gateway::{PATIENCE, Settings, program, traces};
+use ftp_helper_tests::{
+    gateway::{Gateway, PATIENCE, Settings, program, traces, until, within},
+    program::said,
+};
 use nix::sys::signal::Signal;
 
 /// A service manager's end of the line.
@@ -71,6 +74,47 @@ fn the_service_manager_is_told_of_every_state() {
     let done = process.finish(PATIENCE).unwrap();
     assert!(done.success(), "{}", done.output);
     assert_eq!(traces(lab.gateway()).unwrap(), clean);
+}
+
+#[test]
+fn what_a_daemon_has_left_to_a_next_one_can_be_detached() {
+    if !require_root() {
+        return;
+    }
+    let lab = Lab::new(&LabOptions::default()).unwrap();
+    let clean = traces(lab.gateway()).unwrap();
+    let shielded = Settings { watch: "hook = \"xdp+tc\"\n".to_owned(), ..Settings::guarded(&lab, "drop") };
+    for arguments in [&["--shield", "generic"][..], &["--attach", "clsact"]] {
+        let mut gateway = Gateway::start(&lab, &shielded, arguments).unwrap();
+        let attached = traces(lab.gateway()).unwrap();
+        let detach = || {
+            let mut command = lab.gateway().command(program().unwrap());
+            command.arg("detach");
+            command
+        };
+        let mut running = detach();
+        running.arg("-c").arg(gateway.config());
+        let refused = said(running).unwrap();
+        assert!(refused.code == 1 && refused.err.contains("another ftp-helper is running"), "{refused:?}");
+        // It ends, and leaves everything but its socket.
+        gateway.signal(Signal::SIGUSR1).unwrap();
+        until("the daemon has ended", || (!gateway.socket().exists()).then_some(())).unwrap();
+        let done = gateway.stop().unwrap();
+        assert!(done.success(), "{}", done.output);
+        let left = traces(lab.gateway()).unwrap();
+        assert_eq!(left, attached.into_iter().filter(|t| !t.starts_with("socket: ")).collect::<Vec<_>>());
+        assert!(left.len() > clean.len());
+        // Systemd knows of no such unit, or is not there to be asked: then nothing is done.
+        let mut asked = detach();
+        asked.args(["--when-stopped", "no-such.service", "--socket"]).arg(gateway.socket());
+        said(asked).unwrap();
+        assert_eq!(traces(lab.gateway()).unwrap(), left);
+        let mut gone = detach();
+        gone.arg("-c").arg(gateway.config());
+        let said = said(gone).unwrap();
+        assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
+        assert!(within(PATIENCE, || Ok(traces(lab.gateway())? == clean)).unwrap(), "{:?}", traces(lab.gateway()));
+    }
 }
 
 /// The value of a key of a unit's section `[Service]`, its lines joined.

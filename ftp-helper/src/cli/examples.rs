@@ -6,6 +6,12 @@ Examples:
   ftp-helper run -c /etc/ftp-helper/dmz.toml -v
   ftp-helper run --attach clsact --kernel-log 4";
 
+pub(super) const DETACH: &str = "\
+Examples:
+  ftp-helper detach
+  ftp-helper detach --socket /run/ftp-helper/dmz/ftp-helper.sock
+  ftp-helper detach -c /etc/ftp-helper/dmz.toml --when-stopped ftp-helper@dmz.service";
+
 pub(super) const CHECK: &str = "\
 Examples:
   ftp-helper check

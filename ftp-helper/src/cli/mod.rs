@@ -5,6 +5,7 @@
 mod bugreport;
 mod check;
 mod colour;
+mod detach;
 mod doctor;
 #[cfg(test)]
 mod documented;
@@ -54,6 +55,9 @@ enum Command {
     /// Run the daemon in the foreground
     #[command(after_help = examples::RUN)]
     Run(run::RunArgs),
+    /// Remove what a daemon that is gone has left in the kernel
+    #[command(after_help = examples::DETACH)]
+    Detach(detach::DetachArgs),
     /// Read the configuration, say what it means, change nothing
     #[command(after_help = examples::CHECK)]
     Check(check::CheckArgs),
@@ -142,6 +146,7 @@ where
 fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => run::run(args),
+        Command::Detach(args) => detach::run(args),
         Command::Check(args) => check::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Integrate(args) => integrate::run(args),

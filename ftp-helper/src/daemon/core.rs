@@ -193,6 +193,14 @@ impl Daemon {
         self.plane.detach_all()
     }
 
+    /// Ends and leaves everything to the next daemon, as if it had been killed between two turns of the loop: what it has read is
+    /// done and saved, what it has not read waits in the ring buffer.
+    pub(super) fn leave(self) {
+        tracing::info!("programs and tables are left to the next daemon");
+        // Whatever would be undone as it is dropped, such as the elements of sets, is not: the process ends now.
+        std::mem::forget(self);
+    }
+
     /// Answers a question of the control socket or the metrics endpoint. Who asked may be gone: then nobody listens.
     pub(super) fn answer(&mut self, question: Question) {
         match question {

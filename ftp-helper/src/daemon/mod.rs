@@ -9,6 +9,7 @@ mod backend;
 mod clock;
 mod core;
 mod guards;
+mod left;
 mod nat;
 mod privileges;
 mod rings;
@@ -27,7 +28,15 @@ use tokio::{
 };
 
 pub(crate) use self::guards::{policy, resolve as guards};
-use self::{backend::Handle, core::Daemon, service::Watchdog};
+use self::{
+    backend::{Handle, Question},
+    core::Daemon,
+    service::Watchdog,
+};
+pub use self::{
+    left::{detach, is_left},
+    service::is_stopping,
+};
 pub use crate::dataplane::{AttachKind, FastPath, Shield};
 use crate::{
     api::{self, access::Access},
@@ -54,7 +63,8 @@ pub struct RunOptions {
 /// Events that a reader may lag behind.
 const EVENTS_KEPT: usize = 8192;
 
-/// Runs until SIGTERM or SIGINT, then detaches and leaves nothing behind.
+/// Runs until SIGTERM or SIGINT, then detaches and leaves nothing behind; or until SIGUSR1, then leaves programs and tables to the
+/// next daemon.
 ///
 /// # Errors
 /// When it can't start; what was done until then is undone.
@@ -66,9 +76,19 @@ pub fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     result
 }
 
+/// What becomes of programs and tables at the end.
+#[derive(Clone, Copy)]
+enum End {
+    /// They are removed.
+    Detach,
+    /// They stay for the next daemon.
+    Leave,
+}
+
 async fn serve(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
+    let mut replaced = signal(SignalKind::user_defined1()).context("can't listen for SIGUSR1")?;
     let mut hangup = signal(SignalKind::hangup()).context("can't listen for SIGHUP")?;
     // Before anything is made that would have to be removed again.
     Platform::here().check()?;
@@ -92,15 +112,22 @@ async fn serve(config: Config, options: RunOptions) -> anyhow::Result<()> {
     let result = loop {
         tokio::select! {
             biased;
-            _ = terminate.recv() => break Ok(()),
-            _ = interrupt.recv() => break Ok(()),
+            _ = terminate.recv() => break Ok(End::Detach),
+            _ = interrupt.recv() => break Ok(End::Detach),
+            _ = replaced.recv() => break Ok(End::Leave),
             _ = hangup.recv() => {
                 service::reloading();
                 daemon.reload_and_tell();
                 service::ready(&daemon.summary());
             }
             () = watchdog.alive() => {}
-            Some(question) = questions.recv() => daemon.answer(question),
+            Some(question) = questions.recv() => {
+                let reload = matches!(question, Question::Reload(_));
+                daemon.answer(question);
+                if reload {
+                    service::status(&daemon.summary());
+                }
+            }
             step = daemon.step() => if let Err(e) = step { break Err(e) },
         }
     };
@@ -109,6 +136,12 @@ async fn serve(config: Config, options: RunOptions) -> anyhow::Result<()> {
     if let Some(m) = metrics {
         m.abort();
     }
-    let stopped = daemon.stop();
-    result.and(stopped)
+    let ended = match result {
+        Ok(End::Leave) => {
+            daemon.leave();
+            Ok(())
+        }
+        _ => daemon.stop(),
+    };
+    result.and(ended)
 }

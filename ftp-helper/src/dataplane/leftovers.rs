@@ -1,8 +1,33 @@
-//! What daemons before this one have left that this one does not take over: it goes once our own programs are in place.
+//! What daemons before this one have left that this one does not take over: it goes once our own programs are in place. And what
+//! they have left when there is to be no other.
 
 use aya::programs::{TcAttachType, tc::SchedClassifierLink};
 
-use super::{AttachKind, Attached, Dataplane, attach, netlink, shield};
+use super::{AttachKind, Attached, Dataplane, PinDir, attach, netlink, shield};
+
+/// Whether daemons of this instance that are gone have left anything in the kernel.
+///
+/// # Errors
+/// When the BPF file system can't be looked at.
+pub fn is_left(instance: &str) -> anyhow::Result<bool> {
+    Ok(!PinDir::left(instance)?.is_empty())
+}
+
+/// Detaches what daemons of this instance that are gone have left, and removes their tables, whatever version they were of; whether
+/// there was anything. Nothing is loaded for it. No daemon of this instance may be running.
+///
+/// # Errors
+/// When something can't be removed.
+pub fn detach_left(instance: &str) -> anyhow::Result<bool> {
+    let layouts = PinDir::left(instance)?;
+    for pins in &layouts {
+        for name in marked(pins)? {
+            remove_filters(Some(pins), &name)?;
+        }
+    }
+    // Links end with their pins.
+    layouts.first().map_or(Ok(false), |pins| pins.remove_all().map(|()| true))
+}
 
 impl Dataplane {
     /// Removes the tables and links of daemons of other versions or sizes, and programs on interfaces that are not attached to any
@@ -29,14 +54,9 @@ impl Dataplane {
                 pins.remove(&pin)?;
             }
         }
-        let mut names: Vec<String> = Vec::new();
-        for prefix in [attach::FILTER, attach::QDISC] {
-            names.extend(pins.names(prefix).iter().filter_map(|n| n.strip_prefix(prefix)).map(str::to_owned));
-        }
-        names.sort();
-        names.dedup();
-        for name in names {
-            if !self.attached.iter().any(|a| a.kind == AttachKind::Clsact && attach::as_pin(&a.name) == name) {
+        for name in marked(pins)? {
+            let attached = |a: &Attached| attach::as_pin(&a.name) == attach::as_pin(&name);
+            if !self.attached.iter().any(|a| a.kind == AttachKind::Clsact && attached(a)) {
                 self.remove_filters(&name)?;
             }
         }
@@ -45,22 +65,43 @@ impl Dataplane {
 
     /// Removes our filters from an interface, and its clsact qdisc if a daemon has made it. The interface may be gone.
     pub(super) fn remove_filters(&self, name: &str) -> anyhow::Result<()> {
-        for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
-            if let Ok(link) = SchedClassifierLink::attached(name, direction, attach::PRIORITY, attach::HANDLE, None) {
-                drop(link);
-            }
-        }
-        let qdisc = format!("{}{}", attach::QDISC, attach::as_pin(name));
-        if self.pins.as_ref().is_none_or(|p| p.has(&qdisc))
-            && let Ok(index) = nix::net::if_::if_nametoindex(name)
-            && let Err(e) = netlink::delete_clsact(index)
-        {
-            tracing::warn!("can't remove the clsact qdisc of {name}: {e}");
-        }
-        if let Some(pins) = &self.pins {
-            pins.remove(&qdisc)?;
-            pins.remove(&format!("{}{}", attach::FILTER, attach::as_pin(name)))?;
-        }
-        Ok(())
+        remove_filters(self.pins.as_ref(), name)
     }
+}
+
+fn remove_filters(pins: Option<&PinDir>, name: &str) -> anyhow::Result<()> {
+    for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+        if let Ok(link) = SchedClassifierLink::attached(name, direction, attach::PRIORITY, attach::HANDLE, None) {
+            drop(link);
+        }
+    }
+    let qdisc = format!("{}{}", attach::QDISC, attach::as_pin(name));
+    if pins.is_none_or(|p| p.has(&qdisc))
+        && let Ok(index) = nix::net::if_::if_nametoindex(name)
+        && let Err(e) = netlink::delete_clsact(index)
+    {
+        tracing::warn!("can't remove the clsact qdisc of {name}: {e}");
+    }
+    if let Some(pins) = pins {
+        pins.remove(&qdisc)?;
+        pins.remove(&format!("{}{}", attach::FILTER, attach::as_pin(name)))?;
+    }
+    Ok(())
+}
+
+/// The interfaces that are marked as having our filters or a qdisc that we have made. One that is gone has the name that its mark
+/// has.
+fn marked(pins: &PinDir) -> anyhow::Result<Vec<String>> {
+    let interfaces = super::interfaces()?;
+    let mut names: Vec<String> = Vec::new();
+    for prefix in [attach::FILTER, attach::QDISC] {
+        for pin in pins.names(prefix) {
+            let mark = pin.strip_prefix(prefix).unwrap_or(&pin);
+            let there = interfaces.keys().find(|name| attach::as_pin(name) == mark);
+            names.push(there.map_or(mark, String::as_str).to_owned());
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
 }

@@ -24,6 +24,7 @@ mod testbed;
 pub use attach::{AttachKind, Attached};
 pub use cursor::Cursor;
 pub use interfaces::{Interface, Link, list as interfaces};
+pub use leftovers::{detach_left, is_left};
 pub use load::{Options, PINNED, TRANSITORY, object};
 pub use park::Parking;
 pub use pins::PinDir;

@@ -37,9 +37,7 @@ impl PinDir {
     /// When there is no bpffs and it can't be mounted, or the folder can't be made.
     pub fn open(instance: &str, layout: u64) -> anyhow::Result<Self> {
         ensure_bpffs()?;
-        let namespace = fs::metadata("/proc/thread-self/ns/net").context("can't tell the network namespace")?.st_ino();
-        let instance =
-            Path::new(BPFFS).join("ftp-helper").join(format!("{namespace}-{:08x}", fnv(instance.as_bytes()) as u32));
+        let instance = folder(instance)?;
         let path = instance.join(format!("{layout:016x}"));
         // Once more: the last of the others may remove the folder of all at this moment.
         fs::create_dir_all(&path).or_else(|_| fs::create_dir_all(&path)).map_err(|e| {
@@ -50,6 +48,20 @@ impl PinDir {
             denied(&e, format!("can't make {}: {e}{remedy}", path.display()))
         })?;
         Ok(Self { instance, path })
+    }
+
+    /// What daemons of an instance have pinned: one for each layout of tables; none if nothing is left of them.
+    ///
+    /// # Errors
+    /// When the folder is there and can't be read.
+    pub(super) fn left(instance: &str) -> anyhow::Result<Vec<Self>> {
+        let instance = folder(instance)?;
+        let failed = |e: io::Error| denied(&e, format!("can't look into {}: {e}", instance.display()));
+        let entries = match fs::read_dir(&instance) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed)?,
+        };
+        entries.map(|entry| Ok(Self { path: entry.map_err(failed)?.path(), instance: instance.clone() })).collect()
     }
 
     /// A pin's path.
@@ -136,6 +148,12 @@ impl PinDir {
         }
         Ok(())
     }
+}
+
+/// The folder of an instance in this network namespace.
+fn folder(instance: &str) -> anyhow::Result<PathBuf> {
+    let namespace = fs::metadata("/proc/thread-self/ns/net").context("can't tell the network namespace")?.st_ino();
+    Ok(Path::new(BPFFS).join("ftp-helper").join(format!("{namespace}-{:08x}", fnv(instance.as_bytes()) as u32)))
 }
 
 /// A short, stable hash (FNV-1a): for names, not for secrets.

@@ -162,7 +162,7 @@ pub(crate) static NEEDS: &[Need] = &[
     program("iptables", "writes a ruleset that `doctor` is tried on", &["iptables"]),
     program("dbus-daemon", "firewalld talks by it", &["dbus-daemon"]),
     program("tmux", "the terminal that `top` is tried in", &["tmux"]),
-    program("systemd-analyze", "tells how much the units leave to an attacker", &["systemd"]),
+    program("systemd-analyze", "tells how much the units leave to an attacker; its systemd runs them", &["systemd"]),
     Need {
         what: "firewalld's libraries",
         why: "firewalld is written in Python",
