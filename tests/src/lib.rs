@@ -10,6 +10,7 @@ pub mod flood;
 pub mod fuzz;
 pub mod gateway;
 pub mod manager;
+pub mod memory;
 pub mod metrics;
 pub mod nat;
 pub mod oracle;

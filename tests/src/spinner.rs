@@ -199,7 +199,11 @@ impl Spinner {
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+    /// Writes what need not be a whole line; nothing is awaited.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         let mut left = bytes;
         while !left.is_empty() {
             match self.stream.write(left) {

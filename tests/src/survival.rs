@@ -1,5 +1,5 @@
-//! What the survival tests share: many clients at once, a probe that nothing is open that nobody negotiated, and a look at the
-//! pinned tables of a daemon.
+//! What the survival tests share: many clients at once, a probe that nothing is open that nobody negotiated, a look at the
+//! pinned tables of a daemon, and keeping figures.
 
 use std::{
     net::SocketAddr,
@@ -14,12 +14,23 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
 use ftp_helper::lab::{Host, Lab};
+use serde_json::Value;
 
 use crate::{
     gateway::Gateway,
     responder::CONTENT,
     spinner::{Cut, Mode, Spinner},
 };
+
+/// Keeps what a test has measured as JSON, in the folder that `FTP_HELPER_FIGURES` names, if it does.
+///
+/// # Errors
+/// When it can't be written.
+pub fn keep(name: &str, figures: &Value) -> Result<()> {
+    let Some(folder) = std::env::var_os("FTP_HELPER_FIGURES") else { return Ok(()) };
+    let file = PathBuf::from(folder).join(format!("{name}.json"));
+    std::fs::write(&file, format!("{figures:#}\n")).with_context(|| format!("can't write {}", file.display()))
+}
 
 /// How clients write their commands: every third one splits or pipelines them, so that the kernel can't follow.
 fn cut_of(client: usize, turn: usize) -> Cut {
@@ -39,9 +50,9 @@ pub struct Crowd {
     /// daemon too.
     pub pause: Duration,
     /// Transfers that came through.
-    pub transfers: AtomicU64,
+    transfers: AtomicU64,
     /// What went wrong.
-    pub troubles: Mutex<Vec<String>>,
+    troubles: Mutex<Vec<String>>,
 }
 
 impl Default for Crowd {
@@ -56,6 +67,16 @@ impl Default for Crowd {
 }
 
 impl Crowd {
+    /// Transfers that have come through, and how many clients have given up.
+    pub fn so_far(&self) -> (u64, usize) {
+        (self.transfers.load(Ordering::Relaxed), self.troubles().len())
+    }
+
+    /// What went wrong.
+    pub fn troubles(&self) -> Vec<String> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Has `n` clients transfer in all modes, while `meanwhile` runs; then all end their sessions.
     ///
     /// # Errors

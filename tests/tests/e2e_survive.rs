@@ -2,18 +2,18 @@
 //! do any more once it runs.
 //!
 //! The long forms (`FTP_HELPER_FULL=1`) kill ten times as often, and soak for two hours; `FTP_HELPER_SOAK_MINUTES` names another
-//! length, `FTP_HELPER_SOAK_PAUSE_MS` another pause of a client between two transfers (0: full load).
+//! length, `FTP_HELPER_SOAK_PAUSE_MS` another pause of a client between two transfers (0: full load). Figures are kept where
+//! `FTP_HELPER_FIGURES` says.
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::{PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use ftp_helper::{
-    api::client::Client,
+    api::{Session, Standing, Status, client::Client},
+    event,
     lab::{Lab, LabOptions, process::Process, require_root},
 };
 use ftp_helper_common::{
@@ -23,17 +23,19 @@ use ftp_helper_common::{
 };
 use ftp_helper_tests::{
     gateway::{Gateway, PATIENCE, Settings, counter, engine, full, held_up, traces, within},
+    memory::MemoryGroup,
     responder::{CONTENT, Responder},
     spinner::{Cut, Mode, Spinner},
-    survival::{Crowd, probe, table, tables},
+    survival::{Crowd, keep, probe, table, tables},
 };
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 /// A port that is guarded and that nobody negotiates: listened on, so that only the guard keeps it closed.
 const CLOSED: u16 = 2000;
 
-/// No limit for what is counted.
-const HOURS: Duration = Duration::from_secs(6 * 3600);
+/// For each kill and start: several times what a machine with two cores takes for it.
+const A_KILL: Duration = Duration::from_secs(6);
 
 fn seed() -> u64 {
     let seed = std::env::var("FTP_HELPER_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
@@ -46,9 +48,9 @@ fn responders(lab: &Lab) -> [Responder; 2] {
     [server.v4().into(), server.v6().into()].map(|a| Responder::start(server, a).unwrap())
 }
 
-/// Kills the daemon under `clients` clients, with a probe, `most` times or for as long as `limit`, and looks whether anything was
-/// lost.
-fn killed_again_and_again(most: usize, limit: Duration, clients: usize, arguments: &[&str]) {
+/// Kills the daemon `wanted` times under `clients` clients, with a probe, and looks whether anything was lost. The figures are kept as
+/// `name`.
+fn killed_again_and_again(name: &str, wanted: u32, clients: usize, arguments: &[&str]) {
     if !require_root() {
         return;
     }
@@ -65,7 +67,8 @@ fn killed_again_and_again(most: usize, limit: Duration, clients: usize, argument
     let mut restored = 0;
     let (mut kills, mut halfway) = (0, 0);
     let kill = || -> Result<()> {
-        while kills < most && begun.elapsed() < limit {
+        while kills < wanted {
+            ensure!(begun.elapsed() < wanted * A_KILL, "{kills} kills of {wanted} have taken {:?}", begun.elapsed());
             kills += 1;
             // While it works, and one in four while it starts.
             if random.u8(..4) == 0 {
@@ -81,25 +84,30 @@ fn killed_again_and_again(most: usize, limit: Duration, clients: usize, argument
             }
             gateway.start_again().with_context(|| format!("start {kills}"))?;
             if kills % 10 == 0 {
-                println!("{kills} kills in {:.0?}", begun.elapsed());
+                let (transfers, failed) = crowd.so_far();
+                println!("{kills} kills in {:.0?}, {transfers} transfers, {failed} failed", begun.elapsed());
             }
         }
         Ok(())
     };
     let ((), tries) = probe(lab.stranger(), closed, || crowd.run(&lab, &targets, clients, kill)).unwrap();
-    let transfers = crowd.transfers.load(Ordering::Relaxed);
-    let troubles = crowd.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let troubles = crowd.troubles();
+    let (transfers, _) = crowd.so_far();
     let status = gateway.status().unwrap();
+    let (took, failed) = (begun.elapsed(), troubles.len());
     println!(
-        "{kills} kills ({halfway} of them twice, while it started) in {:.0?}: {clients} clients, {transfers} transfers, {} failed, {restored} dialogues \
-         restored; {tries} probes, none let through; {} SYNs held up, reasons {:?}",
-        begun.elapsed(),
-        troubles.len(),
+        "{kills} kills ({halfway} of them twice, while it started) in {took:.0?}: {clients} clients, {transfers} transfers, {failed} failed, {restored} \
+         dialogues restored; {tries} probes, none let through; {} SYNs held up, reasons {:?}",
         held_up(&status),
         status.reasons
     );
+    let figures = json!({
+        "kills": kills, "twice": halfway, "seconds": took.as_secs_f64(), "clients": clients, "transfers": transfers, "failed": failed,
+        "restored": restored, "probes": tries, "probes_let_through": 0, "reasons": status.reasons,
+    });
+    keep(name, &figures).unwrap();
     assert_eq!(troubles, [""; 0], "{}", gateway.output().unwrap());
-    assert!(transfers as usize > clients && tries > 0 && restored > 0);
+    assert!(transfers > clients as u64 && tries > 0 && restored > 0);
     assert_eq!(engine(&status, "divergences"), 0, "{status:?}");
     empties(&gateway);
     let status = gateway.status().unwrap();
@@ -134,14 +142,12 @@ fn empties(gateway: &Gateway) {
 
 #[test]
 fn killed_at_any_moment_no_transfer_notices() {
-    let (most, limit) = if full() { (1000, HOURS) } else { (100, Duration::from_secs(100)) };
-    killed_again_and_again(most, limit, 64, &[]);
+    killed_again_and_again("kills", if full() { 1000 } else { 100 }, 64, &[]);
 }
 
 #[test]
 fn killed_at_any_moment_with_filters_no_transfer_notices() {
-    let (most, limit) = if full() { (200, HOURS) } else { (20, Duration::from_secs(25)) };
-    killed_again_and_again(most, limit, 64, &["--attach", "clsact"]);
+    killed_again_and_again("kills-clsact", if full() { 200 } else { 20 }, 64, &["--attach", "clsact"]);
 }
 
 #[test]
@@ -224,13 +230,51 @@ fn tables_of_another_version_are_rebuilt_without_a_gap() {
 }
 
 #[test]
-fn the_audit_finds_what_only_the_kernel_has() {
+fn the_audit_finds_what_only_one_side_has() {
     if !require_root() {
         return;
     }
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), &[]).unwrap();
+    // Longer than a difference has to last.
+    let settings = Settings::guarded(&lab, "drop").section("[pinhole]\ntimeout = \"60s\"\n");
+    let mut gateway = Gateway::start(&lab, &settings, &[]).unwrap();
+    let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
+    let to = responder.address();
+    let begin = || -> Result<(Spinner, u16)> {
+        let mut spinner = Spinner::connect(to, false)?;
+        spinner.login("u", "p")?;
+        let port = spinner.ask("EPSV", 229)?.split('|').nth(3).context("no port")?.parse()?;
+        Ok((spinner, port))
+    };
+    // One has a pinhole, one a data connection, and one will have no session.
+    let work = || -> Result<_> {
+        let (one, two, mut three) = (begin()?, begin()?, Spinner::connect(to, false)?);
+        three.login("u", "p")?;
+        let data = std::net::TcpStream::connect((to.ip(), two.1))?;
+        Ok((one, two, three, data))
+    };
+    let (one, two, three, data) = lab.client().run_in(work).unwrap().unwrap();
+    let known =
+        |status: &Status| (status.sessions.live, status.pinholes.live, status.data_connections.live) == (3, 1, 1);
+    assert!(within(PATIENCE, || Ok(known(&gateway.status()?))).unwrap(), "{:?}", gateway.status());
+    // Until the daemon has asked about it, it would open again what is not there.
+    let confirmed = || Ok(gateway.pinholes()?.iter().all(|p| p.pinhole.state == event::PinholeState::Confirmed));
+    assert!(within(PATIENCE, confirmed).unwrap(), "{:?}", gateway.pinholes());
+    let mut sessions = table::<SessionKey, Locked<SessionState>>(&gateway, "SESSIONS").unwrap();
+    let mut pinholes = table::<PinholeKey, Locked<PinholeState>>(&gateway, "PINHOLES").unwrap();
+    let mut flows = table::<TupleKey, Locked<FlowState>>(&gateway, "FLOWS").unwrap();
     assert_eq!(engine(&gateway.status().unwrap(), "audit_differences"), 0);
+
+    // What only the daemon has.
+    let hole = pinholes.keys().next().unwrap().unwrap();
+    let flow = flows.keys().next().unwrap().unwrap();
+    let port = three.local().unwrap().port();
+    let session = sessions.keys().map(Result::unwrap).find(|k| k.client_port == port).unwrap();
+    assert_eq!((hole.port, flow.inside_port), (one.1, two.1));
+    pinholes.remove(&hole).unwrap();
+    flows.remove(&flow).unwrap();
+    sessions.remove(&session).unwrap();
+    // What only the kernel has.
     let key = PinholeKey {
         initiator: Addr::v4([203, 0, 113, 7]),
         responder: Addr::v4([192, 0, 2, 1]),
@@ -239,41 +283,33 @@ fn the_audit_finds_what_only_the_kernel_has() {
         pad: 0,
     };
     let tuple = TupleKey { outside: key.initiator, inside: key.responder, outside_port: 5, inside_port: 6 };
-    let mut pinholes = table::<PinholeKey, Locked<PinholeState>>(&gateway, "PINHOLES").unwrap();
-    let mut flows = table::<TupleKey, Locked<FlowState>>(&gateway, "FLOWS").unwrap();
-    pinholes
-        .insert(
-            key,
-            Locked { state: PinholeState { session: 77, deadline: u64::MAX, ..Default::default() }, lock: 0, pad: 0 },
-            0,
-        )
-        .unwrap();
-    flows
-        .insert(
-            tuple,
-            Locked {
-                state: FlowState { session: 77, last: u64::MAX / 2, hook: HOOK_IN, ..Default::default() },
-                lock: 0,
-                pad: 0,
-            },
-            0,
-        )
-        .unwrap();
-    let found = within(PATIENCE, || Ok(engine(&gateway.status()?, "audit_differences") == 2)).unwrap();
+    let state = PinholeState { session: 77, deadline: u64::MAX, ..Default::default() };
+    pinholes.insert(key, Locked { state, lock: 0, pad: 0 }, 0).unwrap();
+    let state = FlowState { session: 77, last: u64::MAX / 2, hook: HOOK_IN, ..Default::default() };
+    flows.insert(tuple, Locked { state, lock: 0, pad: 0 }, 0).unwrap();
+
+    let found = within(PATIENCE, || Ok(engine(&gateway.status()?, "audit_differences") == 5)).unwrap();
     let output = gateway.output().unwrap();
-    assert!(found, "{output}");
-    assert!(output.contains("audit: the kernel has a pinhole for 203.0.113.7 to 192.0.2.1 port 40001"), "{output}");
-    assert!(
-        output.contains("audit: the kernel has a data connection from 203.0.113.7 to 192.0.2.1 port 6"),
-        "{output}"
-    );
-    // Each counts once, and both go on being told apart from what is right.
+    assert!(found, "{:?}\n{output}", gateway.status());
+    let (client, server) = (lab.client().v4(), lab.server().v4());
+    for said in [
+        "the kernel has a pinhole for 203.0.113.7 to 192.0.2.1 port 40001".to_owned(),
+        "the kernel has a data connection from 203.0.113.7 to 192.0.2.1 port 6".to_owned(),
+        format!("the daemon has a pinhole for {client} to {server} port {}", one.1),
+        format!("the daemon has a data connection from {client} to {server} port {}", two.1),
+        "the daemon has session".to_owned(),
+    ] {
+        assert!(output.contains(&format!("audit: {said}")), "{said}: {output}");
+    }
+    // Each counts once, and all go on being told apart from what is right.
     let looks = engine(&gateway.status().unwrap(), "audit_looks");
     assert!(within(PATIENCE, || Ok(engine(&gateway.status()?, "audit_looks") >= looks + 3)).unwrap());
-    assert_eq!(engine(&gateway.status().unwrap(), "audit_differences"), 2);
+    assert_eq!(engine(&gateway.status().unwrap(), "audit_differences"), 5);
     pinholes.remove(&key).unwrap();
     flows.remove(&tuple).unwrap();
+    drop((one, two, three, data));
     assert!(gateway.stop().unwrap().success());
+    responder.stop(lab.server());
 }
 
 #[test]
@@ -324,17 +360,27 @@ fn full_tables_refuse_what_is_new_and_keep_what_lives() {
     responder.stop(lab.server());
 }
 
+/// A number that the environment asks for.
+fn asked(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Memory of a process that is resident, KiB.
+fn resident(pid: u32) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+}
+
 #[test]
 fn memory_and_tables_stay_as_they_are() {
+    const CLIENTS: usize = 32;
     if !require_root() {
         return;
     }
-    let asked = |name: &str| std::env::var(name).ok().and_then(|m| m.parse::<u64>().ok());
-    let minutes = asked("FTP_HELPER_SOAK_MINUTES");
-    let time = match minutes {
-        Some(m) => Duration::from_secs(60 * m),
-        None => Duration::from_secs(if full() { 7200 } else { 60 }),
-    };
+    // Two hours in the long form, and a minute otherwise.
+    let minutes = asked("FTP_HELPER_SOAK_MINUTES").unwrap_or(if full() { 120 } else { 1 });
+    let time = Duration::from_secs(60 * minutes);
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), &[]).unwrap();
     let responders = responders(&lab);
@@ -344,26 +390,45 @@ fn memory_and_tables_stay_as_they_are() {
         crowd.pause = Duration::from_millis(pause);
     }
     let pid = gateway.id().unwrap();
-    let resident = || -> Result<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+    // A look a minute, and one after a quarter of a short soak.
+    let step = Duration::from_secs(60).min(time / 4);
+    let mut looks = Vec::new();
+    let soak = || -> Result<()> {
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            let next = step * (looks.len() as u32 + 1);
+            std::thread::sleep(next.saturating_sub(begun.elapsed()));
+            let (transfers, failed) = crowd.so_far();
+            let (memory, status) = (resident(pid)?, gateway.status()?);
+            let (audits, differences) = (engine(&status, "audit_looks"), engine(&status, "audit_differences"));
+            println!(
+                "{} s: {transfers} transfers, {failed} failed; {memory} KiB resident; {audits} looks of the audit, {differences} \
+                 differences",
+                next.as_secs()
+            );
+            looks.push((next, memory));
+            let so_far: Vec<_> = looks.iter().map(|(at, memory)| json!([at.as_secs(), memory])).collect();
+            let figures = json!({
+                "seconds": next.as_secs(), "of": time.as_secs(), "clients": CLIENTS,
+                "pause_ms": crowd.pause.as_millis() as u64, "transfers": transfers, "failed": failed,
+                "resident_kib": so_far, "audit_looks": audits, "audit_differences": differences,
+                "divergences": engine(&status, "divergences"),
+            });
+            keep("soak", &figures)?;
+        }
+        Ok(())
     };
-    let soak = || -> Result<(u64, u64)> {
-        std::thread::sleep(time / 4);
-        let warm = resident()?;
-        std::thread::sleep(time - time / 4);
-        Ok((warm, resident()?))
-    };
-    let (warm, end) = crowd.run(&lab, &targets, 32, soak).unwrap();
-    let troubles = crowd.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    assert_eq!(troubles, [""; 0]);
+    crowd.run(&lab, &targets, CLIENTS, soak).unwrap();
+    assert_eq!(crowd.troubles(), [""; 0]);
     empties(&gateway);
     let status = gateway.status().unwrap();
+    let warm = looks.iter().find(|(at, _)| *at >= time / 4).unwrap().1;
+    let end = looks.last().unwrap().1;
     println!(
-        "{} s, 32 clients, {} transfers: {warm} KiB resident after a quarter, {end} KiB at the end; {} looks of the audit, {} differences",
+        "{} s, {CLIENTS} clients, {} transfers: {warm} KiB resident after a quarter, {end} KiB at the end; {} looks of the audit, {} \
+         differences",
         time.as_secs(),
-        crowd.transfers.load(Ordering::Relaxed),
+        crowd.so_far().0,
         engine(&status, "audit_looks"),
         engine(&status, "audit_differences")
     );
@@ -499,12 +564,13 @@ fn no_memory_for_the_tables_is_one_message_and_leaves_nothing() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let clean = traces(lab.gateway()).unwrap();
     // A table of the kernel's is counted as memory of the group that its maker is in.
-    let group = MemoryGroup::new(32 << 20).unwrap();
+    let group = MemoryGroup::new().unwrap();
+    group.limit(32 << 20).unwrap();
     let settings = Settings::guarded(&lab, "drop").section("[limits]\nsessions = 1048576\n");
     let config = lab.directory().join("poor.toml");
     std::fs::write(&config, settings.text(&lab.directory().join("poor.sock"))).unwrap();
     let mut command = lab.gateway().command("sh");
-    command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(group.0.join("cgroup.procs"));
+    command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(group.members());
     command.arg(ftp_helper_tests::gateway::program().unwrap()).arg("run").arg("-c").arg(&config);
     let said = ftp_helper_tests::program::said(command).unwrap();
     assert_eq!(said.code, 1, "{said:?}");
@@ -513,26 +579,88 @@ fn no_memory_for_the_tables_is_one_message_and_leaves_nothing() {
     assert_eq!(traces(lab.gateway()).unwrap(), clean);
 }
 
-/// A control group with little memory. Dropping it removes it.
-struct MemoryGroup(PathBuf);
-
-impl MemoryGroup {
-    fn new(bytes: u64) -> Result<Self> {
-        let name = format!("ftp-helper-test-{}", std::process::id());
-        // Version 1, or the unified hierarchy.
-        let (root, limit) = match Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-            true => ("/sys/fs/cgroup", "memory.max"),
-            false => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+#[test]
+fn without_memory_it_goes_on_and_opens_nothing_else() {
+    /// Of more than the kernel keeps room for.
+    const SESSIONS: usize = 120;
+    /// The same for networks that are guarded.
+    const NETWORKS: u32 = 1000;
+    if !require_root() {
+        return;
+    }
+    let lab = Lab::new(&LabOptions::default()).unwrap();
+    let clean = traces(lab.gateway()).unwrap();
+    let settings = Settings::guarded(&lab, "drop");
+    // The tables go on counting as memory of the group that they were made in; the daemon itself is to have enough.
+    let group = MemoryGroup::new().unwrap();
+    let mut gateway = group.around(|| Gateway::start(&lab, &settings, &[])).unwrap();
+    group.dismiss(gateway.id().unwrap()).unwrap();
+    let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
+    let to = responder.address();
+    let _listener = lab.server().run_in(|| std::net::TcpListener::bind((lab.server().v4(), CLOSED))).unwrap().unwrap();
+    let closed = SocketAddr::from((lab.server().v4(), CLOSED));
+    let saved =
+        |gateway: &Gateway| -> Result<usize> { Ok(table::<u64, [u8; SAVED_BYTES]>(gateway, "SAVED")?.keys().count()) };
+    // Half a line in each session: what the daemon has read of it, it saves for the next one. How many it has saved then.
+    let dialogues = |gateway: &Gateway, poor: bool| -> Result<usize> {
+        let begin = || -> Result<Spinner> {
+            let mut spinner = Spinner::connect(to, false)?;
+            spinner.login("u", "p")?;
+            Ok(spinner)
         };
-        let group = Self(Path::new(root).join(name));
-        std::fs::create_dir(&group.0).with_context(|| format!("can't make {}", group.0.display()))?;
-        std::fs::write(group.0.join(limit), bytes.to_string())?;
-        Ok(group)
-    }
-}
+        let mut all = (0..SESSIONS).map(|_| begin()).collect::<Result<Vec<_>>>()?;
+        for spinner in &mut all {
+            if poor {
+                // What the daemon has given back since would serve instead.
+                group.squeeze()?;
+            }
+            spinner.write(b"EP")?;
+        }
+        let blind = |s: &&Session| !s.sighted && s.state == Standing::LoggedIn;
+        let blind = || Ok(gateway.sessions()?.iter().filter(blind).count() == SESSIONS);
+        ensure!(within(PATIENCE, blind)?, "half lines are not read: {:?}", gateway.status()?);
+        let n = saved(gateway)?;
+        // The other half counts, and the session opens what it announces.
+        for spinner in &mut all {
+            spinner.ask("SV", 229)?;
+            spinner.fetch(Mode::Epsv, "x", CONTENT.len())?;
+        }
+        all.iter_mut().try_for_each(|s| s.ask("QUIT", 221).map(drop))?;
+        Ok(n)
+    };
+    let poor = || lab.client().run_in(|| dialogues(&gateway, true))?;
+    let (n, tries) = probe(lab.stranger(), closed, poor).unwrap();
+    println!("without memory {n} of {SESSIONS} dialogues were saved; {tries} tries of a closed port, none let through");
+    assert!(n < SESSIONS && tries > 0, "{n} of {SESSIONS}, {tries} tries");
+    let output = gateway.output().unwrap();
+    assert_eq!(output.matches("can't save a session").count(), 1, "{output}");
+    assert!(within(PATIENCE, || Ok(saved(&gateway)? == 0)).unwrap());
 
-impl Drop for MemoryGroup {
-    fn drop(&mut self) {
-        let _ = within(PATIENCE, || Ok(std::fs::remove_dir(&self.0).is_ok()));
-    }
+    // A policy that finds no room leaves the old one in force.
+    let networks = (0..NETWORKS).map(|n| format!("\"10.{}.{}.0/24\"", n / 256, n % 256)).collect::<Vec<_>>().join(", ");
+    let wider =
+        Settings { guards: format!("{}[[guard]]\nnetworks = [{networks}]\n", settings.guards), ..settings.clone() };
+    group.squeeze().unwrap();
+    let refused = gateway.reload(&wider).unwrap_err();
+    assert!(format!("{refused:#}").contains("can't put"), "{refused:#}");
+    let fetch = || -> Result<()> {
+        let mut spinner = Spinner::connect(to, false)?;
+        spinner.login("u", "p")?;
+        spinner.fetch(Mode::Epsv, "x", CONTENT.len())?;
+        spinner.ask("QUIT", 221).map(drop)
+    };
+    probe(lab.stranger(), closed, || lab.client().run_in(fetch)?).unwrap();
+
+    // When there is memory again, all of it works.
+    group.limit(u64::MAX).unwrap();
+    assert_eq!(lab.client().run_in(|| dialogues(&gateway, false)).unwrap().unwrap(), SESSIONS);
+    // The kernel fills what it has in reserve for a table when that was found empty.
+    assert!(within(PATIENCE, || Ok(gateway.reload(&wider).is_ok())).unwrap());
+    probe(lab.stranger(), closed, || lab.client().run_in(fetch)?).unwrap();
+    empties(&gateway);
+    let status = gateway.status().unwrap();
+    assert_eq!((engine(&status, "divergences"), engine(&status, "audit_differences")), (0, 0), "{status:?}");
+    assert!(gateway.stop().unwrap().success());
+    assert_eq!(traces(lab.gateway()).unwrap(), clean);
+    responder.stop(lab.server());
 }

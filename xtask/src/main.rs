@@ -1,4 +1,4 @@
-//! Tasks of the project: set-up, tests, fuzzing, coverage, demo, benchmarks. `cargo xtask help` lists them.
+//! Tasks of the project: set-up, tests, fuzzing, coverage, demo, benchmarks, soaking. `cargo xtask help` lists them.
 
 mod bench;
 mod book;
@@ -11,6 +11,7 @@ mod fuzz;
 mod host;
 mod kernels;
 mod setup;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -59,6 +60,8 @@ enum Task {
     },
     /// Build the documentation as a book, into target/book.
     Book,
+    /// Let many clients transfer through one daemon for long, and look whether its memory grows or its tables drift.
+    Soak(soak::Options),
     /// Build and run a benchmark: the comparison with ftp-helper's peers, or the one that is named.
     Bench {
         /// A name (`path` is the program `bench-path` of the tests; without one, `bench-peers`), and what is passed on to it.
@@ -92,6 +95,7 @@ fn run(cli: Cli) -> Result<()> {
         Task::Dist { check: false } => dist::run(&host),
         Task::Dist { check: true } => dist::try_out(&host),
         Task::Book => book::run(&host),
+        Task::Soak(options) => soak::run(&host, &options),
         Task::Bench { args } => {
             let (name, args) = bench::split(&args)?;
             bench::run(&host, &name, args)

@@ -6,16 +6,16 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use ftp_helper_common::{
-    key::{FlowKey, PinholeKey, SessionKey, TupleKey},
+    key::{FlowKey, HOOK_IN, HOOK_OUT, PinholeKey, SessionKey, TupleKey},
     state::flag,
 };
 
 use crate::{
     dataplane::{Cursor, Dataplane},
-    engine::{Engine, Nanos},
+    engine::{Engine, Nanos, Place},
 };
 
-/// Entries that one look compares, of each table.
+/// Entries that one look compares, of each table and of each of the engine's own.
 const ENTRIES: usize = 64;
 /// From when on a difference counts, nanoseconds.
 const PERSISTS: Nanos = 5_000_000_000;
@@ -33,6 +33,10 @@ enum Suspect {
     Flow(FlowKey, u8),
     /// The engine's, and the kernel has no such session.
     MissingSession(u64, SessionKey),
+    /// No such pinhole. With the announcement's sequence number: the next pinhole of a session may have the same key.
+    MissingPinhole(u64, PinholeKey, u32),
+    /// No such data connection.
+    MissingFlow(FlowKey),
 }
 
 /// The audit's state between two looks.
@@ -43,6 +47,9 @@ pub(super) struct Audit {
     flows: Cursor<TupleKey>,
     /// The engine's sessions that this round has still to look up.
     own: VecDeque<(u64, SessionKey)>,
+    /// Its pinholes, and its data connections.
+    own_pinholes: Place,
+    own_flows: VecDeque<FlowKey>,
     /// Since when, and whether it was counted.
     suspects: BTreeMap<Suspect, (Nanos, bool)>,
     looks: u64,
@@ -89,6 +96,13 @@ impl Audit {
         }
         let own = self.own.len().min(ENTRIES);
         found.extend(self.own.drain(..own).map(|(id, key)| Suspect::MissingSession(id, key)));
+        let pinholes = engine.next_pinholes(&mut self.own_pinholes, ENTRIES);
+        found.extend(pinholes.into_iter().map(|(owner, key, seq)| Suspect::MissingPinhole(owner, key, seq)));
+        if self.own_flows.is_empty() {
+            self.own_flows = engine.connections().collect();
+        }
+        let own = self.own_flows.len().min(ENTRIES);
+        found.extend(self.own_flows.drain(..own).map(Suspect::MissingFlow));
         let mut new = 0;
         for suspect in found {
             if new < room && !self.suspects.contains_key(&suspect) && differs(&suspect, now, plane, engine)? {
@@ -134,6 +148,14 @@ fn differs(suspect: &Suspect, now: Nanos, plane: &Dataplane, engine: &Engine) ->
         }),
         Suspect::Flow(key, hook) => plane.flow(&key.to_tuple(*hook))?.is_some() && !engine.has_flow(key),
         Suspect::MissingSession(id, key) => engine.has_session(*id) && plane.session(key)?.is_none_or(|s| s.id != *id),
+        Suspect::MissingPinhole(owner, key, seq) => {
+            engine.holds_pinhole(*owner, key, *seq) && plane.pinhole(key)?.is_none_or(|p| p.session != *owner)
+        }
+        Suspect::MissingFlow(key) => {
+            // Which way it began is the kernel's to know.
+            let of = |hook| anyhow::Ok(plane.flow(&key.to_tuple(hook))?.is_some_and(|f| f.hook == hook));
+            engine.has_flow(key) && !of(HOOK_IN)? && !of(HOOK_OUT)?
+        }
     })
 }
 
@@ -141,18 +163,23 @@ fn describe(suspect: &Suspect) -> String {
     match suspect {
         Suspect::Session(id, _) => format!("the kernel has session {id:016x}, which the daemon does not know"),
         Suspect::Pinhole(session, key) => format!(
-            "the kernel has a pinhole for {} to {} port {} of session {session:016x}, which the daemon does not know, or whose \
-             time is over",
-            key.initiator.to_ip(),
-            key.responder.to_ip(),
-            key.port
+            "the kernel has {} of session {session:016x}, which the daemon does not know, or whose time is over",
+            pinhole(key)
         ),
-        Suspect::Flow(key, _) => format!(
-            "the kernel has a data connection from {} to {} port {}, which the daemon does not know",
-            key.initiator.to_ip(),
-            key.responder.to_ip(),
-            key.responder_port
-        ),
+        Suspect::Flow(key, _) => format!("the kernel has {}, which the daemon does not know", connection(key)),
         Suspect::MissingSession(id, _) => format!("the daemon has session {id:016x}, which the kernel does not know"),
+        Suspect::MissingPinhole(owner, key, _) => {
+            format!("the daemon has {} of session {owner:016x}, which the kernel does not know", pinhole(key))
+        }
+        Suspect::MissingFlow(key) => format!("the daemon has {}, which the kernel does not know", connection(key)),
     }
+}
+
+fn pinhole(key: &PinholeKey) -> String {
+    format!("a pinhole for {} to {} port {}", key.initiator.to_ip(), key.responder.to_ip(), key.port)
+}
+
+fn connection(key: &FlowKey) -> String {
+    let (from, to) = (key.initiator.to_ip(), key.responder.to_ip());
+    format!("a data connection from {from} to {to} port {}", key.responder_port)
 }

@@ -11,6 +11,7 @@
 //! [`Engine::handle_timeout`] is due.
 
 mod added;
+mod audit;
 mod core;
 mod dialogue;
 mod flow;
@@ -39,7 +40,7 @@ use std::{collections::HashMap, net::SocketAddr};
 use ftp_helper_common::{
     addr::Addr,
     command::{Command, Outcome, op},
-    key::{FlowKey, PinholeKey, SessionKey},
+    key::{FlowKey, SessionKey},
     reason::Reason,
     record::SegmentRecord,
     state::{ADDED_ID, FlowState, SessionState, flag, pending},
@@ -47,6 +48,7 @@ use ftp_helper_common::{
 
 use self::{added::Added, core::Core, saved::Saved, session::Session};
 pub use self::{
+    audit::Place,
     latency::{LATENCY_BOUNDS, Latency},
     order::{NotKilled, Order},
     pinhole::mode as negotiated_by,
@@ -300,12 +302,6 @@ impl Engine {
     /// Whether there is a session of this id.
     pub fn has_session(&self, id: u64) -> bool {
         self.sessions.contains_key(&id)
-    }
-
-    /// Whether this is the unconsumed pinhole of the session, or the added one, with this id.
-    pub fn has_pinhole(&self, session: u64, key: &PinholeKey) -> bool {
-        let own = self.sessions.get(&session).and_then(|s| s.pinhole);
-        own.or(self.added.get(&session).map(|a| a.hole)).is_some_and(|p| p.key == *key)
     }
 
     /// Whether this data connection is known.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
+    ops::Bound,
 };
 
 use ftp_helper_common::{
@@ -60,9 +61,11 @@ impl Timers {
 #[derive(Debug, Default)]
 pub(super) struct Unconsumed {
     by_client: HashMap<Addr, u32>,
-    /// Responder, port, initiator, session.
-    by_responder: BTreeSet<(Addr, u16, Addr, u64)>,
+    by_responder: BTreeSet<ByResponder>,
 }
+
+/// Responder, port, initiator, session.
+pub(super) type ByResponder = (Addr, u16, Addr, u64);
 
 impl Unconsumed {
     /// How many a client has.
@@ -90,6 +93,12 @@ impl Unconsumed {
             }
         }
         self.by_responder.remove(&(key.responder, key.port, key.initiator, session));
+    }
+
+    /// The next ones behind `after`, or the first ones, in an order of their own.
+    pub(super) fn behind(&self, after: Option<ByResponder>) -> impl Iterator<Item = ByResponder> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_responder.range((from, Bound::Unbounded)).copied()
     }
 
     /// A session with a pinhole for this responder and port that another initiator than `from` may use.

@@ -17,10 +17,14 @@ use crate::{
     host::{Host, Rights, output_of},
     kernels::{self, KERNELS, Kernel},
     setup::{Purpose, Setup},
+    soak,
 };
 
 /// The package of the end-to-end tests.
-const END_TO_END: &str = "ftp-helper-tests";
+pub(crate) const END_TO_END: &str = "ftp-helper-tests";
+
+/// How long the soak of a whole run takes.
+const SOAK_MINUTES: u64 = 5;
 
 /// What `cargo xtask test` knows.
 #[derive(Args)]
@@ -86,38 +90,52 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
     steps.command("build", &mut { build })?;
     count.add(tested("end to end", end_to_end, options, &mut steps)?);
     if whole {
-        // That it measures everything, and nothing fails: how fast this machine is today is no test. In the long form only: on a
-        // busy machine a segment in some thousands goes another way than the one that is measured, and it gives up.
-        if options.full && host.rights == Rights::None {
-            println!("comparison with the peers: not run, it needs root");
-        } else if options.full {
+        // That it measures everything, and nothing fails: how fast this machine is today is no test.
+        if host.rights == Rights::None {
+            println!("comparison with the peers, soak: not run, they need root");
+        } else {
             let (mut build, mut run) = bench::briefly(host)?;
             steps.command("bench build", &mut build)?;
             steps.command("bench", &mut run)?;
         }
-        match machines {
-            Ok(()) => kernels::run(host, &KERNELS, &mut steps, &mut count)?,
-            Err(why) => println!("other kernels: not tried: {why}"),
+        // The long form has soaked for two hours above.
+        let soaks = host.rights != Rights::None && !options.full;
+        let soak = if soaks { Some(steps.beside("soak", soak::command(host, SOAK_MINUTES, None)?)) } else { None };
+        let rest = untimed(host, machines, &mut steps, &mut count);
+        // Even where the others came to nothing: it would go on for itself.
+        if let Some(soak) = soak {
+            let output = steps.join(soak)?;
+            count.add(counted("soak", &output, &mut steps));
         }
-        if host.os.is_debian_12() && host.rights != Rights::None {
-            steps.check("package", || dist::check(host))?;
-        } else {
-            println!("package: not tried: that takes Debian 12 and root");
-        }
-        steps.check("documented configurations", || configurations(host))?;
-        steps.command("fuzz build", &mut fuzz::build(host, None)?)?;
-        let mut executions = 0;
-        steps.check("fuzz", || {
-            let (count, found) = fuzz::briefly(host)?;
-            executions = count;
-            Ok(found)
-        })?;
-        steps.note("fuzz", &format!("{executions} executions"));
+        rest?;
     }
     finish(&steps, &count)?;
     if let (Some(filter), 0) = (&options.filter, count.run()) {
         bail!("no test has {filter:?} in its name");
     }
+    Ok(())
+}
+
+/// The steps that measure no time, so that something may run beside them: other kernels, the package, and the fuzz targets.
+fn untimed(host: &Host, machines: Result<(), &'static str>, steps: &mut Steps, count: &mut Count) -> Result<()> {
+    match machines {
+        Ok(()) => kernels::run(host, &KERNELS, steps, count)?,
+        Err(why) => println!("other kernels: not tried: {why}"),
+    }
+    if host.os.is_debian_12() && host.rights != Rights::None {
+        steps.check("package", || dist::check(host))?;
+    } else {
+        println!("package: not tried: that takes Debian 12 and root");
+    }
+    steps.check("documented configurations", || configurations(host))?;
+    steps.command("fuzz build", &mut fuzz::build(host, None)?)?;
+    let mut executions = 0;
+    steps.check("fuzz", || {
+        let (count, found) = fuzz::briefly(host)?;
+        executions = count;
+        Ok(found)
+    })?;
+    steps.note("fuzz", &format!("{executions} executions"));
     Ok(())
 }
 
@@ -138,13 +156,26 @@ fn finish(steps: &Steps, count: &Count) -> Result<()> {
 
 /// Runs tests as a step. Without a filter, a step in which no test ran has failed.
 fn tested(name: &'static str, mut tests: Command, options: &Options, steps: &mut Steps) -> Result<Count> {
-    let count = Count::of(&steps.command(name, &mut tests)?);
+    let output = steps.command(name, &mut tests)?;
+    Ok(if options.filter.is_none() { counted(name, &output, steps) } else { noted(name, &output, steps) })
+}
+
+/// What a step's tests have told, which stands beside its name then.
+fn noted(name: &'static str, output: &str, steps: &mut Steps) -> Count {
+    let count = Count::of(output);
     if count.run() > 0 {
         steps.note(name, &count.to_string());
-    } else if options.filter.is_none() {
+    }
+    count
+}
+
+/// The same of a step that has failed if no test ran.
+fn counted(name: &'static str, output: &str, steps: &mut Steps) -> Count {
+    let count = noted(name, output, steps);
+    if count.run() == 0 {
         steps.fail(name, "no test was run");
     }
-    Ok(count)
+    count
 }
 
 /// The checks of the sources, the cheap ones first.
@@ -205,24 +236,40 @@ fn tests(host: &Host, options: &Options) -> Result<(Command, Command, Command)> 
     }
     let mut end_to_end = command::cargo(host);
     end_to_end.args(["test", "--package", END_TO_END, "--locked", "--no-fail-fast", "--", "--test-threads", &threads]);
-    end_to_end.args(filter);
-    let environment = environment(host, options);
+    match filter {
+        // It has a step of its own.
+        None if !options.full => end_to_end.args(["--skip", soak::TEST]),
+        filter => end_to_end.args(filter),
+    };
+    let environment = environment(host, options.full);
     unit.envs(environment.iter().cloned());
-    end_to_end.envs(environment.iter().cloned());
-    if host.rights == Rights::Sudo {
-        end_to_end.env(runner_variable(host)?, runner(&environment));
-    }
+    with_rights(host, &mut end_to_end, &environment)?;
     Ok((unit, build, end_to_end))
 }
 
-/// What the tests read from the environment.
-fn environment(host: &Host, options: &Options) -> Vec<(&'static str, String)> {
-    let mut environment = vec![("FTP_HELPER_LAB_SERVERS", host.lab_servers().display().to_string())];
+/// Has cargo run tests with this environment, as root where that is possible.
+///
+/// # Errors
+/// When it can't be told how.
+pub(crate) fn with_rights(host: &Host, cargo: &mut Command, environment: &[(&'static str, String)]) -> Result<()> {
+    cargo.envs(environment.iter().cloned());
+    if host.rights == Rights::Sudo {
+        cargo.env(runner_variable(host)?, runner(environment));
+    }
+    Ok(())
+}
+
+/// What the tests read from the environment; `full` for their long forms.
+pub(crate) fn environment(host: &Host, full: bool) -> Vec<(&'static str, String)> {
+    let mut environment = vec![
+        ("FTP_HELPER_LAB_SERVERS", host.lab_servers().display().to_string()),
+        ("FTP_HELPER_FIGURES", host.root.join("target/xtask").display().to_string()),
+    ];
     if host.rights != Rights::None {
         // Where we can be root, a test that skips itself for want of rights has failed.
         environment.push(("FTP_HELPER_REQUIRE_ROOT", "1".to_owned()));
     }
-    if options.full {
+    if full {
         environment.push(("FTP_HELPER_FULL", "1".to_owned()));
     }
     environment
@@ -258,7 +305,7 @@ mod tests {
     #[test]
     fn tests_may_skip_themselves_only_where_nobody_can_be_root() {
         let has = |rights, full, name: &str| {
-            environment(&host(rights), &options(full)).iter().any(|(n, value)| *n == name && value == "1")
+            environment(&host(rights), full).iter().any(|(n, value)| *n == name && value == "1")
         };
         assert!(
             has(Rights::Root, false, "FTP_HELPER_REQUIRE_ROOT") && has(Rights::Sudo, false, "FTP_HELPER_REQUIRE_ROOT")
@@ -282,5 +329,16 @@ mod tests {
         let last = |command: &Command| command.get_args().last().map(ToOwned::to_owned);
         assert_eq!((last(&unit), last(&end_to_end)), (Some("a01".into()), Some("a01".into())));
         assert_ne!(last(&build), Some("a01".into()));
+    }
+
+    #[test]
+    fn the_soak_is_run_once() {
+        let skips = |options: &Options| {
+            let (_, _, end_to_end) = tests(&host(Rights::Root), options).expect("no variable is set to nonsense");
+            end_to_end.get_args().any(|argument| argument == soak::TEST)
+        };
+        // Beside other steps; by the test itself in the long form; and by name.
+        assert!(skips(&options(false)) && !skips(&options(true)));
+        assert!(!skips(&Options { filter: Some("memory".to_owned()), ..options(false) }));
     }
 }

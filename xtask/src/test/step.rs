@@ -6,7 +6,7 @@ use std::{
     panic::resume_unwind,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -28,6 +28,23 @@ struct Done {
     ok: bool,
     took: Duration,
     note: String,
+}
+
+/// A step that runs beside others; [`Steps::join`] waits for it.
+#[must_use = "it goes on until it is waited for"]
+pub(crate) struct Beside {
+    name: &'static str,
+    thread: JoinHandle<Result<Ran>>,
+}
+
+/// What has become of a command.
+struct Ran {
+    ok: bool,
+    output: String,
+    took: Duration,
+    log: PathBuf,
+    /// The command as one would type it.
+    line: String,
 }
 
 impl Steps {
@@ -64,31 +81,43 @@ impl Steps {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
-        let start = Instant::now();
         let names: Vec<&str> = commands.iter().map(|(name, _)| *name).collect();
         println!("{} …", names.join(", "));
         let (logs, verbose) = (&self.logs, self.verbose);
         let results: Vec<_> = thread::scope(|scope| {
-            let run = move |(name, command): &mut (&'static str, Command)| {
-                let log = logs.join(format!("{}.log", name.replace(' ', "-")));
-                let (ok, output) = capture(command, &log, verbose)?;
-                Ok::<_, anyhow::Error>((*name, log, ok, output, start.elapsed(), command::line(command)))
-            };
+            let run = |one: &mut (&'static str, Command)| Ran::of(one.0, &mut one.1, logs, verbose);
             let running: Vec<_> = commands.iter_mut().map(|one| scope.spawn(move || run(one))).collect();
             running.into_iter().map(|thread| thread.join().unwrap_or_else(|e| resume_unwind(e))).collect()
         });
-        let mut outputs = Vec::new();
-        for result in results {
-            let (name, log, ok, output, took, line) = result?;
-            print!("{name} … ");
-            if !ok && !verbose {
-                println!("FAILED\n$ {line}\n{}", output.trim_end());
-            }
-            let note = if ok { String::new() } else { format!("see {}", log.display()) };
-            self.end(name, ok, took, note);
-            outputs.push(output);
+        commands.iter().zip(results).map(|((name, _), ran)| Ok(self.ended(name, ran?))).collect()
+    }
+
+    /// Begins a command as a step that runs beside those that follow.
+    pub(crate) fn beside(&self, name: &'static str, mut command: Command) -> Beside {
+        println!("{name} … goes on beside what follows");
+        let (logs, verbose) = (self.logs.clone(), self.verbose);
+        Beside { name, thread: thread::spawn(move || Ran::of(name, &mut command, &logs, verbose)) }
+    }
+
+    /// Waits for a step that was begun so, and returns what it printed.
+    ///
+    /// # Errors
+    /// As [`Self::command`].
+    pub(crate) fn join(&mut self, step: Beside) -> Result<String> {
+        let ran = step.thread.join().unwrap_or_else(|e| resume_unwind(e))?;
+        Ok(self.ended(step.name, ran))
+    }
+
+    /// Tells of a command that ran beside others; what it printed.
+    fn ended(&mut self, name: &'static str, ran: Ran) -> String {
+        let Ran { ok, output, took, log, line } = ran;
+        print!("{name} … ");
+        if !ok && !self.verbose {
+            println!("FAILED\n$ {line}\n{}", output.trim_end());
         }
-        Ok(outputs)
+        let note = if ok { String::new() } else { format!("see {}", log.display()) };
+        self.end(name, ok, took, note);
+        output
     }
 
     /// Runs a check of our own as a step: it returns what is wrong, nothing if all is well.
@@ -157,6 +186,15 @@ impl Steps {
             took.as_secs_f64()
         );
         self.done.push(Done { name, ok, took, note });
+    }
+}
+
+impl Ran {
+    fn of(name: &str, command: &mut Command, logs: &Path, verbose: bool) -> Result<Self> {
+        let start = Instant::now();
+        let log = logs.join(format!("{}.log", name.replace(' ', "-")));
+        let (ok, output) = capture(command, &log, verbose)?;
+        Ok(Self { ok, output, took: start.elapsed(), log, line: command::line(command) })
     }
 }
 
@@ -242,6 +280,23 @@ mod tests {
         assert_eq!(said, [format!("{}\n", a.display()), format!("{}\n", b.display())]);
         assert_eq!(steps.failed(), ["other"]);
         assert_eq!(steps.commands(&mut []).expect("nothing to start"), [""; 0]);
+    }
+
+    #[test]
+    fn a_step_beside_others_is_told_when_it_is_waited_for() {
+        let logs = Logs::new("beside");
+        let mut steps = Steps::new(logs.0.clone(), false).expect("a directory");
+        // It ends only after the step that follows has run.
+        let flag = logs.0.join("flag");
+        let mut wait = Command::new("sh");
+        wait.args(["-c", "until [ -e \"$0\" ]; do sleep 0.01; done; echo seen; exit 3"]).arg(&flag);
+        let beside = steps.beside("beside", wait);
+        steps.command("after", Command::new("touch").arg(&flag)).expect("it starts");
+        assert_eq!(steps.failed(), [""; 0]);
+        assert_eq!(steps.join(beside).expect("it starts"), "seen\n");
+        assert_eq!(steps.failed(), ["beside"]);
+        let missing = steps.beside("none", Command::new("no-such-program-anywhere"));
+        assert!(steps.join(missing).is_err());
     }
 
     #[test]

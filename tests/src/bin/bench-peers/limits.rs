@@ -1,16 +1,14 @@
 //! Where a packet's time goes, by leaving things out: what a program that does nothing costs at the same hooks, what the calls
 //! into the kernel cost that none can do without, and what the daemon's reading at the same time adds.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use aya::programs::{SchedClassifier, TcAttachType, Xdp, XdpMode, tc::TcAttachOptions};
 use ftp_helper::{dataplane::Options, lab::OUTSIDE_INTERFACE};
-use ftp_helper_tests::{
-    gateway::{counter, until},
-    testrun::Kernel,
-};
+use ftp_helper_tests::{gateway::until, testrun::Kernel};
 use nix::sys::signal::Signal;
 
 use crate::{
+    again::on_path,
     forge::Forge,
     ground::Ground,
     packets::{Packets, apart, dialogue, packets},
@@ -68,9 +66,6 @@ pub(crate) fn daemon_stopped(ground: &Ground, plain: &Ground, n: usize) -> Resul
     let stopped = stopped?;
     until("the daemon goes on", || gateway.status().ok().map(drop))?;
     let after = gateway.status()?;
-    for bad in ["ring_full", "blinded", "unrecorded"] {
-        let n = counter(&after, bad) - counter(&before, bad);
-        ensure!(n == 0, "the figures are of another path: {bad} was counted {n} times");
-    }
+    on_path(&before, &after)?;
     Ok(stopped.beyond(&packets(plain, n)?))
 }

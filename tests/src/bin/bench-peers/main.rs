@@ -5,6 +5,7 @@
 //! run. A round measures every row with every peer, in random order; what counts is the median of the rounds' ratios to plain
 //! forwarding in the same round. Plain forwarding is there twice: what it differs from itself is the noise.
 
+mod again;
 mod daemon;
 mod forge;
 mod ground;
@@ -23,6 +24,7 @@ use ftp_helper::lab::{Lab, LabOptions};
 use serde_json::json;
 
 use crate::{
+    again::again,
     ground::{Ground, Peer, Size, is_known},
     report::{CONNECT, Figures, PACKETS, SMALL, THROUGHPUT},
 };
@@ -232,7 +234,8 @@ fn measure(figures: &mut Figures, ground: &Ground, effort: &Effort, part: Part) 
             figures.push(CONNECT[1], peer, late);
         }
         Part::Packets => {
-            let p = packets::packets(ground, effort.packets)?;
+            let what = format!("packets, {}", peer.letter());
+            let p = again(figures, &what, || packets::packets(ground, effort.packets))?;
             for (row, value) in PACKETS.into_iter().zip([p.data, p.line, p.r227, p.r229]) {
                 figures.push(row, peer, value);
             }
@@ -258,7 +261,8 @@ fn daemons(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result
         let memory = daemon::memory(ground)?;
         figures.single("daemon: resident", peer, memory.resident, "MiB", Some(30.0));
         figures.single("daemon: of that its own (anonymous)", peer, memory.anonymous, "MiB", None);
-        let (share, rate) = daemon::busy(ground, effort.watch)?;
+        let what = format!("control lines of a busy daemon, {}", ground.peer.letter());
+        let (share, rate) = again(figures, &what, || daemon::busy(ground, effort.watch))?;
         figures.single("daemon at 20,000 control lines/s: of a core", peer, share * 100.0, "%", Some(25.0));
         figures.single("control lines/s that passed meanwhile", peer, rate, "1/s", None);
     }
@@ -308,7 +312,8 @@ fn causes(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<
         let what = format!("{what}: the least calls into the kernel at the same hooks, on top of a");
         figures.single(&what, None, value, "ns", None);
     }
-    let stopped = limits::daemon_stopped(of(Peer::Drop)?, plain, n)?;
+    let ours = of(Peer::Drop)?;
+    let stopped = again(figures, "packets with the daemon stopped", || limits::daemon_stopped(ours, plain, n))?;
     for (what, value) in [("control line", stopped.line), ("227", stopped.r227), ("229", stopped.r229)] {
         let what = format!("{what}: with the daemon stopped, on top of a");
         figures.single(&what, Some(Peer::Drop), value, "ns", None);
@@ -322,7 +327,7 @@ fn growth(figures: &mut Figures, effort: &Effort) -> Result<()> {
     let many = effort.sessions;
     eprintln!("growth to {many} sessions");
     let plain = packets::growth(Peer::Plain, many, n)?;
-    let ours = packets::growth(Peer::Drop, many, n)?;
+    let ours = again(figures, "growth", || packets::growth(Peer::Drop, many, n))?;
     for (what, of) in [
         ("229 beside 100 live sessions and pinholes", [ours.few, plain.few]),
         ("229 of the same, beside many", [ours.few_of_many, plain.few_of_many]),
@@ -365,9 +370,11 @@ fn show(args: &Args, effort: &Effort, seed: u64, figures: &Figures) -> Result<()
                 figures.peers().into_iter().map(|p| format!("{}: {}\n", p.letter(), p.name())).collect();
             writeln!(
                 out,
-                "{peers}\n{}\n\n{}\n\nseed {seed}, {} rounds, Linux {kernel}, load {load} at the end",
+                "{peers}\n{}\n\n{}\n\nmeasured again, since it went another way: {}\nseed {seed}, {} rounds, Linux {kernel}, load \
+                 {load} at the end",
                 figures.comparison(),
                 figures.singles(),
+                figures.repeated.len(),
                 effort.rounds
             )
         }

@@ -5,11 +5,12 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use ftp_helper::api::Status;
 use ftp_helper_tests::{
-    gateway::{Gateway, counter, engine, until},
+    gateway::{Gateway, engine, until, within},
     spinner::hurry,
 };
 
 use crate::{
+    again::{OtherPath, on_path},
     forge::{Forge, Talk},
     ground::{Ground, Peer, Size, arrived},
     interrupt,
@@ -31,6 +32,9 @@ pub(crate) struct Packets {
 const BATCH: usize = 100;
 const REST: Duration = Duration::from_millis(5);
 
+/// How long the last packets may take on a machine whose processors have other work.
+const ARRIVES: Duration = Duration::from_secs(5);
+
 /// The medians of `n` of each. No packet may be lost, and whoever follows the dialogue has to have followed it: the data
 /// connections arrive.
 pub(crate) fn packets(ground: &Ground, n: usize) -> Result<Packets> {
@@ -40,22 +44,21 @@ pub(crate) fn packets(ground: &Ground, n: usize) -> Result<Packets> {
         let before = taken()?;
         let status = ground.gateway.as_ref().map(|g| settled(g, &mut forge)).transpose()?;
         let packets = dialogue(&mut forge, n)?;
-        let (written, after) = (forge.written, taken()?);
-        let came = [0, 1].map(|i| after[i] - before[i]);
-        ensure!(came == written, "{}: of {:?} packets {came:?} arrived", ground.peer.letter(), written);
+        let written = forge.written;
+        let mut came = [0; 2];
+        let arrived = within(ARRIVES, || {
+            let after = taken()?;
+            came = [0, 1].map(|i| after[i] - before[i]);
+            Ok(came == written)
+        })?;
         if let (Some(gateway), Some(before)) = (&ground.gateway, status) {
             let (announced, now) = (2 * n as u64 + 1, settled(gateway, &mut forge)?);
             let fast = engine(&now, "taken_by_fast_path") - engine(&before, "taken_by_fast_path");
-            ensure!(fast == announced, "{}: the fast path took {fast} of {announced}", ground.peer.letter());
-            for bad in ["ring_full", "blinded"] {
-                let n = counter(&now, bad) - counter(&before, bad);
-                ensure!(
-                    n == 0,
-                    "{}: the figures are of another path: {bad} was counted {n} times",
-                    ground.peer.letter()
-                );
-            }
+            on_path(&before, &now)?;
+            ensure!(fast == announced, OtherPath(format!("the fast path took {fast} of {announced}")));
         }
+        // Where the ring buffer was full, it was dropped on purpose, and that was told above.
+        ensure!(arrived, "{}: of {written:?} packets {came:?} arrived", ground.peer.letter());
         Ok(packets)
     })
 }
@@ -135,6 +138,7 @@ pub(crate) fn growth(peer: Peer, many: u32, n: usize) -> Result<Growth> {
     let ground = Ground::new(peer, Size::Large)?;
     // The wires are known to all before packets are forged.
     crate::transfers::connect(&ground, 10)?;
+    let before = ground.gateway.as_ref().map(Gateway::status).transpose()?;
     let grown = apart(|| {
         let mut forge = Forge::new(&ground.lab, false)?;
         let mut talks = Vec::new();
@@ -143,12 +147,11 @@ pub(crate) fn growth(peer: Peer, many: u32, n: usize) -> Result<Growth> {
         begin(&ground, &mut forge, &mut talks, many)?;
         let few_of_many = announcements(&mut forge, &mut talks[..FEW as usize], n)?;
         let grown = Growth { few, few_of_many, many: announcements(&mut forge, &mut talks, n)? };
-        if peer.is_ours() {
+        if let Some(before) = &before {
             let status = ground.daemon()?.status()?;
+            on_path(before, &status)?;
             let live = (status.sessions.live, status.pinholes.live);
             ensure!(live.0 >= u64::from(many) && live.1 >= u64::from(many), "of {many} there are {live:?}");
-            let blind = counter(&status, "blinded") + counter(&status, "ring_full");
-            ensure!(blind == 0, "{blind} segments were not read by the fast path");
         }
         Ok(grown)
     })?;

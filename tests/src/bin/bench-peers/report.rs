@@ -75,6 +75,8 @@ pub(crate) type Spread = [f64; 3];
 pub(crate) struct Figures {
     rounds: BTreeMap<(usize, Peer), Vec<f64>>,
     pub(crate) single: Vec<Figure>,
+    /// What was measured again, and why.
+    pub(crate) repeated: Vec<String>,
 }
 
 impl Figures {
@@ -233,7 +235,7 @@ impl Figures {
                 })
             })
             .collect();
-        json!({ "rows": rows, "figures": single })
+        json!({ "rows": rows, "figures": single, "repeated": self.repeated })
     }
 }
 
