@@ -7,7 +7,6 @@
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    sync::{PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -180,8 +179,8 @@ fn a_restart_or_an_upgrade_is_noticed_by_nobody() {
         let mut before = manager.property(UNIT, "MainPID")?;
         for n in 0..=RESTARTS {
             // Under way: everybody has transferred since the last one.
-            let transfers = crowd.transfers.load(Ordering::Relaxed);
-            ensure!(within(PATIENCE, || Ok(crowd.transfers.load(Ordering::Relaxed) > transfers + 16))?, "no transfers");
+            let (transfers, _) = crowd.so_far();
+            ensure!(within(PATIENCE, || Ok(crowd.so_far().0 > transfers + 16))?, "no transfers");
             if n < RESTARTS {
                 manager.order(&["restart", UNIT])?;
             } else {
@@ -205,8 +204,8 @@ fn a_restart_or_an_upgrade_is_noticed_by_nobody() {
     };
     let ((), tries) = probe(lab.stranger(), closed, || crowd.run(&lab, &targets, 16, &mut replace)).unwrap();
     lab.client().run_in(|| waiting.fetch(Mode::Epsv, "x", CONTENT.len())).unwrap().unwrap();
-    let transfers = crowd.transfers.load(Ordering::Relaxed);
-    let troubles = crowd.troubles.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let (transfers, _) = crowd.so_far();
+    let troubles = crowd.troubles();
     println!(
         "{RESTARTS} restarts and an upgrade: {transfers} transfers, {} failed; {restored} dialogues restored; {tries} probes, none let through",
         troubles.len()

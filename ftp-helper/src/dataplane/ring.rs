@@ -175,7 +175,10 @@ impl Mapping {
 
     /// The first word of the record at `offset`.
     fn header(&self, offset: usize) -> anyhow::Result<&AtomicU32> {
-        ensure!(offset.is_multiple_of(HEADER) && offset + HEADER <= self.len.get(), "a ring buffer's record at {offset}");
+        ensure!(
+            offset.is_multiple_of(HEADER) && offset + HEADER <= self.len.get(),
+            "a ring buffer's record at {offset}"
+        );
         // SAFETY: within the mapping and aligned, as was just looked at; the kernel writes it as a whole word.
         Ok(unsafe { self.start.add(offset).cast().as_ref() })
     }
