@@ -43,6 +43,8 @@ pub(super) struct Core {
     pub(super) stories: Stories,
     /// Who has asked for what is being done, where an operator has.
     pub(super) order: Option<Order>,
+    /// Whether the kernel is asked at once about what the fast path has opened.
+    pub(super) asks_at_once: bool,
     wall_offset: u64,
     forgotten: VecDeque<u64>,
     retries: HashMap<(u64, u32), u8>,
@@ -62,6 +64,7 @@ impl Core {
             read_up_to: 0,
             stories: Stories::default(),
             order: None,
+            asks_at_once: false,
             wall_offset,
             forgotten: VecDeque::new(),
             retries: HashMap::new(),

@@ -83,7 +83,8 @@ impl Session {
         self.kernel.returnable = None;
         if agreed.is_some() {
             // Most are used at once: only what is still there a moment later is asked for, which is a call into the kernel.
-            hole.stage = Stage::Unsettled(now.saturating_add(SETTLE_WAIT));
+            hole.stage =
+                if core.asks_at_once { Stage::Provisional } else { Stage::Unsettled(now.saturating_add(SETTLE_WAIT)) };
             core.stats.taken_by_fast_path += 1;
             self.kernel.last = hole.seq;
             self.tell_opened(now, core, &hole, By::Kernel);
@@ -92,6 +93,9 @@ impl Session {
                 return;
             }
             self.kernel.unconfirmed = agreed.and_then(|f| f.exactly).map(|at| (hole.seq, at));
+            if core.asks_at_once {
+                self.ask_confirm(core, &hole);
+            }
         } else {
             if let Some(fast) = fast {
                 self.diverged(now, core, &fast);

@@ -100,6 +100,12 @@ impl Engine {
         }
     }
 
+    /// Has it ask the kernel at once about each pinhole that the fast path has opened, and not only about those that are not
+    /// used within a moment: where time is a capture's, and asking costs nobody anything.
+    pub fn ask_at_once(&mut self) {
+        self.core.asks_at_once = true;
+    }
+
     /// Takes a record of the kernel's, or one that `replay` made of a packet.
     pub fn handle_record(&mut self, now: Nanos, record: &Record<'_>) {
         // What is told to people comes by a ring buffer of its own.

@@ -114,12 +114,15 @@ impl Through {
         // Nothing comes too early: what a packet announces has been read before the next one is looked at.
         let fast = FastPath { parking: false, ..FastPath::default() };
         bed.plane_mut().apply(&Policy { pinhole_timeout: NEVER, ..policy.clone() }, guards, fast)?;
+        let timeout = Nanos::try_from(policy.pinhole_timeout.as_nanos()).unwrap_or(Nanos::MAX);
+        let mut engine = Engine::new(policy, 0);
+        engine.ask_at_once();
         Ok(Self {
             bed,
             control_ports,
-            timeout: Nanos::try_from(policy.pinhole_timeout.as_nanos()).unwrap_or(Nanos::MAX),
+            timeout,
             sides: Sides::new(if outside == Outside::Client { HOOK_IN } else { HOOK_OUT }),
-            engine: Engine::new(policy, 0),
+            engine,
             now: 0,
             next_sweep: 0,
             ids: Ids::default(),
