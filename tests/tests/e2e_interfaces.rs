@@ -11,7 +11,7 @@ use ftp_helper::{
     api::Status,
     engine::policy::Mode,
     lab::{
-        self, Lab, LabOptions,
+        self, Lab, LabOptions, OUTSIDE_INTERFACE,
         dialogue::Dialogue,
         servers::{DIRECTORY, Server, ServerKind, ServerOptions},
     },
@@ -150,6 +150,34 @@ fn an_interface_that_comes_and_goes_is_followed() {
     // The other one has worked all the time.
     run(ground.lab.client(), &["ip route del 192.0.2.0/24", "ip route del 2001:db8:b::/64"]);
     ground.passes(&gateway);
+    gateway.stop().unwrap();
+}
+
+/// The kernel's tables have room for 4,096 networks, of the rules in force and of those that follow them.
+#[test]
+fn addresses_for_which_there_is_no_room_change_nothing() {
+    if !lab::require_root() {
+        return;
+    }
+    let ground = Ground::new();
+    let mut settings = ground.settings(&format!("[\"{OUTSIDE_INTERFACE}\"]"));
+    settings.guards.push_str(&format!("[[guard]]\nnetworks = [\"@{OUTSIDE_INTERFACE}\"]\n"));
+    let mut gateway = Gateway::start(&ground.lab, &settings, &[]).unwrap();
+    let file = ground.lab.directory().join("addresses");
+    let all = |word: &str| {
+        let line = |n: u32| format!("addr {word} 10.9.{}.{}/32 dev {OUTSIDE_INTERFACE}\n", n / 256, n % 256);
+        std::fs::write(&file, (0..4200).map(line).collect::<String>()).unwrap();
+        run(ground.lab.gateway(), &[&format!("ip -batch {}", file.display())]);
+    };
+    let says = |what: &str| until(what, || gateway.output().ok()?.contains(what).then_some(()));
+    all("add");
+    says("have changed, and can't be followed; the old ones stay").unwrap();
+    ground.is_guarded(&gateway, &ground.client());
+    ground.passes(&gateway);
+    all("del");
+    run(ground.lab.gateway(), &[&format!("ip addr add 10.9.0.1/32 dev {OUTSIDE_INTERFACE}")]);
+    says("have changed\n").unwrap();
+    ground.is_guarded(&gateway, &ground.client());
     gateway.stop().unwrap();
 }
 

@@ -47,6 +47,8 @@ use crate::{
 
 /// How often the heart beats, and interfaces are looked for.
 const BEAT: Duration = Duration::from_secs(1);
+/// What is in `troubles` for the addresses of all interfaces; none has this name.
+const ADDRESSES: &str = "addresses of interfaces";
 /// How often the kernel's tables are gone through for what has no owner.
 const SWEEP: Nanos = 30_000_000_000;
 
@@ -372,12 +374,9 @@ impl Daemon {
         let guards = guards::resolve(&self.config, &interfaces);
         let policy = guards::policy(&self.config, &interfaces);
         if guards != self.guards || policy != self.policy {
-            tracing::info!("addresses of interfaces that guards or servers name have changed");
-            self.plane.apply(&policy, &guards, self.options.fast)?;
-            if policy != self.policy {
-                self.engine.set_policy(now, policy.clone());
-            }
-            (self.guards, self.policy) = (guards, policy);
+            self.follow_addresses(now, policy, guards)?;
+        } else {
+            self.troubles.remove(ADDRESSES);
         }
         if self.translator.as_ref().is_some_and(|t| t.is_due(now)) {
             self.translate(now)?;
@@ -387,6 +386,28 @@ impl Daemon {
             self.sweep(now)?;
         }
         self.audit.look(now, &self.plane, &self.engine)
+    }
+
+    /// Goes by the addresses that interfaces have now. Where the kernel does not take that, what was in force stays, and it is
+    /// tried again at the next beat.
+    fn follow_addresses(&mut self, now: Nanos, policy: Policy, guards: Vec<Guard>) -> anyhow::Result<()> {
+        if let Err(e) = self.plane.apply(&policy, &guards, self.options.fast) {
+            let text = format!("{e:#}");
+            if self.troubles.get(ADDRESSES) != Some(&text) {
+                tracing::error!(
+                    "addresses of interfaces that guards or servers name have changed, and can't be followed; the old ones stay: {text}"
+                );
+                self.troubles.insert(ADDRESSES.to_owned(), text);
+            }
+            return self.plane.apply(&self.policy, &self.guards, self.options.fast);
+        }
+        self.troubles.remove(ADDRESSES);
+        tracing::info!("addresses of interfaces that guards or servers name have changed");
+        if policy != self.policy {
+            self.engine.set_policy(now, policy.clone());
+        }
+        (self.guards, self.policy) = (guards, policy);
+        Ok(())
     }
 
     /// Attaches to what has appeared, lets go of what is gone.

@@ -45,8 +45,11 @@ impl Daemon {
             nft::check(sets)?;
         }
         if let Err(e) = self.plane.apply(&policy, &guards, self.options.fast) {
-            self.plane.apply(&self.policy, &self.guards, self.options.fast)?;
-            return Err(e);
+            let back = self.plane.apply(&self.policy, &self.guards, self.options.fast);
+            return Err(match back {
+                Ok(()) => e,
+                Err(back) => e.context(format!("and the kernel did not take the old one back: {back:#}")),
+            });
         }
         self.engine.set_policy(clock::now(), policy.clone());
         (self.guards, self.policy) = (guards, policy);
