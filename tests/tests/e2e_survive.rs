@@ -5,6 +5,11 @@
 //! length, `FTP_HELPER_SOAK_PAUSE_MS` another pause of a client between two transfers (0: full load). Figures are kept where
 //! `FTP_HELPER_FIGURES` says.
 
+#[path = "e2e_survive/memory.rs"]
+mod memory;
+#[path = "e2e_survive/rights.rs"]
+mod rights;
+
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -12,9 +17,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use ftp_helper::{
-    api::{Session, Standing, Status, client::Client},
+    api::Status,
     event,
-    lab::{Lab, LabOptions, process::Process, require_root},
+    lab::{Lab, LabOptions, require_root},
 };
 use ftp_helper_common::{
     addr::Addr,
@@ -23,12 +28,10 @@ use ftp_helper_common::{
 };
 use ftp_helper_tests::{
     gateway::{Gateway, PATIENCE, Settings, counter, engine, full, held_up, traces, within},
-    memory::MemoryGroup,
     responder::{CONTENT, Responder},
-    spinner::{Cut, Mode, Spinner},
+    spinner::{Mode, Spinner},
     survival::{Crowd, keep, probe, table, tables},
 };
-use nix::sys::signal::Signal;
 use serde_json::json;
 
 /// A port that is guarded and that nobody negotiates: listened on, so that only the guard keeps it closed.
@@ -441,226 +444,4 @@ fn memory_and_tables_stay_as_they_are() {
         assert_eq!(r.troubles(), [""; 0]);
         r.stop(lab.server());
     }
-}
-
-/// The capabilities of a process, from /proc, by set.
-fn capabilities(pid: u32, set: &str) -> Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|l| l.strip_prefix(&format!("{set}:"))).with_context(|| format!("no {set}"))?;
-    Ok(u64::from_str_radix(line.trim(), 16)?)
-}
-
-/// CAP_NET_ADMIN (12), CAP_NET_RAW (13), CAP_PERFMON (38), CAP_BPF (39): linux/capability.h.
-const FOUR: u64 = 1 << 12 | 1 << 13 | 1 << 38 | 1 << 39;
-
-#[test]
-fn rights_are_given_up() {
-    if !require_root() {
-        return;
-    }
-    let lab = Lab::new(&LabOptions::default()).unwrap();
-    let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), &[]).unwrap();
-    let pid = gateway.id().unwrap();
-    for set in ["CapEff", "CapPrm", "CapBnd"] {
-        assert_eq!(capabilities(pid, set).unwrap(), FOUR, "{set}");
-    }
-    for set in ["CapInh", "CapAmb"] {
-        assert_eq!(capabilities(pid, set).unwrap(), 0, "{set}");
-    }
-    assert_eq!(capabilities(pid, "NoNewPrivs").unwrap(), 1);
-    // So is it in every thread.
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
-        let text = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
-        assert!(text.contains(&format!("CapEff:\t{FOUR:016x}")), "{text}");
-    }
-    assert!(gateway.stop().unwrap().success());
-}
-
-#[test]
-fn a_time_namespace_with_another_clock_is_refused() {
-    if !require_root() {
-        return;
-    }
-    let lab = Lab::new(&LabOptions::default()).unwrap();
-    let clean = traces(lab.gateway()).unwrap();
-    let config = lab.directory().join("timens.toml");
-    std::fs::write(&config, Settings::guarded(&lab, "drop").text(&lab.directory().join("timens.sock"))).unwrap();
-    let mut command = lab.gateway().command("unshare");
-    command.args(["--time", "--monotonic", "1000", "--fork"]).arg(ftp_helper_tests::gateway::program().unwrap());
-    command.arg("run").arg("-c").arg(&config);
-    let said = ftp_helper_tests::program::said(command).unwrap();
-    assert!(said.code == 1 && said.err.contains("a time namespace with a monotonic clock of its own"), "{said:?}");
-    assert_eq!(traces(lab.gateway()).unwrap(), clean);
-}
-
-#[test]
-fn a_user_with_four_capabilities_runs_it() {
-    /// `nobody`, in the group `nogroup`.
-    const NOBODY: u32 = 65534;
-    /// A BPF file system of its own, in which the user may make what the daemon needs.
-    const SCRIPT: &str = "mount -t bpf bpf /sys/fs/bpf && chmod 755 /sys/fs/bpf && mkdir /sys/fs/bpf/ftp-helper && \
-         chown 65534:65534 /sys/fs/bpf/ftp-helper && \
-         exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps -all,+bpf,+net_admin,+perfmon,+net_raw \
-         --ambient-caps -all,+bpf,+net_admin,+perfmon,+net_raw --bounding-set -all,+bpf,+net_admin,+perfmon,+net_raw \"$0\" \"$@\"";
-    if !require_root() {
-        return;
-    }
-    let lab = Lab::new(&LabOptions::default()).unwrap();
-    let clean = traces(lab.gateway()).unwrap();
-    let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
-    let own = tempfile::tempdir().unwrap();
-    let program = own.path().join("ftp-helper");
-    std::fs::copy(ftp_helper_tests::gateway::program().unwrap(), &program).unwrap();
-    let (config, socket) = (own.path().join("user.toml"), own.path().join("user.sock"));
-    let api = "read_group = \"nogroup\"\nwrite_group = \"nogroup\"\n".to_owned();
-    std::fs::write(&config, Settings { api, ..Settings::guarded(&lab, "drop") }.text(&socket)).unwrap();
-    for path in [own.path(), &config, &program] {
-        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
-    }
-    let mut command = lab.gateway().command("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT]).arg(&program);
-    command.arg("run").arg("-c").arg(&config);
-    let process = Process::spawn(command).unwrap();
-    let client = || Client::connect(&socket);
-    let attached =
-        within(PATIENCE, || Ok(client().and_then(|mut c| c.status()).is_ok_and(|s| !s.interfaces.is_empty()))).unwrap();
-    assert!(attached, "{}", process.output().unwrap());
-    let pid = process.id();
-    assert_eq!((capabilities(pid, "CapEff").unwrap(), capabilities(pid, "CapBnd").unwrap()), (FOUR, FOUR));
-    assert_eq!(capabilities(pid, "CapAmb").unwrap(), 0);
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    assert!(text.contains("Uid:\t65534\t65534\t65534\t65534"), "{text}");
-    let to = responder.address();
-    let work = || -> Result<()> {
-        let mut spinner = Spinner::connect(to, false)?;
-        spinner.login("u", "p")?;
-        for cut in [Cut::Whole, Cut::Bytes, Cut::Pipelined] {
-            spinner.cut = cut;
-            for mode in [Mode::Pasv, Mode::Epsv, Mode::Port, Mode::Eprt] {
-                spinner.fetch(mode, "x", CONTENT.len())?;
-            }
-        }
-        Ok(())
-    };
-    lab.client().run_in(work).unwrap().unwrap();
-    // A configuration that is read again, and an interface that comes: neither takes more rights.
-    let report = client().and_then(|mut c| c.reload()).unwrap();
-    assert!(report.needs_restart.is_empty() && report.changed.is_empty(), "{report:?}");
-    lab.client().run_in(work).unwrap().unwrap();
-    let status = client().and_then(|mut c| c.status()).unwrap();
-    assert_eq!((engine(&status, "divergences"), engine(&status, "audit_differences")), (0, 0));
-    process.signal(Signal::SIGTERM).unwrap();
-    let done = process.finish(PATIENCE).unwrap();
-    assert!(done.success(), "{}", done.output);
-    assert_eq!(traces(lab.gateway()).unwrap(), clean);
-    responder.stop(lab.server());
-}
-
-#[test]
-fn no_memory_for_the_tables_is_one_message_and_leaves_nothing() {
-    if !require_root() {
-        return;
-    }
-    let lab = Lab::new(&LabOptions::default()).unwrap();
-    let clean = traces(lab.gateway()).unwrap();
-    // A table of the kernel's is counted as memory of the group that its maker is in.
-    let group = MemoryGroup::new().unwrap();
-    group.limit(32 << 20).unwrap();
-    let settings = Settings::guarded(&lab, "drop").section("[limits]\nsessions = 1048576\n");
-    let config = lab.directory().join("poor.toml");
-    std::fs::write(&config, settings.text(&lab.directory().join("poor.sock"))).unwrap();
-    let mut command = lab.gateway().command("sh");
-    command.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(group.members());
-    command.arg(ftp_helper_tests::gateway::program().unwrap()).arg("run").arg("-c").arg(&config);
-    let said = ftp_helper_tests::program::said(command).unwrap();
-    assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.err.contains("the kernel has no memory for the table"), "{said:?}");
-    assert!(said.err.contains("set limits.sessions or limits.ring lower"), "{said:?}");
-    assert_eq!(traces(lab.gateway()).unwrap(), clean);
-}
-
-#[test]
-fn without_memory_it_goes_on_and_opens_nothing_else() {
-    /// Of more than the kernel keeps room for.
-    const SESSIONS: usize = 120;
-    /// The same for networks that are guarded.
-    const NETWORKS: u32 = 1000;
-    if !require_root() {
-        return;
-    }
-    let lab = Lab::new(&LabOptions::default()).unwrap();
-    let clean = traces(lab.gateway()).unwrap();
-    let settings = Settings::guarded(&lab, "drop");
-    // The tables go on counting as memory of the group that they were made in; the daemon itself is to have enough.
-    let group = MemoryGroup::new().unwrap();
-    let mut gateway = group.around(|| Gateway::start(&lab, &settings, &[])).unwrap();
-    group.dismiss(gateway.id().unwrap()).unwrap();
-    let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
-    let to = responder.address();
-    let _listener = lab.server().run_in(|| std::net::TcpListener::bind((lab.server().v4(), CLOSED))).unwrap().unwrap();
-    let closed = SocketAddr::from((lab.server().v4(), CLOSED));
-    let saved =
-        |gateway: &Gateway| -> Result<usize> { Ok(table::<u64, [u8; SAVED_BYTES]>(gateway, "SAVED")?.keys().count()) };
-    // Half a line in each session: what the daemon has read of it, it saves for the next one. How many it has saved then.
-    let dialogues = |gateway: &Gateway, poor: bool| -> Result<usize> {
-        let begin = || -> Result<Spinner> {
-            let mut spinner = Spinner::connect(to, false)?;
-            spinner.login("u", "p")?;
-            Ok(spinner)
-        };
-        let mut all = (0..SESSIONS).map(|_| begin()).collect::<Result<Vec<_>>>()?;
-        for spinner in &mut all {
-            if poor {
-                // What the daemon has given back since would serve instead.
-                group.squeeze()?;
-            }
-            spinner.write(b"EP")?;
-        }
-        let blind = |s: &&Session| !s.sighted && s.state == Standing::LoggedIn;
-        let blind = || Ok(gateway.sessions()?.iter().filter(blind).count() == SESSIONS);
-        ensure!(within(PATIENCE, blind)?, "half lines are not read: {:?}", gateway.status()?);
-        let n = saved(gateway)?;
-        // The other half counts, and the session opens what it announces.
-        for spinner in &mut all {
-            spinner.ask("SV", 229)?;
-            spinner.fetch(Mode::Epsv, "x", CONTENT.len())?;
-        }
-        all.iter_mut().try_for_each(|s| s.ask("QUIT", 221).map(drop))?;
-        Ok(n)
-    };
-    let poor = || lab.client().run_in(|| dialogues(&gateway, true))?;
-    let (n, tries) = probe(lab.stranger(), closed, poor).unwrap();
-    println!("without memory {n} of {SESSIONS} dialogues were saved; {tries} tries of a closed port, none let through");
-    assert!(n < SESSIONS && tries > 0, "{n} of {SESSIONS}, {tries} tries");
-    let output = gateway.output().unwrap();
-    assert_eq!(output.matches("can't save a session").count(), 1, "{output}");
-    assert!(within(PATIENCE, || Ok(saved(&gateway)? == 0)).unwrap());
-
-    // A policy that finds no room leaves the old one in force.
-    let networks = (0..NETWORKS).map(|n| format!("\"10.{}.{}.0/24\"", n / 256, n % 256)).collect::<Vec<_>>().join(", ");
-    let wider =
-        Settings { guards: format!("{}[[guard]]\nnetworks = [{networks}]\n", settings.guards), ..settings.clone() };
-    group.squeeze().unwrap();
-    let refused = gateway.reload(&wider).unwrap_err();
-    assert!(format!("{refused:#}").contains("can't put"), "{refused:#}");
-    let fetch = || -> Result<()> {
-        let mut spinner = Spinner::connect(to, false)?;
-        spinner.login("u", "p")?;
-        spinner.fetch(Mode::Epsv, "x", CONTENT.len())?;
-        spinner.ask("QUIT", 221).map(drop)
-    };
-    probe(lab.stranger(), closed, || lab.client().run_in(fetch)?).unwrap();
-
-    // When there is memory again, all of it works.
-    group.limit(u64::MAX).unwrap();
-    assert_eq!(lab.client().run_in(|| dialogues(&gateway, false)).unwrap().unwrap(), SESSIONS);
-    // The kernel fills what it has in reserve for a table when that was found empty.
-    assert!(within(PATIENCE, || Ok(gateway.reload(&wider).is_ok())).unwrap());
-    probe(lab.stranger(), closed, || lab.client().run_in(fetch)?).unwrap();
-    empties(&gateway);
-    let status = gateway.status().unwrap();
-    assert_eq!((engine(&status, "divergences"), engine(&status, "audit_differences")), (0, 0), "{status:?}");
-    assert!(gateway.stop().unwrap().success());
-    assert_eq!(traces(lab.gateway()).unwrap(), clean);
-    responder.stop(lab.server());
 }
