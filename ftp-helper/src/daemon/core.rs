@@ -247,6 +247,8 @@ impl Daemon {
         for i in wanted {
             self.plane.attach(&i.name, i.index)?;
             self.tell_attached();
+            // The verifier takes its time, and the kernel is not to take this daemon for dead.
+            self.plane.beat(clock::now())?;
         }
         for name in &waiting {
             tracing::warn!("watch.interfaces: no interface {name} yet; it is picked up when it appears");
@@ -432,6 +434,7 @@ impl Daemon {
                 Ok(()) => {
                     self.troubles.remove(&i.name);
                     self.tell_attached();
+                    self.plane.beat(clock::now())?;
                 }
                 Err(e) => {
                     let text = format!("{e:#}");

@@ -14,15 +14,12 @@ use crate::{
         Standing, Status,
     },
     config::Config,
-    dataplane::{AttachKind, Link, ShieldKind},
+    dataplane::{AttachKind, Link, STALE_AFTER, ShieldKind},
     engine::{self, LATENCY_BOUNDS, Latency, Nanos, PinholeView, SessionView, Visible, policy::Mode},
     event,
     metrics::{ByReason, Histogram, Program, Snapshot},
     nft::Fed,
 };
-
-/// From this age on the kernel takes the daemon for gone, as the tables say.
-const STALE_AFTER_MS: u64 = 5_000;
 
 /// What is going on. What can't be read is left out, and said in the log.
 pub(super) fn status(d: &Daemon) -> Status {
@@ -49,7 +46,7 @@ pub(super) fn status(d: &Daemon) -> Status {
         sessions: live(d.engine.sessions().count(), limits.sessions.into()),
         pinholes: live(d.engine.pinholes(now).count(), limits.sessions.into()),
         data_connections: live(flows, u64::from(limits.sessions) * 2),
-        heartbeat: Heartbeat { age_ms: millis(now.saturating_sub(beat)), stale_after_ms: STALE_AFTER_MS },
+        heartbeat: Heartbeat { age_ms: millis(now.saturating_sub(beat)), stale_after_ms: millis(STALE_AFTER) },
         counters: counters.by_name(),
         reasons: counters.reasons(),
         engine: engine_counters(d),

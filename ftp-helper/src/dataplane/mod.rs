@@ -33,7 +33,7 @@ pub use programs::verified_instructions;
 pub use ring::RingReader;
 pub use shield::{Shield, ShieldKind};
 pub use snapshot::Counters;
-pub use tables::{Direction, FastPath, Guard};
+pub use tables::{Direction, FastPath, Guard, STALE_AFTER};
 pub use testbed::{FRAME_MAX, LinkLayer, Metadata, Testbed, Verdict};
 
 use anyhow::{Context as _, anyhow};

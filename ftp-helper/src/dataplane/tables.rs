@@ -17,8 +17,8 @@ use ipnet::IpNet;
 use super::Dataplane;
 use crate::engine::policy::{Mode, OnDaemonLoss, Policy, Server, SourcePort};
 
-/// How old the heartbeat may be: several times the interval at which the daemon writes it.
-const STALE_AFTER: u64 = 5_000_000_000;
+/// How old the heartbeat may be, nanoseconds: several times the interval at which the daemon writes it.
+pub const STALE_AFTER: u64 = 3_000_000_000;
 const CHUNKS: u32 = (65536 / PORTS_PER_CHUNK) as u32;
 
 /// Where a new TCP connection needs a pinhole.

@@ -36,6 +36,7 @@ impl Daemon {
             self.engine.adopt_added(key, state);
         }
         self.saved = Saved::of(saved.into_keys());
+        self.plane.beat(clock::now())?;
         // What that daemon has not read leads from where it was to where the tables are.
         let tables_read = clock::now();
         while !self.read()? && self.engine.read_up_to() <= tables_read {

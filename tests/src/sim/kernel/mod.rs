@@ -258,7 +258,7 @@ pub struct Kernel {
 
 /// Entries of the tables that make room by themselves.
 const LRU: usize = 64;
-/// How old a heartbeat may be, nanoseconds.
+/// How old a heartbeat may be, nanoseconds. Longer than the daemon's policy has it: the worlds that are kept were found so.
 pub const STALE_AFTER: u64 = 5_000_000_000;
 
 impl Kernel {
