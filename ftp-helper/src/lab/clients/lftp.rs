@@ -18,6 +18,9 @@ pub(super) fn invoke(call: &Call<'_>, mut command: Command) -> Invocation {
         "set ftp:ssl-protect-data yes".to_owned(),
         "set ftp:ssl-protect-list yes".to_owned(),
         "set ssl:verify-certificate no".to_owned(),
+        // By TLS 1.3 a server sends tickets that lftp has not read when it closes a connection that it has uploaded by: that
+        // is a reset then, and vsftpd may lose the end of the file.
+        "set ssl:priority NORMAL:-VERS-TLS1.3".to_owned(),
         "set xfer:clobber yes".to_owned(),
         format!("set ftp:passive-mode {passive}"),
         format!("set ftp:prefer-epsv {extended}"),
