@@ -10,6 +10,10 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use ftp_helper::lab::Host;
+use nix::sys::{
+    socket::{setsockopt, sockopt::ReceiveTimeout},
+    time::{TimeVal, TimeValLike as _},
+};
 
 /// How long a reply may take, loss and all.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -176,7 +180,10 @@ impl Spinner {
         self.write(format!("RETR {path}\r\n").as_bytes())?;
         self.expect("RETR", 150)?;
         let Some((listener, _)) = &self.listener else { bail!("nothing listens") };
-        let (data, _) = listener.accept()?;
+        // One that is denied never comes.
+        let limit = TimeVal::milliseconds(i64::try_from(self.connect_limit.as_millis())?);
+        setsockopt(listener, ReceiveTimeout, &limit)?;
+        let (data, _) = listener.accept().with_context(|| format!("nobody connects to {port}"))?;
         Ok((data, Taken { connect: Duration::ZERO, port }))
     }
 
