@@ -48,7 +48,7 @@ impl Daemon {
             let back = self.plane.apply(&self.policy, &self.guards, self.options.fast);
             return Err(match back {
                 Ok(()) => e,
-                Err(back) => e.context(format!("and the kernel did not take the old one back: {back:#}")),
+                Err(back) => e.context(format!("the kernel did not take the old configuration back either ({back:#})")),
             });
         }
         self.engine.set_policy(clock::now(), policy.clone());
