@@ -117,7 +117,7 @@ fn a_pinhole_is_added_used_taken_back_and_flushed() {
         let id = text(&row["added"]).to_owned();
         assert_eq!((&row["mode"], &row["note"], &row["uid"]), (&"added".into(), &"ticket 4711".into(), &0.into()));
         assert!((1..=30_000).contains(&row["expires_in_ms"].as_u64().unwrap()), "{row}");
-        let of_it = |e: &ftp_helper::event::Event| e.added.as_deref() == Some(&*id);
+        let of_it = |e: &ftp_helper::event::Event| e.added.is_some_and(|added| added.to_string() == id);
         let opened = events.wait("opened", |e| e.event == Kind::Opened && of_it(e)).unwrap();
         assert_eq!((opened.uid, opened.note.as_deref()), (Some(0), Some("ticket 4711")));
         let connection = ground.connect(to, PATIENCE).unwrap();
@@ -139,8 +139,9 @@ fn a_pinhole_is_added_used_taken_back_and_flushed() {
         assert!(ground.connect(to, SHORT).is_none());
         let id = text(&add(&["-o", "json"]).json().unwrap()["added"]).to_owned();
         gateway.data(&["pinholes", "del", &id, "--reason", "a mistake"]).unwrap();
-        let revoked =
-            events.wait("taken back", |e| e.event == Kind::Revoked && e.added.as_deref() == Some(&*id)).unwrap();
+        let revoked = events
+            .wait("taken back", |e| e.event == Kind::Revoked && e.added.is_some_and(|added| added.to_string() == id))
+            .unwrap();
         assert_eq!(revoked.reason.unwrap().as_str(), "operator");
         assert_eq!((revoked.uid, revoked.note.as_deref()), (Some(0), Some("a mistake")));
         let said = gateway.ask(&["pinholes", "del", &id, "--reason", "again"]).unwrap();
@@ -201,10 +202,11 @@ fn a_session_is_shown_robbed_of_its_pinhole_and_killed() {
 
             // Taken back before it is used: the next one is as good.
             let port = dialogue.epsv().unwrap();
-            events.wait("open", |e| e.event == Kind::Opened && e.session.as_deref() == Some(&*id)).unwrap();
+            events.wait("open", |e| e.event == Kind::Opened && e.session.is_some_and(|s| s.to_string() == id)).unwrap();
             gateway.data(&["pinholes", "del", &id, "--reason", "not theirs"]).unwrap();
-            let revoked =
-                events.wait("taken back", |e| e.event == Kind::Revoked && e.session.as_deref() == Some(&*id)).unwrap();
+            let revoked = events
+                .wait("taken back", |e| e.event == Kind::Revoked && e.session.is_some_and(|s| s.to_string() == id))
+                .unwrap();
             assert_eq!((revoked.reason.unwrap().as_str(), revoked.note.as_deref()), ("operator", Some("not theirs")));
             if mode == "drop" {
                 assert!(ground.connect(SocketAddr::new(server, port), SHORT).is_none());
@@ -230,8 +232,9 @@ fn a_session_is_shown_robbed_of_its_pinhole_and_killed() {
             // Killed: in `drop` nothing of it passes any more; in `observe` all does.
             let said = gateway.data(&["sessions", "kill", &id, "--reason", "a scan"]).unwrap();
             assert!(said.out.starts_with(&format!("Killed: session {id}, ")), "{}", said.out);
-            let killed =
-                events.wait("killed", |e| e.event == Kind::Killed && e.session.as_deref() == Some(&*id)).unwrap();
+            let killed = events
+                .wait("killed", |e| e.event == Kind::Killed && e.session.is_some_and(|s| s.to_string() == id))
+                .unwrap();
             assert_eq!((killed.reason.unwrap().as_str(), killed.uid), ("operator", Some(0)));
             assert_eq!(killed.note.as_deref(), Some("a scan"));
             let before = gateway.status().unwrap().reasons.get("killed").copied().unwrap_or_default();
@@ -256,7 +259,9 @@ fn a_session_is_shown_robbed_of_its_pinhole_and_killed() {
         let id = session_of(&gateway, &dialogue);
         dialogue.ask("QUIT").unwrap();
         drop(dialogue);
-        events.wait("its end", |e| e.event == Kind::SessionEnd && e.session.as_deref() == Some(&*id)).unwrap();
+        events
+            .wait("its end", |e| e.event == Kind::SessionEnd && e.session.is_some_and(|s| s.to_string() == id))
+            .unwrap();
         let story = gateway.data(&["sessions", "show", &id]).unwrap().out;
         assert!(story.lines().next().unwrap().ends_with(", ended") && story.contains("QUIT"), "{story}");
         gateway.stop().unwrap();

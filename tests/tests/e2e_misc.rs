@@ -147,7 +147,7 @@ fn more_than_four_gibibytes_are_counted_to_the_byte() {
     let e = events.wait("the end", |e| e.event == Kind::DataEnd).unwrap();
     let c = e.connection.unwrap();
     assert_eq!((c.bytes_out, c.bytes_back), (Some(0), Some(SIZE)));
-    let session = e.session.unwrap();
+    let session = e.session.unwrap().to_string();
     let row = gateway.sessions().unwrap().into_iter().find(|s| s.session == session);
     assert!(row.is_none_or(|r| r.bytes == SIZE && r.transfers == 1));
     if full() {

@@ -151,7 +151,6 @@ impl Request {
             | Self::PinholeDelete { reason, .. }
             | Self::PinholesFlush { reason, .. }
             | Self::SessionKill { reason, .. } => check_note(reason),
-            Self::Observe { filter, .. } => filter.check(),
             _ => Ok(()),
         }
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::Event;
+use crate::event::{Event, Timestamp};
 
 /// A session's story.
 #[derive(Clone, PartialEq, Debug)]
@@ -34,7 +34,7 @@ pub struct StoryHead {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct StoryLine {
     /// When the daemon came to know it: RFC 3339, UTC, microseconds.
-    pub ts: String,
+    pub ts: Timestamp,
     /// Who says so.
     pub from: Speaker,
     /// The line without its ending, what is no printable ASCII as `\xNN`, and a backslash twice. A password is `***`.

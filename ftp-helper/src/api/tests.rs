@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Code, Fault},
-    event::{Kind, NegotiatedBy, Pinhole, PinholeState},
+    event::{Kind, NegotiatedBy, Pinhole, PinholeState, SessionId},
 };
 
 #[derive(Clone)]
@@ -72,7 +72,7 @@ fn session_row(i: u64) -> Session {
 
 fn story_line(text: &str) -> StoryLine {
     StoryLine {
-        ts: "2026-01-01T00:00:00.000000Z".into(),
+        ts: "2026-01-01T00:00:00.000000Z".parse().unwrap(),
         from: Speaker::Client,
         text: Some(text.into()),
         long: false,
@@ -183,9 +183,9 @@ fn start(access: Option<Access>) -> Running {
 fn event(n: u64) -> Arc<Event> {
     Arc::new(Event {
         v: 1,
-        ts: "2026-01-01T00:00:00.000000Z".into(),
+        ts: "2026-01-01T00:00:00.000000Z".parse().unwrap(),
         event: if n.is_multiple_of(2) { Kind::Opened } else { Kind::Expired },
-        session: Some(format!("{n:016x}")),
+        session: Some(SessionId(n)),
         client: None,
         server: None,
         reason: None,
@@ -405,9 +405,9 @@ fn the_last_events_are_remembered() {
     };
     let all = past(Filter::default(), usize::MAX);
     assert_eq!(all.len(), 1024);
-    assert_eq!(all[0], format!("{:016x}", 1500 - 1024));
-    assert_eq!(past(Filter::default(), 1), [format!("{:016x}", 1499)]);
-    assert_eq!(past(Filter { event: vec![Kind::Opened], ..Filter::default() }, 1), [format!("{:016x}", 1498)]);
+    assert_eq!(all[0], SessionId(1500 - 1024));
+    assert_eq!(past(Filter::default(), 1), [SessionId(1499)]);
+    assert_eq!(past(Filter { event: vec![Kind::Opened], ..Filter::default() }, 1), [SessionId(1498)]);
 }
 
 #[test]
@@ -425,14 +425,14 @@ fn a_slow_observer_is_told_what_it_missed_and_slows_nobody() {
         server.backend.events.send(event(n)).unwrap();
     }
     server.backend.events.send(event(1 << 40)).unwrap();
-    let mut past = String::new();
+    let mut past = None;
     let deadline = Instant::now() + Duration::from_secs(60);
-    let last = format!("{:016x}", 1u64 << 40);
+    let last = Some(SessionId(1 << 40));
     while past != last {
         assert!(Instant::now() < deadline, "the events do not arrive");
         let each = |observed| {
             if let Observed::Event(e) = observed {
-                past = e.session.unwrap();
+                past = e.session;
             }
             Ok::<_, Fault>(true)
         };

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     api::{Filter, Not},
-    event::{self, Kind, NegotiatedBy},
+    event::{Kind, NegotiatedBy, SessionId, Timestamp},
 };
 
 /// Which events; each option but `--since` may be given several times.
@@ -40,7 +40,7 @@ pub(super) struct FilterArgs {
 
     /// Events from then on: a duration before now, such as 10m, or a time, such as 2026-01-01T12:00:00Z
     #[arg(long, value_name = "DURATION|TIME", value_parser = since)]
-    since: Option<String>,
+    since: Option<Timestamp>,
 
     /// No events that this one fits: event, client, server, session, reason or mode, such as event=denied
     #[arg(long, value_name = "FILTER=VALUE", value_parser = not)]
@@ -69,10 +69,7 @@ pub(super) fn network(value: &str) -> Result<IpNet, String> {
 /// The id of a session or of an added pinhole; leading zeros may be left out.
 pub(super) fn id(value: &str) -> Result<String, String> {
     // Ids are printed with sixteen digits.
-    match u64::from_str_radix(value, 16) {
-        Ok(id) if !value.starts_with('+') => Ok(event::session_name(id)),
-        _ => Err("not the id of a session: up to sixteen hexadecimal digits".to_owned()),
-    }
+    value.parse().map(|id: SessionId| id.to_string()).map_err(|e| e.to_string())
 }
 
 /// How a pinhole was negotiated.
@@ -93,18 +90,18 @@ fn reason(value: &str) -> Result<String, String> {
     }
 }
 
-fn since(value: &str) -> Result<String, String> {
+fn since(value: &str) -> Result<Timestamp, String> {
     since_at(value, SystemTime::now())
 }
 
-fn since_at(value: &str, now: SystemTime) -> Result<String, String> {
+fn since_at(value: &str, now: SystemTime) -> Result<Timestamp, String> {
     let before = |d: Duration| now.checked_sub(d).unwrap_or(UNIX_EPOCH);
     let time = humantime::parse_duration(value).map(before);
     let time = time
         .or_else(|_| humantime::parse_rfc3339_weak(value))
         .map_err(|_| "neither a duration, such as 10m, nor a time in UTC, such as 2026-01-01T12:00:00Z".to_owned())?;
-    let nanos = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    Ok(event::timestamp(u64::try_from(nanos).map_err(|_| "too far away".to_owned())?))
+    let micros = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    u64::try_from(micros).ok().and_then(Timestamp::from_micros).ok_or_else(|| "too far away".to_owned())
 }
 
 fn not(value: &str) -> Result<Not, String> {
@@ -146,10 +143,10 @@ mod tests {
     #[test]
     fn a_time_is_a_duration_before_now_or_a_moment() {
         let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        assert_eq!(since_at("10m", now).unwrap(), "2023-11-14T22:03:20.000000Z");
-        assert_eq!(since_at("2023-11-14T22:13:20Z", now).unwrap(), "2023-11-14T22:13:20.000000Z");
-        assert_eq!(since_at("2023-11-14 22:13:20.5", now).unwrap(), "2023-11-14T22:13:20.500000Z");
-        assert_eq!(since_at("100years", now).unwrap(), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(since_at("10m", now).unwrap().to_string(), "2023-11-14T22:03:20.000000Z");
+        assert_eq!(since_at("2023-11-14T22:13:20Z", now).unwrap().to_string(), "2023-11-14T22:13:20.000000Z");
+        assert_eq!(since_at("2023-11-14 22:13:20.5", now).unwrap().to_string(), "2023-11-14T22:13:20.500000Z");
+        assert_eq!(since_at("100years", now).unwrap().to_string(), "1970-01-01T00:00:00.000000Z");
         assert!(since_at("yesterday", now).is_err());
     }
 

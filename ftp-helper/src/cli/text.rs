@@ -9,8 +9,8 @@ use crate::event::Event;
 
 /// An event in one line, in columns.
 pub(super) fn event(event: &Event, paint: Paint) -> String {
-    let Event { ts, event: kind, session, client, server, added, .. } = event;
-    let id = session.as_ref().or(added.as_ref()).map_or_else(String::new, |id| printable(id));
+    let Event { ts, event: kind, client, server, .. } = event;
+    let id = event.owner().as_ref().map_or_else(String::new, ToString::to_string);
     let ends = match (client, server) {
         (Some(client), Some(server)) => format!("{client} -> {server}"),
         _ => String::new(),
@@ -18,7 +18,7 @@ pub(super) fn event(event: &Event, paint: Paint) -> String {
     // Two addresses of IPv4 with their ports; what is longer moves the rest.
     let head = format!(
         "{} {} {} {ends:<46}",
-        paint.faint(&printable(ts)),
+        paint.faint(&ts.to_string()),
         paint.kind(*kind, &format!("{:<13}", name(kind))),
         paint.strong(&format!("{id:<16}")),
     );
@@ -119,7 +119,7 @@ mod tests {
     use ftp_helper_common::reason::Reason;
 
     use super::*;
-    use crate::event::{By, Connection, Kind, NegotiatedBy, Pinhole, PinholeState};
+    use crate::event::{By, Connection, Kind, NegotiatedBy, Pinhole, PinholeState, SessionId};
 
     fn plain(e: &Event) -> String {
         event(e, Paint::PLAIN)
@@ -128,9 +128,9 @@ mod tests {
     fn blank(kind: Kind) -> Event {
         Event {
             v: 1,
-            ts: "2026-01-01T00:00:00.000000Z".into(),
+            ts: "2026-01-01T00:00:00.000000Z".parse().unwrap(),
             event: kind,
-            session: Some("00000000000000a1".into()),
+            session: Some(SessionId(0xa1)),
             client: Some("192.0.2.10:40000".parse().unwrap()),
             server: Some("198.51.100.5:21".parse().unwrap()),
             reason: None,
@@ -161,7 +161,7 @@ mod tests {
         );
         let added = Event {
             session: None,
-            added: Some("8000000000000001".into()),
+            added: Some(SessionId(0x8000_0000_0000_0001)),
             client: None,
             server: None,
             by: Some(By::Operator),

@@ -10,7 +10,7 @@ use crate::{
     },
     dataplane::{Direction, Guard},
     engine::{Entry, Nanos, NotKilled, Order},
-    event,
+    event::{SessionId, Timestamp},
 };
 
 /// Does it, and says what came of it.
@@ -36,7 +36,7 @@ pub(super) fn story(d: &Daemon, session: &str) -> Result<Story, Refusal> {
         )));
     };
     let head = StoryHead {
-        session: event::session_name(id),
+        session: SessionId(id).to_string(),
         client: story.client,
         server: story.server,
         ended: story.ended,
@@ -44,14 +44,14 @@ pub(super) fn story(d: &Daemon, session: &str) -> Result<Story, Refusal> {
     };
     let lines = story.entries.into_iter().map(|entry| match entry {
         Entry::Line { wall, server, text, long } => StoryLine {
-            ts: event::timestamp(wall),
+            ts: Timestamp::from_wall(wall),
             from: if server { Speaker::Server } else { Speaker::Client },
             text: Some(text),
             long,
             event: None,
         },
         Entry::Event(event) => {
-            StoryLine { ts: event.ts.clone(), from: Speaker::Daemon, text: None, long: false, event: Some(event) }
+            StoryLine { ts: event.ts, from: Speaker::Daemon, text: None, long: false, event: Some(event) }
         }
     });
     Ok(Story { head, lines: lines.collect() })
@@ -96,7 +96,7 @@ fn add(d: &mut Daemon, wish: &PinholeAdd, order: &Order) -> Result<PinholeRow, R
 
 fn delete(d: &mut Daemon, selector: &Selector, order: &Order) -> Result<PinholeRow, Refusal> {
     let selector = match selector {
-        Selector::Id(name) => Selector::Id(event::session_name(id(name)?)),
+        Selector::Id(name) => Selector::Id(SessionId(id(name)?).to_string()),
         Selector::Endpoint { .. } => selector.clone(),
     };
     let row = status::pinholes(d).into_iter().find(|row| selector.matches(row));
@@ -112,13 +112,14 @@ fn delete(d: &mut Daemon, selector: &Selector, order: &Order) -> Result<PinholeR
 fn revoke(d: &mut Daemon, rows: Vec<PinholeRow>, order: &Order) -> Result<Vec<PinholeRow>, Refusal> {
     let mut revoked = Vec::with_capacity(rows.len());
     for row in rows {
-        let Some(owner) = row.id().and_then(event::session_id) else { continue };
+        let Some(owner) = row.id().and_then(|id| id.parse().ok()) else { continue };
+        let SessionId(owner) = owner;
         if d.engine.revoke_pinhole(clock::now(), owner, order) {
             revoked.push(row);
         }
     }
     carry_out(d)?;
-    for owner in revoked.iter().filter_map(|row| row.session.as_deref().and_then(event::session_id)) {
+    for SessionId(owner) in revoked.iter().filter_map(|row| row.session.as_deref()?.parse().ok()) {
         d.save(owner).map_err(|e| Refusal::failed(format!("{e:#}")))?;
     }
     Ok(revoked)
@@ -151,7 +152,7 @@ fn id(name: &str) -> Result<u64, Refusal> {
             "{name:?} is not an id: up to sixteen hexadecimal digits, as `ftp-helper sessions` prints them"
         ),
     };
-    event::session_id(name).ok_or_else(bad)
+    name.parse().map(|SessionId(id)| id).map_err(|_| bad())
 }
 
 fn refused(message: String) -> Refusal {

@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     dataplane::{AttachKind, Link, STALE_AFTER, ShieldKind},
     engine::{self, LATENCY_BOUNDS, Latency, Nanos, PinholeView, SessionView, Visible, policy::Mode},
-    event,
+    event::SessionId,
     metrics::{ByReason, Histogram, Program, Snapshot},
     nft::Fed,
 };
@@ -117,7 +117,7 @@ fn connection(d: &Daemon, now: Nanos, key: &FlowKey, state: &FlowState) -> Conne
 
 /// What an owner of pinholes is called as: a session, or an added pinhole.
 fn names(owner: u64) -> (Option<String>, Option<String>) {
-    let name = event::session_name(owner);
+    let name = SessionId(owner).to_string();
     if owner & ADDED_ID == 0 { (Some(name), None) } else { (None, Some(name)) }
 }
 
@@ -253,7 +253,7 @@ pub(super) fn merge(old: &Config, new: Config) -> (Config, ReloadReport) {
 /// One session.
 pub(super) fn session(d: &Daemon, now: Nanos, v: SessionView) -> Session {
     Session {
-        session: event::session_name(v.id),
+        session: SessionId(v.id).to_string(),
         client: v.client,
         server: v.server,
         inside: v.inside,

@@ -16,7 +16,7 @@ use super::{
     policy::Policy,
     view::PinholeView,
 };
-use crate::event::{self, By, Event, Kind};
+use crate::event::{By, Event, Kind, SessionId};
 
 /// An added pinhole that nobody has used yet.
 #[derive(Debug)]
@@ -194,7 +194,7 @@ impl Engine {
 
     fn tell_added(&mut self, now: Nanos, id: u64, hole: &Pinhole, order: Option<Order>, event: Event) {
         let (uid, note) = order.map(|o| (o.uid, o.note)).unzip();
-        let (added, pinhole) = (Some(event::session_name(id)), Some(hole.show(now)));
+        let (added, pinhole) = (Some(SessionId(id)), Some(hole.show(now)));
         self.core.event(Event { added, pinhole, uid, note, ..event });
     }
 

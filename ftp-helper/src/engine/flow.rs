@@ -17,7 +17,7 @@ use super::{
     table::Flow,
     view::{ends, socket},
 };
-use crate::event::{self, Connection, Kind, PinholeState};
+use crate::event::{Connection, Kind, PinholeState, SessionId};
 
 type Sessions = HashMap<u64, Box<Session>>;
 
@@ -143,8 +143,8 @@ pub(super) fn forget(sessions: &mut Sessions, core: &mut Core, now: Nanos, key: 
 }
 
 /// The id of the pinhole that an operator has added for this connection.
-fn added(record: &FlowRecord) -> Option<String> {
-    (record.mode == pending::ADDED).then(|| event::session_name(record.session))
+fn added(record: &FlowRecord) -> Option<SessionId> {
+    (record.mode == pending::ADDED).then(|| SessionId(record.session))
 }
 
 fn pinhole_of(record: &FlowRecord) -> PinholeKey {

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use self::told::{printable, without_password};
 use super::{line::Line, view::ends};
-use crate::event::{self, By, Connection, Event, Kind, Pinhole};
+use crate::event::{By, Connection, Event, Kind, Pinhole, SessionId};
 
 /// Bytes that the story of one session takes at most, upkeep included.
 const STORY: usize = 4 << 10;
@@ -141,7 +141,7 @@ impl Stories {
 
     /// Something has happened; what belongs to no session that is known is nobody's story.
     pub(super) fn event(&mut self, event: &Event) {
-        let Some(id) = event.session.as_deref().and_then(event::session_id) else { return };
+        let Some(SessionId(id)) = event.session else { return };
         let what = What::Event {
             kind: event.event,
             reason: event.reason.map(|r| r as u16),
@@ -152,7 +152,7 @@ impl Stories {
             note: event.note.as_deref(),
             detail: event.detail.as_deref(),
         };
-        self.keep(id, &Stored { at: event::wall_of(&event.ts).unwrap_or_default() / 1000, what });
+        self.keep(id, &Stored { at: event.ts.micros(), what });
     }
 
     /// A session is over.

@@ -3,13 +3,14 @@
 //! The engine makes them, the daemon and `replay` print them, the control socket carries them. The format is documented
 //! in `docs/events.md`.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::{Duration, UNIX_EPOCH},
-};
+mod values;
+
+use std::net::{IpAddr, SocketAddr};
 
 use ftp_helper_common::reason::Reason;
 use serde::{Deserialize, Serialize, Serializer, de};
+
+pub use self::values::{NotATimestamp, NotAnId, SessionId, Timestamp};
 
 /// Something that happened to a session, a pinhole or a connection.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -17,12 +18,12 @@ pub struct Event {
     /// Version of this format: 1.
     pub v: u8,
     /// When, RFC 3339 in UTC with microseconds.
-    pub ts: String,
+    pub ts: Timestamp,
     /// What.
     pub event: Kind,
     /// The session's id, sixteen hexadecimal digits; absent where a connection belongs to none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub session: Option<String>,
+    pub session: Option<SessionId>,
     /// The control connection's client.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub client: Option<SocketAddr>,
@@ -37,7 +38,7 @@ pub struct Event {
     pub pinhole: Option<Pinhole>,
     /// The id of the pinhole that it is about, where an operator has added that; it belongs to no session.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub added: Option<String>,
+    pub added: Option<SessionId>,
     /// The connection that it is about (`used`, `denied`, `data_end`).
     #[serde(flatten, skip_serializing_if = "Option::is_none", default)]
     pub connection: Option<Connection>,
@@ -214,7 +215,7 @@ impl Event {
     pub fn new(event: Kind, wall: u64) -> Self {
         Self {
             v: Self::VERSION,
-            ts: timestamp(wall),
+            ts: Timestamp::from_wall(wall),
             event,
             session: None,
             client: None,
@@ -232,7 +233,12 @@ impl Event {
 
     /// The same about a session.
     pub fn of_session(self, id: u64, client: SocketAddr, server: SocketAddr) -> Self {
-        Self { session: Some(session_name(id)), client: Some(client), server: Some(server), ..self }
+        Self { session: Some(SessionId(id)), client: Some(client), server: Some(server), ..self }
+    }
+
+    /// The id of the session or of the added pinhole that it is about.
+    pub fn owner(&self) -> Option<SessionId> {
+        self.session.or(self.added)
     }
 
     /// The same with a reason.
@@ -246,27 +252,6 @@ impl Connection {
     pub fn new(from: SocketAddr, to: SocketAddr) -> Self {
         Self { from, to, bytes_out: None, bytes_back: None, duration_ms: None, dropped: None }
     }
-}
-
-/// A session's id as events write it.
-pub fn session_name(id: u64) -> String {
-    format!("{id:016x}")
-}
-
-/// The id of a session that was written so.
-pub fn session_id(name: &str) -> Option<u64> {
-    u64::from_str_radix(name, 16).ok()
-}
-
-/// The time that was written so, in nanoseconds; `None` of what is no such time.
-pub fn wall_of(timestamp: &str) -> Option<u64> {
-    let since = humantime::parse_rfc3339(timestamp).ok()?.duration_since(UNIX_EPOCH).ok()?;
-    u64::try_from(since.as_nanos()).ok()
-}
-
-/// Nanoseconds since 1970-01-01 UTC in RFC 3339 with microseconds.
-pub fn timestamp(wall: u64) -> String {
-    humantime::format_rfc3339_micros(UNIX_EPOCH + Duration::from_nanos(wall)).to_string()
 }
 
 /// A reason travels by its name.
@@ -326,7 +311,5 @@ mod tests {
         let text = serde_json::to_string(&bare).unwrap();
         assert_eq!(text, r#"{"v":1,"ts":"1970-01-01T00:00:00.000000Z","event":"session_end"}"#);
         assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), bare);
-        assert_eq!(wall_of("2023-11-14T22:13:20.123456Z"), Some(1_700_000_000_123_456_000));
-        assert_eq!(wall_of("yesterday"), None);
     }
 }

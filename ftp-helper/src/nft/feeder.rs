@@ -21,7 +21,7 @@ use super::{
     elements::{Change, Element, Sets, apply, check},
     netlink::Netfilter,
 };
-use crate::event::{self, Pinhole};
+use crate::event::{Pinhole, SessionId};
 
 /// Changes that may wait for the kernel.
 const QUEUE: usize = 16_384;
@@ -269,7 +269,7 @@ fn change(order: &Order, now: Instant) -> Option<Change> {
     match order {
         Order::Add { element, until, session } => {
             let left = until.checked_duration_since(now).filter(|d| !d.is_zero())?;
-            let comment = format!("ftp-helper, session {}", event::session_name(*session));
+            let comment = format!("ftp-helper, session {}", SessionId(*session));
             Some(Change::Add(*element, left, comment))
         }
         Order::Remove(element) => Some(Change::Remove(*element)),

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use ftp_helper::{
     api::{ConnectionRow, Gauge, Heartbeat, PinholeRow, Request, Response, Session, Standing, Status, Versioned},
-    event::{Event, Kind, NegotiatedBy, Pinhole, PinholeState, session_name},
+    event::{Event, Kind, NegotiatedBy, Pinhole, PinholeState, SessionId},
 };
 use ftp_helper_tests::gateway::{PATIENCE, program, within};
 use nix::{
@@ -232,7 +232,7 @@ fn status(sessions: u32, age: u64) -> Status {
 
 fn session(n: u32, age: u64) -> Session {
     Session {
-        session: session_name(n.into()),
+        session: SessionId(n.into()).to_string(),
         client: client(n),
         server: server(),
         inside: None,
@@ -250,7 +250,7 @@ fn session(n: u32, age: u64) -> Session {
 
 fn pinhole(n: u32, age: u64) -> PinholeRow {
     PinholeRow {
-        session: Some(session_name(n.into())),
+        session: Some(SessionId(n.into()).to_string()),
         added: None,
         client: Some(client(n)),
         server: Some(server()),
@@ -274,7 +274,7 @@ fn hole(n: u32, left: u64) -> Pinhole {
 
 fn connection(n: u32, age: u64) -> ConnectionRow {
     ConnectionRow {
-        session: Some(session_name(n.into())),
+        session: Some(SessionId(n.into()).to_string()),
         added: None,
         client: Some(client(n)),
         server: Some(server()),

@@ -8,7 +8,7 @@ use std::{
 
 use ftp_helper::{
     api::{self, REQUEST_MAX, Request, Versioned},
-    event::{Event, Kind},
+    event::{Event, Kind, SessionId},
 };
 use ftp_helper_common::reason::Reason;
 
@@ -36,7 +36,7 @@ pub fn run(data: &[u8]) {
                     let mut event = Event::new(Kind::Refused, 1_700_000_000_000_000_000).because(Reason::LowPort);
                     let _ = filter.matches(&event);
                     event.client = "192.0.2.10:40000".parse().ok();
-                    event.session = Some("00000000000000a1".to_owned());
+                    event.session = Some(SessionId(0xa1));
                     let _ = filter.matches(&event);
                 }
             }

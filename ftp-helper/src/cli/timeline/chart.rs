@@ -103,18 +103,18 @@ impl Chart {
     /// The timeline of a session's events.
     ///
     /// # Errors
-    /// There is no event, or one has a time that can't be read.
+    /// There is no event.
     pub(super) fn new(events: &[Event]) -> Result<Self> {
         let first = events.first().context("there is no event")?;
-        let began = time(first)?;
+        let began = first.ts.time();
         let ends = Ends { client: first.client, server: first.server };
-        let steps: Vec<_> = events.iter().map(|e| step(e, began, ends)).collect::<Result<_>>()?;
+        let steps = events.iter().map(|e| step(e, began, ends)).collect();
         let spans = spans(events);
         Ok(Self {
-            session: first.session.clone().unwrap_or_default(),
+            session: first.session.as_ref().map_or_else(String::new, ToString::to_string),
             client: ends.client,
             server: ends.server,
-            began: first.ts.clone(),
+            began: first.ts.to_string(),
             steps,
             spans,
         })
@@ -143,14 +143,9 @@ impl Ends {
     }
 }
 
-fn time(event: &Event) -> Result<SystemTime> {
-    humantime::parse_rfc3339(&event.ts)
-        .with_context(|| format!("an event has a time that can't be read, {:?}", event.ts))
-}
-
-fn step(event: &Event, began: SystemTime, ends: Ends) -> Result<Step> {
+fn step(event: &Event, began: SystemTime, ends: Ends) -> Step {
     // Events of two CPUs may be told a moment out of order.
-    let at = time(event)?.duration_since(began).unwrap_or_default();
+    let at = event.ts.time().duration_since(began).unwrap_or_default();
     let pinhole = event.pinhole.as_ref();
     let connection = event.connection.as_ref();
     let reason = event.reason.map(|r| r.as_str().to_owned());
@@ -199,7 +194,7 @@ fn step(event: &Event, began: SystemTime, ends: Ends) -> Result<Step> {
     };
     let operator = event.note.as_deref().map(|n| format!("by an operator: {}", text::printable(n)));
     let note = [note, operator, detail].into_iter().flatten().collect::<Vec<_>>().join("; ");
-    Ok(Step { at, kind: text::name(&event.event), sign, tone, title, note, whole: text::event(event, Paint::PLAIN) })
+    Step { at, kind: text::name(&event.event), sign, tone, title, note, whole: text::event(event, Paint::PLAIN) }
 }
 
 /// Who announces: the server in passive modes, the client in active ones.

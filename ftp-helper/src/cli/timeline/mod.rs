@@ -17,7 +17,7 @@ use self::chart::Chart;
 use super::output::{Format, Out, OutputArgs};
 use crate::{
     error::{Code, Fault},
-    event::{self, Event},
+    event::{self, Event, SessionId},
 };
 
 /// Arguments of `timeline`.
@@ -28,8 +28,8 @@ pub(super) struct TimelineArgs {
     file: PathBuf,
 
     /// Draw the session with this id; needed where the stream tells of several
-    #[arg(long, value_name = "ID", value_parser = session)]
-    session: Option<String>,
+    #[arg(long, value_name = "ID")]
+    session: Option<SessionId>,
 
     /// Draw the session's transfer of this number alone, the first being 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -55,7 +55,7 @@ pub(super) fn run(args: TimelineArgs) -> anyhow::Result<ExitCode> {
         let file = File::open(&args.file).with_context(|| format!("can't read {name}"))?;
         read(BufReader::new(file), &name)?
     };
-    let svg = picture(events, args.session.as_deref(), args.transfer, &name)?;
+    let svg = picture(events, args.session, args.transfer, &name)?;
     match args.output {
         Some(path) => write(&path, &svg)?,
         None => {
@@ -68,7 +68,12 @@ pub(super) fn run(args: TimelineArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// The picture of one session of a stream.
-fn picture(events: Vec<Event>, session: Option<&str>, transfer: Option<u32>, name: &str) -> anyhow::Result<String> {
+fn picture(
+    events: Vec<Event>,
+    session: Option<SessionId>,
+    transfer: Option<u32>,
+    name: &str,
+) -> anyhow::Result<String> {
     let mut events = of_session(events, session, name)?;
     if let Some(number) = transfer {
         events = of_transfer(&events, number).map_err(|known| {
@@ -107,16 +112,16 @@ fn read(from: impl BufRead, name: &str) -> anyhow::Result<Vec<Event>> {
 }
 
 /// The events of the session that is asked for, or of the only one.
-fn of_session(events: Vec<Event>, wanted: Option<&str>, name: &str) -> Result<Vec<Event>, Fault> {
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for id in events.iter().filter_map(|e| e.session.as_ref()) {
-        *counts.entry(id.clone()).or_default() += 1;
+fn of_session(events: Vec<Event>, wanted: Option<SessionId>, name: &str) -> Result<Vec<Event>, Fault> {
+    let mut counts: BTreeMap<SessionId, usize> = BTreeMap::new();
+    for id in events.iter().filter_map(|e| e.session) {
+        *counts.entry(id).or_default() += 1;
     }
     let usage = |message: String| Err(Fault::new(Code::Usage, message));
     let chosen = match (wanted, counts.len()) {
-        (Some(id), _) if counts.contains_key(id) => id.to_owned(),
+        (Some(id), _) if counts.contains_key(&id) => id,
         (_, 0) => return usage(format!("{name}: no event belongs to a session, so that there is nothing to draw")),
-        (None, 1) => counts.into_keys().next().unwrap_or_default(),
+        (None, 1) => return Ok(events.into_iter().filter(|e| e.session.is_some()).collect()),
         (wanted, n) => {
             let what = match wanted {
                 Some(id) => format!("no event belongs to session {id}"),
@@ -125,11 +130,11 @@ fn of_session(events: Vec<Event>, wanted: Option<&str>, name: &str) -> Result<Ve
             return usage(format!("{name}: {what}; choose one with --session: {}", listed(&counts)));
         }
     };
-    Ok(events.into_iter().filter(|e| e.session.as_ref() == Some(&chosen)).collect())
+    Ok(events.into_iter().filter(|e| e.session == Some(chosen)).collect())
 }
 
 /// Sessions and how many events each has, the first of them.
-fn listed(counts: &BTreeMap<String, usize>) -> String {
+fn listed(counts: &BTreeMap<SessionId, usize>) -> String {
     const SHOWN: usize = 8;
     let mut list: Vec<_> = counts.iter().take(SHOWN).map(|(id, n)| format!("{id} ({n} events)")).collect();
     if counts.len() > SHOWN {
@@ -156,12 +161,6 @@ fn write(path: &Path, svg: &str) -> anyhow::Result<()> {
 
 fn is_stdin(path: &Path) -> bool {
     path.as_os_str() == "-"
-}
-
-fn session(value: &str) -> Result<String, String> {
-    // Ids are printed with sixteen digits; leading zeros may be left out here.
-    let id = event::session_id(value).ok_or("not the id of a session: up to sixteen hexadecimal digits")?;
-    Ok(event::session_name(id))
 }
 
 #[cfg(test)]
@@ -262,8 +261,10 @@ mod tests {
         assert!(e.to_string().starts_with("events.jsonl:1:13: "), "{e}");
         let e = wrong(&first.replace("\"v\":1", "\"v\":2"));
         assert_eq!(e.to_string(), "events.jsonl:1:1: an event of version 2; this program reads version 1");
-        let e = Chart::new(&events(&first.replace("2026-11-24T", "yesterday"))).map(drop).unwrap_err();
+        let e = wrong(&first.replace("2026-11-24T", "yesterday"));
         assert!(e.to_string().contains("yesterday"), "{e}");
+        let e = wrong(&first.replace("0000000000000001", "first"));
+        assert!(e.to_string().contains("not the id of a session"), "{e}");
     }
 
     #[test]
@@ -273,11 +274,9 @@ mod tests {
         assert_eq!(code(&e), Code::Usage);
         let list = "0000000000000001 (11 events), 00000000000000a2 (11 events)";
         assert_eq!(e.to_string(), format!("x: the events are of 2 sessions; choose one with --session: {list}"));
-        let e = picture(events(&text), Some("00000000000000a3"), None, "x").unwrap_err();
+        let e = picture(events(&text), Some(SessionId(0xa3)), None, "x").unwrap_err();
         assert!(e.to_string().starts_with("x: no event belongs to session 00000000000000a3; choose"), "{e}");
-        assert!(picture(events(&text), Some("00000000000000a2"), None, "x").unwrap().contains("00000000000000a2"));
+        assert!(picture(events(&text), Some(SessionId(0xa2)), None, "x").unwrap().contains("00000000000000a2"));
         assert_eq!(code(&picture(Vec::new(), None, None, "x").unwrap_err()), Code::Usage);
-        assert_eq!(session("A2"), Ok("00000000000000a2".to_owned()));
-        assert!(session("first").is_err());
     }
 }

@@ -12,7 +12,7 @@ use ftp_helper_common::reason::Reason;
 use super::super::text;
 use crate::{
     api::{ConnectionRow, PinholeRow, Session, Status},
-    event::{Event, Kind, NegotiatedBy},
+    event::{Event, Kind, NegotiatedBy, SessionId},
 };
 
 /// Time since the program started.
@@ -73,7 +73,7 @@ pub(super) struct Known {
     pub(super) fetched: Option<Box<Fetched>>,
     /// Refusals by what and why.
     pub(super) refusals: Vec<Refusal>,
-    last_events: HashMap<String, LastEvent>,
+    last_events: HashMap<SessionId, LastEvent>,
     last_refusals: HashMap<Reason, LastRefusal>,
 }
 
@@ -91,8 +91,8 @@ impl Known {
         }
         // Events of sessions that have ended are kept a while: an event may come before its session is listed.
         if self.last_events.len() > 2 * fetched.sessions.len() + 4096 {
-            let live: HashSet<&str> = fetched.sessions.iter().map(|s| s.session.as_str()).collect();
-            self.last_events.retain(|id, _| live.contains(id.as_str()));
+            let live: HashSet<SessionId> = fetched.sessions.iter().filter_map(|s| s.session.parse().ok()).collect();
+            self.last_events.retain(|id, _| live.contains(id));
         }
         self.fetched = Some(fetched);
     }
@@ -100,24 +100,24 @@ impl Known {
     /// Takes an event.
     pub(super) fn event(&mut self, event: &Event) {
         if let (Some(reason), Some(who)) = (event.reason, who(event)) {
-            let time = event.ts.get(11..19).unwrap_or_default().to_owned();
+            let time = event.ts.to_string().get(11..19).unwrap_or_default().to_owned();
             self.last_refusals.insert(reason, LastRefusal { time, who });
         }
-        let Some(id) = &event.session else { return };
+        let Some(id) = event.session else { return };
         let mode = event.pinhole.as_ref().map(|p| p.mode);
-        match self.last_events.get_mut(id) {
+        match self.last_events.get_mut(&id) {
             Some(last) => {
                 *last = LastEvent { kind: event.event, reason: event.reason, mode: mode.or(last.mode) };
             }
             None => {
-                self.last_events.insert(id.clone(), LastEvent { kind: event.event, reason: event.reason, mode });
+                self.last_events.insert(id, LastEvent { kind: event.event, reason: event.reason, mode });
             }
         }
     }
 
     /// The last event of a session.
     pub(super) fn last_event(&self, session: &str) -> Option<&LastEvent> {
-        self.last_events.get(session)
+        self.last_events.get(&session.parse().ok()?)
     }
 
     /// The last event with a reason.

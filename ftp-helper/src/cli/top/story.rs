@@ -20,7 +20,8 @@ pub(super) fn lines(story: &Story) -> Vec<StoryLine> {
         lines.push(StoryLine { text, tone: Tone::Dim });
     }
     for line in &story.lines {
-        let time = text::printable(line.ts.get(11..23).unwrap_or(&line.ts));
+        let time = line.ts.to_string();
+        let time = time.get(11..23).unwrap_or(&time);
         if let Some(said) = &line.text {
             let (who, tone) = match line.from {
                 Speaker::Client => ("C>", Tone::Plain),
@@ -67,7 +68,7 @@ mod tests {
             forgotten: 2,
         };
         let line = |from, text: &str| crate::api::StoryLine {
-            ts: "2026-01-01T12:34:56.789012Z".into(),
+            ts: "2026-01-01T12:34:56.789012Z".parse().unwrap(),
             from,
             text: Some(text.into()),
             long: text.len() > 10,

@@ -12,7 +12,7 @@ use crate::{
     daemon::clock,
     dataplane::{Dataplane, Parking},
     engine::{Action, Engine},
-    event::{self, Event},
+    event::{Event, SessionId},
     nft::Feeder,
 };
 
@@ -48,7 +48,7 @@ pub(super) fn carry_out(
                 engine.handle_outcome(clock::now(), &command, outcome);
             }
             Action::Event(event) => {
-                if let Some(owner) = event.session.as_deref().or(event.added.as_deref()).and_then(event::session_id) {
+                if let Some(SessionId(owner)) = event.owner() {
                     outlets.feed(engine, owner);
                 }
                 // An error means that nobody listens.

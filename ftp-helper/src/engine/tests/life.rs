@@ -5,7 +5,10 @@ use std::time::Duration;
 use ftp_helper_common::{reason::Reason, record::SynRecord, state::SessionState};
 
 use super::*;
-use crate::engine::{policy::Modes, session::Session};
+use crate::{
+    engine::{policy::Modes, session::Session},
+    event::SessionId,
+};
 
 const HOUR: Nanos = 3600 * SECOND;
 
@@ -36,7 +39,7 @@ fn a_session_is_told_from_beginning_to_end() {
     let told = [Kind::SessionStart, Kind::Opened, Kind::Used, Kind::DataEnd, Kind::SessionEnd];
     assert_eq!(kinds, told);
     for event in &sim.events {
-        assert_eq!(event.session.as_deref(), Some("0000000000000051"), "{event:?}");
+        assert_eq!(event.session, Some(SessionId(0x51)), "{event:?}");
         assert_eq!(event.client, Some("192.0.2.10:40000".parse().unwrap()));
     }
     let end = &sim.events[3].connection.clone().unwrap();
@@ -92,7 +95,7 @@ fn data_connections_outlive_their_session_with_its_name() {
     assert_eq!((sim.live(), sim.reasons(Kind::SessionEnd)), (false, vec!["reset"]));
     sim.record(&end_of(&flow, sim.now, [1, 2]));
     let end = sim.of(Kind::DataEnd).next().unwrap();
-    assert_eq!(end.session.as_deref(), Some("0000000000000051"));
+    assert_eq!(end.session, Some(SessionId(0x51)));
     assert_eq!(end.client, Some("192.0.2.10:40000".parse().unwrap()));
 }
 

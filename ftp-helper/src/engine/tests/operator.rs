@@ -7,7 +7,10 @@ use ftp_helper_common::{
 };
 
 use super::*;
-use crate::engine::{Entry, NotKilled, Order};
+use crate::{
+    engine::{Entry, NotKilled, Order},
+    event::SessionId,
+};
 
 fn order(note: &str) -> Order {
     Order { uid: 1000, note: note.into() }
@@ -34,7 +37,7 @@ fn an_added_pinhole_is_open_for_one_connection() {
         assert_eq!((command.op, command.session, command.pinhole, command.seq), (op::ADD, id, key, 5000));
         let opened = sim.events.last().unwrap().clone();
         assert_eq!((opened.event, opened.by, opened.session), (Kind::Opened, Some(By::Operator), None));
-        assert_eq!((opened.added.as_deref(), opened.uid), (Some(&*crate::event::session_name(id)), Some(1000)));
+        assert_eq!((opened.added, opened.uid), (Some(SessionId(id)), Some(1000)));
         assert_eq!(opened.note.as_deref(), Some("ticket"));
         assert_eq!(opened.pinhole.unwrap().expires_in_ms, 5000);
         assert!(sim.engine.has_pinhole(id, &key) && sim.engine.pinhole(sim.now, id).is_some());

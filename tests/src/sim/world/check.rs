@@ -2,7 +2,7 @@
 
 use ftp_helper::{
     engine::policy::Opaque,
-    event::{Event, Kind, PinholeState as Shown},
+    event::{Event, Kind, PinholeState as Shown, SessionId},
 };
 use ftp_helper_common::{
     canon::bit,
@@ -185,7 +185,7 @@ impl World {
 
     /// What the engine has told.
     fn hear(&mut self, event: &Event) -> Result<(), Broken> {
-        let id = event.session.as_deref().and_then(|s| u64::from_str_radix(s, 16).ok());
+        let id = event.session.map(|SessionId(id)| id);
         let about = id.and_then(|id| self.by_id.get(&id).copied());
         let text = || {
             let port = event.pinhole.as_ref().map_or(0, |p| p.port);
