@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast;
 
 use crate::event::Event;
 
@@ -15,58 +15,42 @@ pub(super) const REMEMBERED: usize = 1024;
 /// Events that an observer may be behind.
 const BEHIND: usize = 4096;
 
-/// What an observer gets.
-#[derive(Clone, Debug)]
-pub(super) enum Item {
-    /// An event.
-    Event(Arc<Event>),
-    /// This many were missed.
-    Missed(u64),
-}
-
-/// The last events, and a channel for those that follow: whoever asks gets both without a gap.
+/// The last events, and a channel for those that follow: whoever asks gets both without a gap. Clones are the same one.
 #[derive(Clone)]
-pub(super) struct History(Arc<Mutex<Inner>>);
+pub struct History(Arc<Mutex<Inner>>);
 
 struct Inner {
     last: VecDeque<Arc<Event>>,
-    live: broadcast::Sender<Item>,
+    live: broadcast::Sender<Arc<Event>>,
 }
 
-impl History {
+impl Default for History {
     /// Remembers nothing yet.
-    pub(super) fn new() -> Self {
+    fn default() -> Self {
         let live = broadcast::Sender::new(BEHIND);
         Self(Arc::new(Mutex::new(Inner { last: VecDeque::with_capacity(REMEMBERED), live })))
     }
+}
 
-    /// Takes events in until their source ends.
-    pub(super) async fn collect(self, mut events: broadcast::Receiver<Arc<Event>>) {
-        loop {
-            match events.recv().await {
-                Ok(event) => self.push(event),
-                Err(RecvError::Lagged(missed)) => {
-                    // No observer means an error here, and nobody to tell.
-                    let _ = self.lock().live.send(Item::Missed(missed));
-                }
-                Err(RecvError::Closed) => return,
-            }
-        }
-    }
-
-    /// The remembered events, oldest first, and what follows them.
-    pub(super) fn observe(&self) -> (Vec<Arc<Event>>, broadcast::Receiver<Item>) {
-        let inner = self.lock();
-        (inner.last.iter().cloned().collect(), inner.live.subscribe())
-    }
-
-    fn push(&self, event: Arc<Event>) {
+impl History {
+    /// Takes an event in: it is remembered, and told to whoever listens.
+    pub fn push(&self, event: Event) {
+        let event = Arc::new(event);
         let mut inner = self.lock();
         if inner.last.len() == REMEMBERED {
             inner.last.pop_front();
         }
         inner.last.push_back(event.clone());
-        let _ = inner.live.send(Item::Event(event));
+        if inner.live.receiver_count() > 0 {
+            // Those who listen may go at any time; then it is for nobody.
+            drop(inner.live.send(event));
+        }
+    }
+
+    /// The remembered events, oldest first, and what follows them.
+    pub(super) fn observe(&self) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
+        let inner = self.lock();
+        (inner.last.iter().cloned().collect(), inner.live.subscribe())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -24,6 +24,7 @@ use self::access::Right;
 pub use self::{
     act::{Direction, NOTE_MAX, PinholeAdd, PinholeFilter, Selector, check_note},
     filter::{Filter, Not},
+    history::History,
     model::{
         ConnectionRow, DeniedPort, FedSets, Gauge, Heartbeat, HookKind, Interface, LinkType, PinholeRow, ReloadReport,
         Session, ShieldKind, Standing, Status,

@@ -25,7 +25,7 @@ use super::{
     Asked, ConnectionRow, ErrorKind, Filter, PinholeAdd, PinholeFilter, PinholeRow, REQUEST_MAX, ReloadReport, Request,
     Response, Selector, Session, Status, Story, VERSION, Versioned, Why,
     access::{Access, Peer},
-    history::{History, Item, REMEMBERED},
+    history::{History, REMEMBERED},
 };
 use crate::event::Event;
 
@@ -48,8 +48,6 @@ pub trait Backend {
     fn pinholes(&self) -> impl Future<Output = Vec<PinholeRow>> + Send;
     /// Whether a connection would be let through. The error is the message for the one who asked.
     fn why(&self, asked: Asked) -> impl Future<Output = Result<Why, String>> + Send;
-    /// The events from now on.
-    fn subscribe(&self) -> broadcast::Receiver<Arc<Event>>;
     /// Reads the configuration again. The error is the message for the one who asked; nothing has changed then.
     fn reload(&self) -> impl Future<Output = Result<ReloadReport, String>> + Send;
     /// The data connections that are running.
@@ -105,16 +103,18 @@ impl Refusal {
     }
 }
 
-/// Answers requests until it is dropped.
+/// Answers requests until it is dropped; `history` is where the events come from.
 ///
 /// Every connection has a task of its own; a client that is slow, silent or wrong harms nobody else.
-pub async fn serve(listener: UnixListener, access: Access, backend: impl Backend + Clone + Send + Sync + 'static) {
-    let history = History::new();
-    let server =
-        Arc::new(Server { access, backend: backend.clone(), history: history.clone(), users: Mutex::default() });
+pub async fn serve(
+    listener: UnixListener,
+    access: Access,
+    history: History,
+    backend: impl Backend + Send + Sync + 'static,
+) {
+    let server = Arc::new(Server { access, backend, history, users: Mutex::default() });
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let mut tasks = JoinSet::new();
-    tasks.spawn(history.collect(backend.subscribe()));
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -251,7 +251,7 @@ impl<B: Backend + Sync> Server<B> {
         &self,
         reader: &mut BufReader<OwnedReadHalf>,
         writer: &mut Writer,
-        mut live: broadcast::Receiver<Item>,
+        mut live: broadcast::Receiver<Arc<Event>>,
         filter: &Filter,
     ) -> io::Result<()> {
         loop {
@@ -261,9 +261,9 @@ impl<B: Backend + Sync> Server<B> {
                 _ = reader.read_u8() => return Ok(()),
             };
             match item {
-                Ok(Item::Event(event)) if filter.matches(&event) => writer.event(&event).await?,
-                Ok(Item::Event(_)) => {}
-                Ok(Item::Missed(missed)) | Err(RecvError::Lagged(missed)) => {
+                Ok(event) if filter.matches(&event) => writer.event(&event).await?,
+                Ok(_) => {}
+                Err(RecvError::Lagged(missed)) => {
                     writer.send(Response::Lagged { missed }).await?;
                 }
                 Err(RecvError::Closed) => return writer.send(Response::End).await,

@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::broadcast;
 
 use super::{
     access::Access,
@@ -23,7 +22,7 @@ use crate::{
 
 #[derive(Clone)]
 struct Canned {
-    events: broadcast::Sender<Arc<Event>>,
+    events: History,
     reload: Arc<Mutex<Result<ReloadReport, String>>>,
     acts: Arc<Mutex<Vec<(u32, Act)>>>,
 }
@@ -139,10 +138,6 @@ impl Backend for Canned {
         Ok(Why { asked, verdict: Verdict::Allowed, mode, control_port: false, guards, near: vec![] })
     }
 
-    fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
-        self.events.subscribe()
-    }
-
     async fn reload(&self) -> Result<ReloadReport, String> {
         self.reload.lock().unwrap().clone()
     }
@@ -161,7 +156,7 @@ fn start(access: Option<Access>) -> Running {
     let path = dir.path().join("s.sock");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let backend = Canned {
-        events: broadcast::Sender::new(100_000),
+        events: History::default(),
         reload: Arc::new(Mutex::new(Ok(ReloadReport { changed: vec!["mode".into()], needs_restart: vec![] }))),
         acts: Arc::default(),
     };
@@ -170,18 +165,12 @@ fn start(access: Option<Access>) -> Running {
         tokio::net::UnixListener::bind(&path).unwrap()
     };
     let access = access.unwrap_or_else(|| Access::resolve("root", "root").unwrap());
-    runtime.spawn(serve(listener, access, backend.clone()));
-    // Events before the server has subscribed would be lost.
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while backend.events.receiver_count() == 0 {
-        assert!(Instant::now() < deadline, "the server does not subscribe");
-        std::thread::yield_now();
-    }
+    runtime.spawn(serve(listener, access, backend.events.clone(), backend.clone()));
     Running { _dir: dir, path, backend, _runtime: runtime }
 }
 
-fn event(n: u64) -> Arc<Event> {
-    Arc::new(Event {
+fn event(n: u64) -> Event {
+    Event {
         v: 1,
         ts: "2026-01-01T00:00:00.000000Z".parse().unwrap(),
         event: if n.is_multiple_of(2) { Kind::Opened } else { Kind::Expired },
@@ -196,7 +185,7 @@ fn event(n: u64) -> Arc<Event> {
         uid: None,
         note: None,
         detail: None,
-    })
+    }
 }
 
 #[test]
@@ -382,7 +371,7 @@ fn the_last_events_are_remembered() {
             match observed {
                 Observed::Ready => {
                     for n in 0..1500 {
-                        events.send(event(n)).unwrap();
+                        events.push(event(n));
                     }
                 }
                 Observed::Event(e) => seen.push(*e),
@@ -391,7 +380,7 @@ fn the_last_events_are_remembered() {
             Ok::<_, Fault>(seen.len() < 1500)
         })
         .unwrap();
-    assert_eq!(seen[0], *event(0));
+    assert_eq!(seen[0], event(0));
     let past = |filter: Filter, last: usize| {
         let mut past = Vec::new();
         let each = |observed| {
@@ -422,9 +411,9 @@ fn a_slow_observer_is_told_what_it_missed_and_slows_nobody() {
     assert!(line.contains("observing"), "{line}");
     // It does not read while far more is sent than its buffers hold; another client is served all the same.
     for n in 0..60_000 {
-        server.backend.events.send(event(n)).unwrap();
+        server.backend.events.push(event(n));
     }
-    server.backend.events.send(event(1 << 40)).unwrap();
+    server.backend.events.push(event(1 << 40));
     let mut past = None;
     let deadline = Instant::now() + Duration::from_secs(60);
     let last = Some(SessionId(1 << 40));

@@ -1,15 +1,14 @@
 //! Questions from the control socket and the metrics endpoint, as messages to the loop.
 
-use std::{future::Future, sync::Arc};
+use std::future::Future;
 
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     api::{
         Asked, ConnectionRow, PinholeRow, ReloadReport, Session, Status, Story, Why,
         server::{Act, Backend, Done, Refusal},
     },
-    event::Event,
     metrics::Snapshot,
 };
 
@@ -31,14 +30,11 @@ const STOPPING: &str = "the daemon is stopping";
 
 /// The loop, seen from elsewhere.
 #[derive(Clone)]
-pub(super) struct Handle {
-    asked: mpsc::Sender<Question>,
-    events: broadcast::Sender<Arc<Event>>,
-}
+pub(super) struct Handle(mpsc::Sender<Question>);
 
 impl Handle {
-    pub(super) fn new(asked: mpsc::Sender<Question>, events: broadcast::Sender<Arc<Event>>) -> Self {
-        Self { asked, events }
+    pub(super) fn new(asked: mpsc::Sender<Question>) -> Self {
+        Self(asked)
     }
 
     /// What the metrics tell now.
@@ -49,7 +45,7 @@ impl Handle {
     /// None when the daemon is stopping.
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
         let (answer, answered) = oneshot::channel();
-        self.asked.send(question(answer)).await.ok()?;
+        self.0.send(question(answer)).await.ok()?;
         answered.await.ok()
     }
 }
@@ -81,10 +77,6 @@ impl Backend for Handle {
 
     async fn act(&self, uid: u32, act: Act) -> Result<Done, Refusal> {
         self.ask(|to| Question::Act(uid, act, to)).await.unwrap_or_else(|| Err(stopping()))
-    }
-
-    fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
-        self.events.subscribe()
     }
 
     fn reload(&self) -> impl Future<Output = Result<ReloadReport, String>> + Send {

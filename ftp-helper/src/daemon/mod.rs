@@ -18,13 +18,13 @@ mod service;
 mod status;
 mod why;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::{broadcast, mpsc},
+    sync::mpsc,
 };
 
 pub(crate) use self::guards::{policy, resolve as guards};
@@ -39,11 +39,10 @@ pub use self::{
 };
 pub use crate::dataplane::{AttachKind, FastPath, Shield};
 use crate::{
-    api::{self, access::Access},
+    api::{self, History, access::Access},
     config::Config,
     dataplane::Platform,
     error::{Code, Fault},
-    event::Event,
     metrics,
 };
 
@@ -59,9 +58,6 @@ pub struct RunOptions {
     /// The programs' own log, down to this level (1 error to 5 trace); 0 is off and costs nothing.
     pub kernel_log: u8,
 }
-
-/// Events that a reader may lag behind.
-const EVENTS_KEPT: usize = 8192;
 
 /// Runs until SIGTERM or SIGINT, then detaches and leaves nothing behind; or until SIGUSR1, then leaves programs and tables to the
 /// next daemon.
@@ -101,11 +97,11 @@ async fn serve(config: Config, options: RunOptions) -> anyhow::Result<()> {
         })?),
         None => None,
     };
-    let (events, _) = broadcast::channel::<Arc<Event>>(EVENTS_KEPT);
+    let events = History::default();
     let (asked, mut questions) = mpsc::channel(64);
-    let handle = Handle::new(asked, events.clone());
-    let mut daemon = Daemon::start(config, options, events)?;
-    let server = tokio::spawn(api::server::serve(listener, access, handle.clone()));
+    let handle = Handle::new(asked);
+    let mut daemon = Daemon::start(config, options, events.clone())?;
+    let server = tokio::spawn(api::server::serve(listener, access, events, handle.clone()));
     let metrics = metrics_listener.map(|l| tokio::spawn(metrics::serve(l, move || handle.clone().snapshot())));
     let mut watchdog = Watchdog::start();
     service::ready(&daemon.summary());

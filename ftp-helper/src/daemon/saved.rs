@@ -41,7 +41,8 @@ impl Saved {
                 Err(_) => {}
             }
         }
-        if self.sessions.remove(&session) { plane.save(session, None) } else { Ok(()) }
+        // There are none where every dialogue is plain.
+        if !self.sessions.is_empty() && self.sessions.remove(&session) { plane.save(session, None) } else { Ok(()) }
     }
 
     /// Looks through all that is saved, for sessions that have ended without a record.

@@ -1,7 +1,5 @@
 //! Data connections: begun, reset, ended. Each keeps its session alive and is told with it, even behind its end.
 
-use std::collections::HashMap;
-
 use ftp_helper_common::{
     key::{FlowKey, PinholeKey},
     reason::Reason,
@@ -14,12 +12,12 @@ use super::{
     core::Core,
     pinhole::{self, Pinhole, Stage},
     session::Session,
-    table::Flow,
+    table::{BySession, Flow},
     view::{ends, socket},
 };
 use crate::event::{Connection, Kind, PinholeState, SessionId};
 
-type Sessions = HashMap<u64, Box<Session>>;
+type Sessions = BySession<Box<Session>>;
 
 /// The responder has answered: the pinhole is used up.
 ///

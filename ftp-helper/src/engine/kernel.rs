@@ -28,6 +28,9 @@ use crate::event::{self, By, Event, Kind, PinholeState};
 const USED_WAIT: Nanos = 200_000_000;
 /// How long the kernel may be at work on one segment before it is asked again, nanoseconds.
 const SETTLE_WAIT: Nanos = 1_000_000;
+/// How long the kernel is not asked about a pinhole that the fast path has opened: most are used by then. Longer than the daemon
+/// waits between two looks, so that what a look finds opened the next one may find used, without a timer in between.
+const USE_WAIT: Nanos = 5_000_000;
 /// How often the kernel is asked once more to see again, while it is behind.
 const RESYNCS: u8 = 6;
 /// Openings that were taken back before the kernel has answered, at most; a driver answers after each record.
@@ -84,7 +87,7 @@ impl Session {
         if agreed.is_some() {
             // Most are used at once: only what is still there a moment later is asked for, which is a call into the kernel.
             hole.stage =
-                if core.asks_at_once { Stage::Provisional } else { Stage::Unsettled(now.saturating_add(SETTLE_WAIT)) };
+                if core.asks_at_once { Stage::Provisional } else { Stage::Unsettled(now.saturating_add(USE_WAIT)) };
             core.stats.taken_by_fast_path += 1;
             self.kernel.last = hole.seq;
             self.tell_opened(now, core, &hole, By::Kernel);

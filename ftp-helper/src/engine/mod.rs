@@ -46,7 +46,7 @@ use ftp_helper_common::{
     state::{ADDED_ID, FlowState, SessionState, flag, pending},
 };
 
-use self::{added::Added, core::Core, saved::Saved, session::Session};
+use self::{added::Added, core::Core, saved::Saved, session::Session, table::BySession};
 pub use self::{
     audit::Place,
     latency::{LATENCY_BOUNDS, Latency},
@@ -77,7 +77,7 @@ pub enum Action {
 
 /// Follows control connections; see the module's description.
 pub struct Engine {
-    sessions: HashMap<u64, Box<Session>>,
+    sessions: BySession<Box<Session>>,
     /// Sessions to be taken over of which the first unread record tells more than the kernel's table.
     orphans: HashMap<u64, (SessionKey, SessionState, Option<Nanos>)>,
     /// Pinholes that an operator has added, by their ids.
@@ -92,7 +92,7 @@ impl Engine {
     /// 1970-01-01 UTC.
     pub fn new(policy: Policy, wall_offset: u64) -> Self {
         Self {
-            sessions: HashMap::new(),
+            sessions: BySession::default(),
             orphans: HashMap::new(),
             added: HashMap::new(),
             not_added: None,

@@ -6,10 +6,7 @@
 
 mod told;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    net::SocketAddr,
-};
+use std::{collections::VecDeque, net::SocketAddr};
 
 use ftp_helper_common::{
     key::{SERVER, SessionKey},
@@ -18,7 +15,7 @@ use ftp_helper_common::{
 use serde::{Deserialize, Serialize};
 
 use self::told::{printable, without_password};
-use super::{line::Line, view::ends};
+use super::{line::Line, table::BySession, view::ends};
 use crate::event::{By, Connection, Event, Kind, Pinhole, SessionId};
 
 /// Bytes that the story of one session takes at most, upkeep included.
@@ -68,7 +65,7 @@ pub enum Entry {
 /// The stories.
 #[derive(Debug, Default)]
 pub(super) struct Stories {
-    live: HashMap<u64, Kept>,
+    live: BySession<Kept>,
     ended: VecDeque<(u64, SessionKey, Kept)>,
     /// Sessions that go on and have a buffer, the oldest first, and some that have none any more.
     order: VecDeque<u64>,

@@ -1,4 +1,4 @@
-//! Timers and the tables beside the sessions.
+//! Timers, the tables beside the sessions, and how sessions are found.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,6 +12,10 @@ use ftp_helper_common::{
 };
 
 use super::Nanos;
+
+/// Something for each session, by its id. The kernel gives the ids, nobody outside has a say in them, and each record is looked up
+/// several times: so these are hashed in a faster way than what comes from the network.
+pub(super) type BySession<T> = HashMap<u64, T, foldhash::fast::RandomState>;
 
 /// One timer a session, in order of time.
 ///

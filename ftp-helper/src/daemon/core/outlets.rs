@@ -1,24 +1,22 @@
 //! Where the engine's word goes: to the kernel side, to whoever listens, and into sets of nftables.
 
-use std::sync::Arc;
-
 use ftp_helper_common::{
     command::{Outcome, op},
     key::PinholeKey,
 };
-use tokio::sync::broadcast;
 
 use crate::{
+    api::History,
     daemon::clock,
     dataplane::{Dataplane, Parking},
     engine::{Action, Engine},
-    event::{Event, SessionId},
+    event::SessionId,
     nft::Feeder,
 };
 
 /// Where the engine's word goes beside the kernel side: to whoever listens, and into sets of nftables.
 pub(super) struct Outlets {
-    pub(super) events: broadcast::Sender<Arc<Event>>,
+    pub(super) events: History,
     pub(super) feeder: Option<Feeder>,
 }
 
@@ -51,8 +49,7 @@ pub(super) fn carry_out(
                 if let Some(SessionId(owner)) = event.owner() {
                     outlets.feed(engine, owner);
                 }
-                // An error means that nobody listens.
-                drop(outlets.events.send(Arc::new(event)));
+                outlets.events.push(event);
             }
         }
     }
