@@ -12,7 +12,9 @@ use ftp_helper_common::{
 };
 
 use crate::{
-    command, floor, flow, guard, nat,
+    command,
+    floor::{self, Opens},
+    flow, guard, nat,
     packet::{self, Kind},
     rules, shield, watch,
 };
@@ -87,13 +89,19 @@ pub fn ftp_empty_xdp(_ctx: XdpContext) -> u32 {
 /// What the benchmarks show as the least that a control segment costs.
 #[classifier]
 pub fn ftp_floor_segment(ctx: TcContext) -> i32 {
-    floor::run(&ctx, false)
+    floor::run(&ctx, Opens::Nothing)
 }
 
 /// The same for a segment that opens a pinhole.
 #[classifier]
 pub fn ftp_floor_pinhole(ctx: TcContext) -> i32 {
-    floor::run(&ctx, true)
+    floor::run(&ctx, Opens::All)
+}
+
+/// What they show as the least that a whole transfer costs.
+#[classifier]
+pub fn ftp_floor_transfer(ctx: TcContext) -> i32 {
+    floor::transfer(&ctx)
 }
 
 /// `LINK` is the length of the link-layer header.

@@ -16,7 +16,7 @@ use ftp_helper_tests::{
 /// Instructions that the verifier may look at for one program: a tenth to a quarter above what it takes today on Linux 6.18, and
 /// twice that where addresses are translated. The
 /// kernel's own limit is 1,000,000, and older kernels prune less. What a compiler update blows up shows here.
-const CEILINGS: [(&str, u32); 12] = [
+const CEILINGS: [(&str, u32); 13] = [
     ("ftp_command", COMMAND),
     ("ftp_egress", HOOK),
     ("ftp_egress_l3", HOOK),
@@ -24,6 +24,7 @@ const CEILINGS: [(&str, u32); 12] = [
     ("ftp_empty_xdp", 2),
     ("ftp_floor_pinhole", FLOOR),
     ("ftp_floor_segment", FLOOR),
+    ("ftp_floor_transfer", FLOOR),
     ("ftp_ingress", HOOK),
     ("ftp_ingress_l3", HOOK),
     ("ftp_shield", SHIELD),

@@ -189,12 +189,13 @@ impl Forge {
         Ok(())
     }
 
-    fn connect(&mut self, t: &mut Talk) -> Result<()> {
-        self.send(true, &Packet::syn(t.client, t.server, t.next[0].wrapping_sub(1)).with_options())?;
+    /// A handshake; nanoseconds of its SYN and its SYN-ACK.
+    fn connect(&mut self, t: &mut Talk) -> Result<(f64, f64)> {
+        let syn = self.send(true, &Packet::syn(t.client, t.server, t.next[0].wrapping_sub(1)).with_options())?;
         let answer = Packet::new(t.server, t.client, tcp::SYN | tcp::ACK, t.next[1].wrapping_sub(1), t.next[0]);
-        self.send(false, &answer.with_options())?;
+        let syn_ack = self.send(false, &answer.with_options())?;
         self.send(true, &Packet::new(t.client, t.server, tcp::ACK, t.next[0], t.next[1]))?;
-        Ok(())
+        Ok((syn, syn_ack))
     }
 
     /// A line of one of both; nanoseconds.
@@ -237,11 +238,24 @@ impl Forge {
         Ok(())
     }
 
+    /// A data connection to an announced port that carries nothing; nanoseconds of its SYN and its SYN-ACK.
+    pub(crate) fn visit(&mut self, t: &Talk, nth: u16, port: u16) -> Result<(f64, f64)> {
+        let mut d = Self::beside(t, nth, port);
+        let took = self.connect(&mut d)?;
+        self.end(&mut d)?;
+        Ok(took)
+    }
+
+    /// The `nth` data connection of a dialogue's client, to an announced port.
+    fn beside(t: &Talk, nth: u16, port: u16) -> Talk {
+        let client = SocketAddr::new(t.client.ip(), PORTS.end() - nth);
+        Talk { client, server: SocketAddr::new(t.server.ip(), port), next: [9000, 70_000] }
+    }
+
     /// A data connection to an announced port, and `count` full segments of the server's; nanoseconds of
     /// each.
     pub(crate) fn data(&mut self, t: &Talk, nth: u16, port: u16, count: u32) -> Result<Vec<f64>> {
-        let client = SocketAddr::new(t.client.ip(), PORTS.end() - nth);
-        let mut d = Talk { client, server: SocketAddr::new(t.server.ip(), port), next: [9000, 70_000] };
+        let mut d = Self::beside(t, nth, port);
         self.connect(&mut d)?;
         let full = Packet::new(d.server, d.client, tcp::ACK, d.next[1], d.next[0]).with(vec![0; 1400]);
         let full = self.server.frame(&Packet { tcp_options: 12, ..full });

@@ -6,6 +6,7 @@
 //! forwarding in the same round. Plain forwarding is there twice: what it differs from itself is the noise.
 
 mod again;
+mod bound;
 mod daemon;
 mod forge;
 mod ground;
@@ -75,6 +76,8 @@ enum Part {
     Small64,
     /// Where a packet's time goes.
     Causes,
+    /// Small transfers and connects with the least that can be.
+    Bound,
     FirstSyns,
     Growth,
 }
@@ -182,6 +185,9 @@ fn all(figures: &mut Figures, grounds: Vec<Ground>, effort: &Effort, only: &[Par
     if whole || only.contains(&Part::Causes) {
         causes(figures, &grounds, effort)?;
     }
+    if whole || only.contains(&Part::Bound) {
+        bound::bound(figures, of(&grounds, Peer::Plain)?, of(&grounds, Peer::Drop)?, effort)?;
+    }
     if whole || only.contains(&Part::FirstSyns) {
         losses(figures, &grounds, effort)?;
     }
@@ -243,7 +249,7 @@ fn measure(figures: &mut Figures, ground: &Ground, effort: &Effort, part: Part) 
         Part::Small1 => figures.push(SMALL[0], peer, small(1)?),
         Part::Small16 => figures.push(SMALL[1], peer, small(16)?),
         Part::Small64 => figures.push(SMALL[2], peer, small(64)?),
-        Part::Causes | Part::FirstSyns | Part::Growth => {}
+        Part::Causes | Part::Bound | Part::FirstSyns | Part::Growth => {}
     }
     Ok(())
 }
@@ -292,10 +298,14 @@ fn losses(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<
     Ok(())
 }
 
+/// The ground of a peer.
+fn of(grounds: &[Ground], peer: Peer) -> Result<&Ground> {
+    grounds.iter().find(|g| g.peer == peer).with_context(|| format!("{peer:?} is missing"))
+}
+
 /// Where the time goes that ftp-helper takes of a packet.
 fn causes(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<()> {
-    let of = |peer| grounds.iter().find(|g| g.peer == peer).with_context(|| format!("{peer:?} is missing"));
-    let plain = of(Peer::Plain)?;
+    let plain = of(grounds, Peer::Plain)?;
     // A second of it at most.
     let n = effort.packets.min(1000);
     let empty = limits::empty_program(plain, effort.packets)?;
@@ -312,11 +322,18 @@ fn causes(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<
         let what = format!("{what}: the least calls into the kernel at the same hooks, on top of a");
         figures.single(&what, None, value, "ns", None);
     }
-    let ours = of(Peer::Drop)?;
+    let ours = of(grounds, Peer::Drop)?;
     let stopped = again(figures, "packets with the daemon stopped", || limits::daemon_stopped(ours, plain, n))?;
     for (what, value) in [("control line", stopped.line), ("227", stopped.r227), ("229", stopped.r229)] {
         let what = format!("{what}: with the daemon stopped, on top of a");
         figures.single(&what, Some(Peer::Drop), value, "ns", None);
+    }
+    let [least, whole] = again(figures, "data connections", || limits::beginnings(plain, ours, n))?;
+    for (what, least, whole) in [("SYN", least.syn, whole.syn), ("SYN-ACK", least.syn_ack, whole.syn_ack)] {
+        let what = format!("{what} of a data connection");
+        let name = format!("{what}: the least calls into the kernel at the same hooks, on top of a");
+        figures.single(&name, None, least, "ns", None);
+        figures.single(&format!("{what}, on top of a"), Some(Peer::Drop), whole, "ns", None);
     }
     Ok(())
 }

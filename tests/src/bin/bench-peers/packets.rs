@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use ftp_helper::api::Status;
 use ftp_helper_tests::{
-    gateway::{Gateway, engine, until, within},
+    gateway::{Gateway, counter, engine, until, within},
     spinner::hurry,
 };
 
@@ -117,6 +117,52 @@ impl Packets {
             r229: self.r229 - base.r229,
         }
     }
+}
+
+/// Nanoseconds of what begins a data connection.
+pub(crate) struct Openings {
+    /// The SYN.
+    pub(crate) syn: f64,
+    /// The SYN-ACK.
+    pub(crate) syn_ack: f64,
+}
+
+impl Openings {
+    /// What is on top of another's.
+    pub(crate) fn beyond(&self, base: &Self) -> Self {
+        Self { syn: self.syn - base.syn, syn_ack: self.syn_ack - base.syn_ack }
+    }
+}
+
+/// The medians of `n` data connections of one forged session, each behind its 229. Whoever follows the session has to have let
+/// them in by their pinholes.
+pub(crate) fn openings(ground: &Ground, n: usize) -> Result<Openings> {
+    apart(|| {
+        let mut forge = Forge::new(&ground.lab, false)?;
+        let status = ground.gateway.as_ref().map(|g| settled(g, &mut forge)).transpose()?;
+        let mut t = forge.own(fastrand::u16(..4000));
+        forge.begin(&mut t)?;
+        let (mut syns, mut syn_acks) = (Vec::new(), Vec::new());
+        for i in 0..n {
+            let port = port(i as u32);
+            forge.announce(&mut t, true, port)?;
+            let (syn, syn_ack) = forge.visit(&t, (i % 4000) as u16, port)?;
+            syns.push(syn);
+            syn_acks.push(syn_ack);
+            if i % BATCH == BATCH - 1 {
+                std::thread::sleep(REST);
+            }
+        }
+        forge.line(&mut t, true, "QUIT")?;
+        forge.end(&mut t)?;
+        if let (Some(gateway), Some(before)) = (&ground.gateway, status) {
+            let now = settled(gateway, &mut forge)?;
+            on_path(&before, &now)?;
+            let used = counter(&now, "used") - counter(&before, "used");
+            ensure!(used == n as u64, OtherPath(format!("of {n} pinholes {used} were used")));
+        }
+        Ok(Openings { syn: median(&mut syns), syn_ack: median(&mut syn_acks) })
+    })
 }
 
 /// What announcements take beside few sessions and beside many.
