@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-
 use super::{
     access::Access,
     client::{Client, Observed},

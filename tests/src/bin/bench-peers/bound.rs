@@ -35,7 +35,7 @@ const CONNECTS: usize = 1000;
 /// How long the daemon may be stopped: less than its sign of life is trusted.
 const STOPPED: Duration = Duration::from_secs(2);
 /// How often the daemon looks for records while they flow.
-const LOOK: Duration = Duration::from_millis(1);
+const LOOK: Duration = Duration::from_millis(4);
 /// Its priority, by the unit of the package.
 const NICE: libc::c_int = -10;
 
