@@ -24,6 +24,9 @@ use crate::{
     util::{copy, count, count_reason, lock, now, unlock, zero},
 };
 
+/// `BPF_ANY`: whatever is there.
+const ANY: u64 = 0;
+/// `BPF_NOEXIST`: only if nothing is there.
 const NO_EXIST: u64 = 1;
 /// How far a FIN or RST may lie from what was seen: more than any window.
 const WINDOW_MAX: i32 = 1 << 30;
@@ -277,9 +280,9 @@ fn begin(s: *mut Scratch, hook: u8, time: u64) -> u32 {
         (*flow).hook = hook ^ 1;
         (*s).flow_lock = [0; 2];
         let tuple = tuple_in(s, hook);
-        // One of the same tuple can only be a leftover: the responder has just accepted a new connection.
-        let _ = FLOWS.remove(tuple);
-        if FLOWS.insert(tuple, &*flow.cast_const().cast::<FlowSlot>(), NO_EXIST).is_err() {
+        // One of the same tuple is a leftover, since the responder has just accepted a new connection, or another CPU's, which has a
+        // copy of this packet in hand: either way it gives way.
+        if FLOWS.insert(tuple, &*flow.cast_const().cast::<FlowSlot>(), ANY).is_err() {
             count_reason(Reason::FlowsFull);
             return if is_observing() { UNKNOWN } else { REFUSED };
         }

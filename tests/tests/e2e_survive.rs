@@ -385,7 +385,9 @@ fn memory_and_tables_stay_as_they_are() {
     let minutes = asked("FTP_HELPER_SOAK_MINUTES").unwrap_or(if full() { 120 } else { 1 });
     let time = Duration::from_secs(60 * minutes);
     let lab = Lab::new(&LabOptions::default()).unwrap();
-    let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), &[]).unwrap();
+    // At the priority of the package's unit.
+    let settings = Settings { nice: -10, ..Settings::guarded(&lab, "drop") };
+    let mut gateway = Gateway::start(&lab, &settings, &[]).unwrap();
     let responders = responders(&lab);
     let targets = responders.each_ref().map(Responder::address);
     let mut crowd = Crowd::default();

@@ -17,6 +17,9 @@ use crate::{
 
 /// Entries that one look compares, of each table and of each of the engine's own.
 const ENTRIES: usize = 64;
+/// Looks from the beginning of one round through the kernel's tables to that of the next, at least: to find the end of a table the
+/// kernel goes through all the room that it has, which costs more than the entries of most.
+const ROUND: u64 = 10;
 /// From when on a difference counts, nanoseconds.
 const PERSISTS: Nanos = 5_000_000_000;
 /// Differences that are watched at once; more are not looked for until these are settled.
@@ -45,6 +48,9 @@ pub(super) struct Audit {
     sessions: Cursor<SessionKey>,
     pinholes: Cursor<PinholeKey>,
     flows: Cursor<TupleKey>,
+    /// Which of these have not come to their end in this round, and the look with which it began.
+    unfinished: [bool; 3],
+    begun: u64,
     /// The engine's sessions that this round has still to look up.
     own: VecDeque<(u64, SessionKey)>,
     /// Its pinholes, and its data connections.
@@ -75,22 +81,7 @@ impl Audit {
         self.looks += 1;
         self.settle(now, plane, engine)?;
         let room = SUSPECTS.saturating_sub(self.suspects.len());
-        let mut found = Vec::new();
-        for key in plane.next_keys("SESSIONS", &mut self.sessions, ENTRIES)? {
-            if let Some(state) = plane.session(&key)? {
-                found.push(Suspect::Session(state.id, key));
-            }
-        }
-        for key in plane.next_keys("PINHOLES", &mut self.pinholes, ENTRIES)? {
-            if let Some(state) = plane.pinhole(&key)? {
-                found.push(Suspect::Pinhole(state.session, key));
-            }
-        }
-        for key in plane.next_keys("FLOWS", &mut self.flows, ENTRIES)? {
-            if let Some(state) = plane.flow(&key)? {
-                found.push(Suspect::Flow(key.to_flow(state.hook), state.hook));
-            }
-        }
+        let mut found = self.of_kernel(plane)?;
         if self.own.is_empty() {
             self.own = engine.session_keys().collect();
         }
@@ -111,6 +102,31 @@ impl Audit {
             }
         }
         Ok(())
+    }
+
+    /// The next entries of the kernel's tables.
+    fn of_kernel(&mut self, plane: &Dataplane) -> anyhow::Result<Vec<Suspect>> {
+        if self.unfinished == [false; 3] && (self.looks == 1 || self.looks >= self.begun + ROUND) {
+            (self.unfinished, self.begun) = ([true; 3], self.looks);
+        }
+        let mut found = Vec::new();
+        let [sessions, pinholes, flows] = &mut self.unfinished;
+        for key in some(plane, "SESSIONS", &mut self.sessions, sessions)? {
+            if let Some(state) = plane.session(&key)? {
+                found.push(Suspect::Session(state.id, key));
+            }
+        }
+        for key in some(plane, "PINHOLES", &mut self.pinholes, pinholes)? {
+            if let Some(state) = plane.pinhole(&key)? {
+                found.push(Suspect::Pinhole(state.session, key));
+            }
+        }
+        for key in some(plane, "FLOWS", &mut self.flows, flows)? {
+            if let Some(state) = plane.flow(&key)? {
+                found.push(Suspect::Flow(key.to_flow(state.hook), state.hook));
+            }
+        }
+        Ok(found)
     }
 
     /// Lets go of what agrees by now, and counts what has differed for long enough.
@@ -134,6 +150,21 @@ impl Audit {
         }
         Ok(())
     }
+}
+
+/// The next keys of a table of which this round has not come to the end.
+fn some<K: aya::Pod>(
+    plane: &Dataplane,
+    name: &str,
+    cursor: &mut Cursor<K>,
+    unfinished: &mut bool,
+) -> anyhow::Result<Vec<K>> {
+    if !*unfinished {
+        return Ok(Vec::new());
+    }
+    let keys = plane.next_keys(name, cursor, ENTRIES)?;
+    *unfinished = keys.len() == ENTRIES;
+    Ok(keys)
 }
 
 /// Whether the two sides disagree about an entry at this moment.

@@ -142,7 +142,7 @@ pub(super) fn forget(sessions: &mut Sessions, core: &mut Core, now: Nanos, key: 
 
 /// The id of the pinhole that an operator has added for this connection.
 fn added(record: &FlowRecord) -> Option<SessionId> {
-    (record.mode == pending::ADDED).then(|| SessionId(record.session))
+    (record.mode == pending::ADDED).then_some(SessionId(record.session))
 }
 
 fn pinhole_of(record: &FlowRecord) -> PinholeKey {

@@ -67,7 +67,6 @@ pub type Nanos = u64;
 
 /// What a driver has to do.
 #[derive(Clone, PartialEq, Debug)]
-#[expect(clippy::large_enum_variant, reason = "most are events, and each leaves its queue at once")]
 pub enum Action {
     /// Have the kernel side carry this out, and tell [`Engine::handle_outcome`] what it did.
     Command(Command),
