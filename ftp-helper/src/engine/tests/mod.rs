@@ -33,7 +33,7 @@ use crate::event::{By, Event, Kind};
 /// A second of simulated time.
 const SECOND: Nanos = 1_000_000_000;
 /// So long after it was opened the kernel is asked about a pinhole of the fast path.
-const ASKED: Nanos = 1_000_000;
+const ASKED: Nanos = 5_000_000;
 /// First sequence numbers, close to the wrap on purpose.
 const START: [u32; 2] = [0xffff_fff0, 0xffff_ff00];
 /// The session's id.
