@@ -115,7 +115,9 @@ impl Desk {
     fn words(&self, on: &Host, what: &[&str]) -> Vec<String> {
         let mut words = vec!["nsenter".to_owned(), format!("--target={}", self.holder.id()), "--mount".to_owned()];
         words.push(format!("--net={}", on.namespace_path().display()));
-        words.extend(["env".to_owned(), format!("--chdir={}", self.work().display())]);
+        // Whoever has started the tests in the background may have them ignore SIGINT; a terminal does not.
+        words.extend(["env", "--default-signal=INT"].map(str::to_owned));
+        words.push(format!("--chdir={}", self.work().display()));
         let before: String =
             self.environment.iter().filter(|(n, _)| n == "PATH").map(|(_, v)| format!("{v}:")).collect();
         words.push(format!("PATH={before}{}", self.path));
