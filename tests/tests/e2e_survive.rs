@@ -27,7 +27,7 @@ use ftp_helper_common::{
     state::{FlowState, Locked, PinholeState, SAVED_BYTES, SessionState},
 };
 use ftp_helper_tests::{
-    gateway::{Gateway, PATIENCE, Settings, counter, engine, full, held_up, traces, within},
+    gateway::{Gateway, PATIENCE, Settings, UNIT_NICE, counter, engine, full, held_up, traces, within},
     responder::{CONTENT, Responder},
     spinner::{Mode, Spinner},
     survival::{Crowd, keep, probe, table, tables},
@@ -386,7 +386,7 @@ fn memory_and_tables_stay_as_they_are() {
     let time = Duration::from_secs(60 * minutes);
     let lab = Lab::new(&LabOptions::default()).unwrap();
     // At the priority of the package's unit.
-    let settings = Settings { nice: -10, ..Settings::guarded(&lab, "drop") };
+    let settings = Settings { nice: UNIT_NICE, ..Settings::guarded(&lab, "drop") };
     let mut gateway = Gateway::start(&lab, &settings, &[]).unwrap();
     let responders = responders(&lab);
     let targets = responders.each_ref().map(Responder::address);

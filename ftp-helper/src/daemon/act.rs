@@ -112,8 +112,7 @@ fn delete(d: &mut Daemon, selector: &Selector, order: &Order) -> Result<PinholeR
 fn revoke(d: &mut Daemon, rows: Vec<PinholeRow>, order: &Order) -> Result<Vec<PinholeRow>, Refusal> {
     let mut revoked = Vec::with_capacity(rows.len());
     for row in rows {
-        let Some(owner) = row.id().and_then(|id| id.parse().ok()) else { continue };
-        let SessionId(owner) = owner;
+        let Some(SessionId(owner)) = row.id().and_then(|id| id.parse().ok()) else { continue };
         if d.engine.revoke_pinhole(clock::now(), owner, order) {
             revoked.push(row);
         }

@@ -48,9 +48,9 @@ pub(super) struct Audit {
     sessions: Cursor<SessionKey>,
     pinholes: Cursor<PinholeKey>,
     flows: Cursor<TupleKey>,
-    /// Which of these have not come to their end in this round, and the look with which it began.
+    /// Which of these have not come to their end in this round, and the first look that may begin the next one.
     unfinished: [bool; 3],
-    begun: u64,
+    next_round: u64,
     /// The engine's sessions that this round has still to look up.
     own: VecDeque<(u64, SessionKey)>,
     /// Its pinholes, and its data connections.
@@ -106,8 +106,8 @@ impl Audit {
 
     /// The next entries of the kernel's tables.
     fn of_kernel(&mut self, plane: &Dataplane) -> anyhow::Result<Vec<Suspect>> {
-        if self.unfinished == [false; 3] && (self.looks == 1 || self.looks >= self.begun + ROUND) {
-            (self.unfinished, self.begun) = ([true; 3], self.looks);
+        if self.unfinished == [false; 3] && self.looks >= self.next_round {
+            (self.unfinished, self.next_round) = ([true; 3], self.looks + ROUND);
         }
         let mut found = Vec::new();
         let [sessions, pinholes, flows] = &mut self.unfinished;

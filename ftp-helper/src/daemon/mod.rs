@@ -35,6 +35,7 @@ use self::{
 };
 pub use self::{
     left::{detach, is_left},
+    rings::LOOK,
     service::is_stopping,
 };
 pub use crate::dataplane::{AttachKind, FastPath, Shield};

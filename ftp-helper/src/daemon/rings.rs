@@ -12,7 +12,7 @@ use tokio::{io::unix::AsyncFd, time::sleep};
 use crate::dataplane::{Dataplane, Ring, RingReader};
 
 /// How often the daemon looks while records flow.
-const LOOK: Duration = Duration::from_millis(4);
+pub const LOOK: Duration = Duration::from_millis(4);
 /// Looks in vain before it sleeps.
 const PATIENCE: u32 = 5;
 /// Records of one ring buffer in a row; then others have their turn.

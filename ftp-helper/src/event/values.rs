@@ -61,11 +61,12 @@ impl std::error::Error for NotATimestamp {}
 impl FromStr for Timestamp {
     type Err = NotATimestamp;
 
+    /// In one way only, as it is written.
     fn from_str(text: &str) -> Result<Self, NotATimestamp> {
-        let bad = || NotATimestamp(text.to_owned());
-        let since =
-            humantime::parse_rfc3339(text).ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).ok_or_else(bad)?;
-        u64::try_from(since.as_micros()).ok().and_then(Self::from_micros).ok_or_else(bad)
+        let since = humantime::parse_rfc3339(text).ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+        let micros = since.and_then(|since| u64::try_from(since.as_micros()).ok());
+        let time = micros.and_then(Self::from_micros).filter(|time| time.to_string() == text);
+        time.ok_or_else(|| NotATimestamp(text.to_owned()))
     }
 }
 
@@ -155,7 +156,9 @@ mod tests {
         assert_eq!("2023-11-14T22:13:20.123456Z".parse(), Ok(time));
         assert_eq!(serde_json::from_str::<Timestamp>("\"2023-11-14T22:13:20.123456Z\"").unwrap(), time);
         assert!(time < Timestamp::from_wall(1_700_000_000_123_457_000));
-        for wrong in ["yesterday", "", "2026-01-01 00:00:00", "1969-12-31T23:59:59Z"] {
+        for wrong in
+            ["yesterday", "", "2026-01-01 00:00:00.000000", "2026-01-01T00:00:00Z", "1969-12-31T23:59:59.000000Z"]
+        {
             assert!(wrong.parse::<Timestamp>().unwrap_err().to_string().contains(&format!("{wrong:?}")));
         }
         assert!(serde_json::from_str::<Timestamp>("5").is_err());

@@ -32,7 +32,7 @@ use crate::program::{Said, said};
 
 pub use self::{
     events::Events,
-    settings::{Settings, list},
+    settings::{Settings, UNIT_NICE, list},
     traces::{pins, traces},
     wait::{PATIENCE, until, within},
 };

@@ -4,6 +4,9 @@ use std::{fmt::Write as _, net::IpAddr, path::Path};
 
 use ftp_helper::lab::{Lab, OUTSIDE_INTERFACE, Topology};
 
+/// The nice value that the package's unit gives the daemon.
+pub const UNIT_NICE: i32 = -10;
+
 /// A configuration for a lab's gateway, to be changed before it is used.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -23,7 +26,7 @@ pub struct Settings {
     pub api: String,
     /// Further sections, such as `[pinhole]`.
     pub sections: String,
-    /// The daemon's nice value (nice(1)); the unit of the package has -10.
+    /// The daemon's nice value (nice(1)); the unit of the package has [`UNIT_NICE`].
     pub nice: i32,
 }
 

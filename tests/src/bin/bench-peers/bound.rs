@@ -9,8 +9,11 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::TcAttachType;
-use ftp_helper::dataplane::{Options, Ring};
-use ftp_helper_tests::testrun::Kernel;
+use ftp_helper::{
+    daemon::LOOK,
+    dataplane::{Options, Ring},
+};
+use ftp_helper_tests::{gateway::UNIT_NICE, testrun::Kernel};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -37,10 +40,6 @@ const TIMES: u32 = 4;
 const CONNECTS: usize = 1000;
 /// How long the daemon may be stopped: less than its sign of life is trusted.
 const STOPPED: Duration = Duration::from_secs(2);
-/// How often the daemon looks for records while they flow.
-const LOOK: Duration = Duration::from_millis(4);
-/// Its priority, by the unit of the package.
-const NICE: libc::c_int = -10;
 
 /// Who is on the way.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -152,7 +151,7 @@ fn with_least<T>(kernel: &mut Kernel, ground: &Ground, f: impl FnOnce() -> Resul
         let kernel = &mut *kernel;
         let reader = scope.spawn(move || {
             // SAFETY: takes numbers only; 0 is the calling thread.
-            let nice = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+            let nice = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, UNIT_NICE) };
             while wait.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
                 kernel.discard();
             }

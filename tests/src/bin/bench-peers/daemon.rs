@@ -15,6 +15,7 @@ use crate::{
     forge::Forge,
     ground::Ground,
     packets::{apart, median, port, settled},
+    transfers::small,
 };
 
 /// Lines a second that it reads.
@@ -117,6 +118,18 @@ pub(crate) fn busy(ground: &Ground, time: Duration) -> Result<(f64, f64)> {
         ensure!(share > 0.0, "the daemon has taken no time");
         Ok((share * f64::from(LINES) / rate, rate))
     })
+}
+
+/// Microseconds of processor time that it takes for a small transfer, 16 at once.
+pub(crate) fn per_transfer(ground: &Ground, time: Duration) -> Result<f64> {
+    let gateway = ground.daemon()?;
+    let pid = gateway.id().context("the daemon has ended")?;
+    let transfers = || -> Result<u64> { Ok(engine(&gateway.status()?, "transfers")) };
+    let before = (transfers()?, processor_time(pid)?);
+    small(ground, 16, time)?;
+    let after = (transfers()?, processor_time(pid)?);
+    ensure!(after.0 > before.0, "the daemon has seen no transfer");
+    Ok((after.1 - before.1).as_secs_f64() * 1e6 / (after.0 - before.0) as f64)
 }
 
 /// Processor time of all threads of a process.

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use ftp_helper::lab::{HOST_INTERFACE, Host, INSIDE_INTERFACE, Lab, LabOptions, OUTSIDE_INTERFACE, process::Process};
 use ftp_helper_tests::{
-    gateway::{Gateway, PATIENCE, Settings, program},
+    gateway::{Gateway, PATIENCE, Settings, UNIT_NICE, program},
     responder::Responder,
 };
 
@@ -128,7 +128,7 @@ impl Peer {
         };
         let mut settings = Settings::guarded(lab, mode);
         // As by the unit of the package.
-        settings.nice = -10;
+        settings.nice = UNIT_NICE;
         if size == Size::Large {
             settings = settings
                 .section("[limits]\nsessions = 131072\nring = \"64MiB\"")

@@ -271,6 +271,8 @@ fn daemons(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result
         let (share, rate) = again(figures, &what, || daemon::busy(ground, effort.watch))?;
         figures.single("daemon at 20,000 control lines/s: of a core", peer, share * 100.0, "%", Some(25.0));
         figures.single("control lines/s that passed meanwhile", peer, rate, "1/s", None);
+        let took = daemon::per_transfer(ground, effort.time)?;
+        figures.single("daemon's processor time a transfer, 16 at once", peer, took, "µs", None);
     }
     for ground in grounds.iter().filter(|g| g.peer == Peer::Plain) {
         let own = transfers::own_share(|| transfers::small(ground, 16, effort.time))?;
