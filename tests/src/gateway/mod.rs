@@ -43,16 +43,27 @@ pub fn full() -> bool {
     std::env::var_os("FTP_HELPER_FULL").is_some_and(|v| v == "1")
 }
 
-/// A counter of the kernel; 0 if there is none of this name.
+/// A counter of the kernel.
+///
+/// # Panics
+/// There is none of this name: a test that waits for 0 of it would never fail.
 #[must_use]
 pub fn counter(status: &Status, name: &str) -> u64 {
-    status.counters.get(name).copied().unwrap_or_default()
+    let Some(n) = status.counters.get(name) else { panic!("the kernel has no counter {name:?}") };
+    *n
 }
 
-/// A counter of the engine; 0 if there is none of this name.
+/// A counter of the engine. What has a dot in its name is there once it has happened.
+///
+/// # Panics
+/// There is none of this name.
 #[must_use]
 pub fn engine(status: &Status, name: &str) -> u64 {
-    status.engine.get(name).copied().unwrap_or_default()
+    match status.engine.get(name) {
+        Some(n) => *n,
+        None if name.contains('.') => 0,
+        None => panic!("the engine has no counter {name:?}"),
+    }
 }
 
 /// First SYNs that did not go through at once: denied, or kept for a pinhole that was not open yet.
