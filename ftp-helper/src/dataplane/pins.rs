@@ -2,10 +2,13 @@
 //!
 //! `/sys/fs/bpf/ftp-helper/<network namespace>-<instance>/<layout>/`. The layout stands for the sizes of everything in
 //! the tables: a daemon takes over only what it can read, and removes what another version left behind.
+//!
+//! The kernel gives the number of a network namespace that is gone to the next one. So each folder has a mark with the namespace's
+//! cookie, which is given once: what was left in another namespace is taken over by nobody, and removed.
 
 use std::{
     fs, io,
-    os::linux::fs::MetadataExt as _,
+    os::{fd::AsRawFd as _, linux::fs::MetadataExt as _, unix::net::UnixDatagram},
     path::{Path, PathBuf},
 };
 
@@ -22,6 +25,9 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const BPF_FS_MAGIC: FsType = FsType(0xcafe_4a11);
 
+/// How the mark begins that tells a folder's network namespace; its cookie follows.
+const NAMESPACE: &str = "namespace-";
+
 /// The folder of one instance.
 #[derive(Clone, Debug)]
 pub struct PinDir {
@@ -37,7 +43,9 @@ impl PinDir {
     /// When there is no bpffs and it can't be mounted, or the folder can't be made.
     pub fn open(instance: &str, layout: u64) -> anyhow::Result<Self> {
         ensure_bpffs()?;
-        let instance = folder(instance)?;
+        let namespace = Namespace::here()?;
+        let instance = namespace.folder(instance);
+        namespace.bury(&instance)?;
         let path = instance.join(format!("{layout:016x}"));
         // Once more: the last of the others may remove the folder of all at this moment.
         fs::create_dir_all(&path).or_else(|_| fs::create_dir_all(&path)).map_err(|e| {
@@ -47,7 +55,9 @@ impl PinDir {
             };
             denied(&e, format!("can't make {}: {e}{remedy}", path.display()))
         })?;
-        Ok(Self { instance, path })
+        let pins = Self { instance, path };
+        pins.mark(&namespace.mark())?;
+        Ok(pins)
     }
 
     /// What daemons of an instance have pinned: one for each layout of tables; none if nothing is left of them.
@@ -55,7 +65,9 @@ impl PinDir {
     /// # Errors
     /// When the folder is there and can't be read.
     pub(super) fn left(instance: &str) -> anyhow::Result<Vec<Self>> {
-        let instance = folder(instance)?;
+        let namespace = Namespace::here()?;
+        let instance = namespace.folder(instance);
+        namespace.bury(&instance)?;
         let failed = |e: io::Error| denied(&e, format!("can't look into {}: {e}", instance.display()));
         let entries = match fs::read_dir(&instance) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -150,10 +162,60 @@ impl PinDir {
     }
 }
 
-/// The folder of an instance in this network namespace.
-fn folder(instance: &str) -> anyhow::Result<PathBuf> {
-    let namespace = fs::metadata("/proc/thread-self/ns/net").context("can't tell the network namespace")?.st_ino();
-    Ok(Path::new(BPFFS).join("ftp-helper").join(format!("{namespace}-{:08x}", fnv(instance.as_bytes()) as u32)))
+/// A network namespace.
+struct Namespace {
+    /// The inode of its file in procfs, which no other has at the same time.
+    number: u64,
+    /// What no other has while the machine runs.
+    cookie: u64,
+}
+
+impl Namespace {
+    /// The one that this thread is in.
+    fn here() -> anyhow::Result<Self> {
+        let number = fs::metadata("/proc/thread-self/ns/net").context("can't tell the network namespace")?.st_ino();
+        Ok(Self { number, cookie: cookie().context("can't tell the network namespace's cookie")? })
+    }
+
+    /// The folder of an instance.
+    fn folder(&self, instance: &str) -> PathBuf {
+        let name = format!("{}-{:08x}", self.number, fnv(instance.as_bytes()) as u32);
+        Path::new(BPFFS).join("ftp-helper").join(name)
+    }
+
+    /// The mark of its folders.
+    fn mark(&self) -> String {
+        format!("{NAMESPACE}{:x}", self.cookie)
+    }
+
+    /// Removes what was left in a namespace that had this one's number before.
+    fn bury(&self, instance: &Path) -> anyhow::Result<()> {
+        let names = |path: &Path| {
+            let entries = fs::read_dir(path).into_iter().flatten();
+            entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect::<Vec<_>>()
+        };
+        let mut marks = names(instance).into_iter().flat_map(|layout| names(&instance.join(layout)));
+        if marks.any(|mark| mark.starts_with(NAMESPACE) && mark != self.mark()) {
+            remove_tree(instance)?;
+            tracing::info!(
+                "removed what a daemon had left in a network namespace that is gone ({})",
+                instance.display()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The cookie of the network namespace that this thread is in (`SO_NETNS_COOKIE`, Linux 5.14).
+fn cookie() -> io::Result<u64> {
+    let socket = UnixDatagram::unbound()?;
+    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the kernel writes as many bytes as `length` says, and there is room for them in `cookie`.
+    let result = unsafe {
+        let (value, length) = ((&raw mut cookie).cast(), &raw mut length);
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, value, length)
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A short, stable hash (FNV-1a): for names, not for secrets.
