@@ -1,5 +1,6 @@
 //! The loop's state: kernel side, engine, interfaces, and the answers to questions.
 
+mod interfaces;
 mod outlets;
 mod reload;
 mod tables;
@@ -35,7 +36,7 @@ use super::{
 use crate::{
     api::History,
     config::{Config, Hook},
-    dataplane::{self, Attached, Dataplane, Guard, Interface, Options, Parking, Ring, Shield},
+    dataplane::{self, Dataplane, Guard, Options, Parking, Ring, Shield},
     engine::{
         Engine, Nanos, Record,
         policy::{Mode, Policy},
@@ -47,8 +48,6 @@ use crate::{
 const BEAT: Duration = Duration::from_secs(1);
 /// Records that are read at one time of the clock: some ten microseconds' work.
 const RECORDS_A_TIME: u32 = 16;
-/// What is in `troubles` for the addresses of all interfaces; none has this name.
-const ADDRESSES: &str = "addresses of interfaces";
 /// How often the kernel's tables are gone through for what has no owner.
 const SWEEP: Nanos = 30_000_000_000;
 
@@ -254,16 +253,6 @@ impl Daemon {
         self.act()
     }
 
-    /// Says that an interface was attached to.
-    fn tell_attached(&self) {
-        if let Some(Attached { name, shield, .. }) = self.plane.attached().last() {
-            match shield {
-                Some(kind) => tracing::info!("attached to {name}, with a shield in {} XDP", kind.as_str()),
-                None => tracing::info!("attached to {name}"),
-            }
-        }
-    }
-
     /// Reads what the kernel has written and gives it to the engine; whether that was all.
     fn read(&mut self) -> anyhow::Result<bool> {
         let mut found = self.read_some()?;
@@ -366,20 +355,12 @@ impl Daemon {
         }
     }
 
-    /// Once a second: the sign of life, interfaces that come and go, and now and then a sweep.
+    /// Once a second: the sign of life, what has changed on the host, and now and then a sweep.
     fn beat(&mut self) -> anyhow::Result<()> {
         self.next_beat = Instant::now() + BEAT;
         let now = clock::now();
         self.plane.beat(now)?;
-        let interfaces = dataplane::interfaces()?;
-        self.follow_interfaces(&interfaces)?;
-        let guards = guards::resolve(&self.config, &interfaces);
-        let policy = guards::policy(&self.config, &interfaces);
-        if guards != self.guards || policy != self.policy {
-            self.follow_addresses(now, policy, guards)?;
-        } else {
-            self.troubles.remove(ADDRESSES);
-        }
+        self.follow_host(now)?;
         if self.translator.as_ref().is_some_and(|t| t.is_due(now)) {
             self.translate(now)?;
         }
@@ -388,65 +369,6 @@ impl Daemon {
             self.sweep(now)?;
         }
         self.audit.look(now, &self.plane, &self.engine)
-    }
-
-    /// Goes by the addresses that interfaces have now. Where the kernel does not take that, what was in force stays, and it is
-    /// tried again at the next beat.
-    fn follow_addresses(&mut self, now: Nanos, policy: Policy, guards: Vec<Guard>) -> anyhow::Result<()> {
-        if let Err(e) = self.plane.apply(&policy, &guards, self.options.fast) {
-            let text = format!("{e:#}");
-            if self.troubles.get(ADDRESSES) != Some(&text) {
-                tracing::error!(
-                    "addresses of interfaces that guards or servers name have changed, and can't be followed; the old ones stay: {text}"
-                );
-                self.troubles.insert(ADDRESSES.to_owned(), text);
-            }
-            return self.plane.apply(&self.policy, &self.guards, self.options.fast);
-        }
-        self.troubles.remove(ADDRESSES);
-        tracing::info!("addresses of interfaces that guards or servers name have changed");
-        if policy != self.policy {
-            self.engine.set_policy(now, policy.clone());
-        }
-        (self.guards, self.policy) = (guards, policy);
-        Ok(())
-    }
-
-    /// Attaches to what has appeared, lets go of what is gone.
-    fn follow_interfaces(&mut self, interfaces: &BTreeMap<String, Interface>) -> anyhow::Result<()> {
-        let (wanted, waiting) = guards::wanted(&self.config.watch.interfaces, interfaces);
-        let gone: Vec<String> = self
-            .plane
-            .attached()
-            .iter()
-            .filter(|a| !wanted.iter().any(|w| w.name == a.name && w.index == a.index))
-            .map(|a| a.name.clone())
-            .collect();
-        for name in gone {
-            self.plane.detach(&name)?;
-            tracing::info!("detached from {name}");
-        }
-        for i in wanted {
-            if self.plane.attached().iter().any(|a| a.name == i.name) {
-                continue;
-            }
-            match self.plane.attach(&i.name, i.index) {
-                Ok(()) => {
-                    self.troubles.remove(&i.name);
-                    self.tell_attached();
-                    self.plane.beat(clock::now())?;
-                }
-                Err(e) => {
-                    let text = format!("{e:#}");
-                    if self.troubles.get(&i.name) != Some(&text) {
-                        tracing::error!("{text}");
-                        self.troubles.insert(i.name.clone(), text);
-                    }
-                }
-            }
-        }
-        self.waiting_for = waiting;
-        Ok(())
     }
 
     /// Goes through what is known of inside ends.
