@@ -367,6 +367,7 @@ impl Daemon {
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP;
             self.sweep(now)?;
+            give_back_memory();
         }
         self.audit.look(now, &self.plane, &self.engine)
     }
@@ -403,8 +404,8 @@ impl Daemon {
     }
 }
 
-/// Loading reads the kernel's type information and holds the object's several times; all that is free now, and malloc(3) would
-/// keep it.
+/// Loading reads the kernel's type information and holds the object's several times; all that is free then, and malloc(3) would
+/// keep it. Later what lives for a moment comes to lie here and there in that, and would be kept as well, page by page.
 fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim(3) asks nothing of its caller; whatever is in use stays where it is.
