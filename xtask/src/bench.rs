@@ -41,15 +41,19 @@ pub(crate) fn split(words: &[String]) -> Result<(Name, &[String])> {
     }
 }
 
-/// The comparison's short form: the commands that build it as the tests are built, and run it.
-pub(crate) fn briefly(host: &Host) -> Result<(Command, Command)> {
+/// The comparison's short form: the command that builds it as the tests are built, and those that run it over IPv4 and over IPv6.
+pub(crate) fn briefly(host: &Host) -> Result<(Command, [Command; 2])> {
     let program = format!("bench-{}", Name::PEERS);
     let mut build = command::cargo(host);
     build.args(["build", "--package", "ftp-helper-tests", "--locked", "--bin", &program]);
     let file = |name: &str| Ok::<_, anyhow::Error>(host.target()?.join(name).display().to_string());
     let program = file(&format!("debug/{program}"))?;
-    let json = host.root.join("target/xtask/bench.json").display().to_string();
-    Ok((build, command::as_root(host, &[program, "--short".to_owned(), "--json".to_owned(), json])))
+    let run = |family: &str, json: &str| {
+        let json = host.root.join("target/xtask").join(json).display().to_string();
+        let words = [program.as_str(), "--short", "--family", family, "--json", &json];
+        command::as_root(host, &words.map(ToOwned::to_owned))
+    };
+    Ok((build, [run("4", "bench.json"), run("6", "bench-ipv6.json")]))
 }
 
 /// Builds and runs one.

@@ -94,9 +94,10 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
         if host.rights == Rights::None {
             println!("comparison with the peers, soak: not run, they need root");
         } else {
-            let (mut build, mut run) = bench::briefly(host)?;
+            let (mut build, [mut v4, mut v6]) = bench::briefly(host)?;
             steps.command("bench build", &mut build)?;
-            steps.command("bench", &mut run)?;
+            steps.command("bench", &mut v4)?;
+            steps.command("bench over IPv6", &mut v6)?;
         }
         // The long form has soaked for two hours above.
         let soaks = host.rights != Rights::None && !options.full;

@@ -12,6 +12,7 @@ use aya::programs::TcAttachType;
 use ftp_helper::{
     daemon::LOOK,
     dataplane::{Options, Ring},
+    lab::clients::Family,
 };
 use ftp_helper_tests::{gateway::UNIT_NICE, testrun::Kernel};
 use nix::{
@@ -22,11 +23,10 @@ use nix::{
 use crate::{
     Effort,
     again::{OtherPath, again, on_path},
-    forge::Forge,
-    ground::{Ground, Peer},
+    ground::{Ground, LARGE_RING, LARGE_SESSIONS, Peer, Size},
     interrupt,
     limits::{LEAST_TRANSFER as LEAST, attach, detach},
-    packets::{median, settled},
+    packets::{Growth, grown, median, settled},
     report::{CONNECT, Figures, ROWS, SMALL},
     transfers,
 };
@@ -110,7 +110,7 @@ pub(crate) fn bound(figures: &mut Figures, plain: &Ground, ours: &Ground, effort
                     Way::Whole => {
                         let figure = once(ours, what, effort)?;
                         // What the daemon has yet to do is none of the next one's.
-                        settled(ours.daemon()?, &mut Forge::new(&ours.lab, false)?)?;
+                        settled(ours.daemon()?, &mut ours.forge()?)?;
                         figure
                     }
                 };
@@ -137,6 +137,17 @@ fn once(ground: &Ground, what: What, effort: &Effort) -> Result<Vec<f64>> {
             vec![median, late]
         }
     })
+}
+
+/// What announcements take beside few and beside many sessions, with the least programs on the way.
+pub(crate) fn growth(family: Family, many: u32, n: usize) -> Result<Growth> {
+    let (sessions, ring_bytes) = (LARGE_SESSIONS, LARGE_RING);
+    let mut kernel =
+        Kernel::load(&Options { instance: None, programs: &[LEAST], sessions, ring_bytes, ..Options::default() });
+    let ground = Ground::new(Peer::Plain, Size::Large, family)?;
+    let grown = with_least(&mut kernel, &ground, || grown(&ground, many, n))?;
+    ground.finish()?;
+    Ok(grown)
 }
 
 /// Does something with the least programs on the way, and a reader as often and of the same priority as the daemon.
@@ -176,7 +187,7 @@ fn with_least<T>(kernel: &mut Kernel, ground: &Ground, f: impl FnOnce() -> Resul
 fn while_stopped<T>(ground: &Ground, f: impl FnOnce() -> Result<T>) -> Result<T> {
     let gateway = ground.daemon()?;
     let pid = Pid::from_raw(gateway.id().context("the daemon has ended")?.cast_signed());
-    let mut forge = Forge::new(&ground.lab, false)?;
+    let mut forge = ground.forge()?;
     let before = settled(gateway, &mut forge)?;
     let (result, in_time) = std::thread::scope(|scope| {
         let (over, wait) = channel::<()>();

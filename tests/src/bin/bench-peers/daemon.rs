@@ -12,7 +12,6 @@ use nix::sys::{
 
 use crate::{
     again::OtherPath,
-    forge::Forge,
     ground::Ground,
     packets::{apart, median, port, settled},
     transfers::small,
@@ -83,7 +82,7 @@ pub(crate) fn busy(ground: &Ground, time: Duration) -> Result<(f64, f64)> {
     let gateway = ground.daemon()?;
     let pid = gateway.id().context("the daemon has ended")?;
     apart(|| {
-        let mut forge = Forge::new(&ground.lab, false)?;
+        let mut forge = ground.forge()?;
         let mut talks: Vec<_> = (0..SESSIONS).map(|n| forge.own(5000 + n as u16)).collect();
         for t in &mut talks {
             forge.begin(t)?;

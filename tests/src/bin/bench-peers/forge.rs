@@ -9,19 +9,26 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     time::Instant,
 };
 
 use anyhow::{Context as _, Result};
-use ftp_helper::lab::{HOST_INTERFACE, Host, INSIDE_INTERFACE, Lab, OUTSIDE_INTERFACE};
+use ftp_helper::lab::{HOST_INTERFACE, Host, INSIDE_INTERFACE, Lab, OUTSIDE_INTERFACE, clients::Family};
 use ftp_helper_common::tcp;
 use ftp_helper_tests::packet::{Checksum, Packet};
 
+use crate::ground::address;
+
 /// The ports of clients that are not there: below those that real ones get.
 pub(crate) const PORTS: RangeInclusive<u16> = 10_000..=19_999;
+
+/// Where many clients are that do not exist, over IPv4 and over IPv6: the networks for benchmarks (RFC 2544 appendix C.2.2, RFC 5180
+/// section 8), each with its prefix length.
+pub(crate) const MANY: [(IpAddr, u8); 2] =
+    [(IpAddr::V4(Ipv4Addr::new(198, 18, 0, 0)), 15), (IpAddr::V6(Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0)), 48)];
 
 /// The PSH flag (RFC 9293 section 3.1).
 const PSH: u8 = 0x08;
@@ -145,14 +152,13 @@ impl Talk {
 
 impl Forge {
     /// On a ground's wires, over a family.
-    pub(crate) fn new(lab: &Lab, v6: bool) -> Result<Self> {
-        let address = |host: &Host| if v6 { IpAddr::from(host.v6()) } else { host.v4().into() };
+    pub(crate) fn new(lab: &Lab, family: Family) -> Result<Self> {
         Ok(Self {
             client: Wire::open(lab.client(), lab.gateway(), OUTSIDE_INTERFACE)?,
             server: Wire::open(lab.server(), lab.gateway(), INSIDE_INTERFACE)?,
             written: [0; 2],
-            server_ip: address(lab.server()),
-            client_ip: address(lab.client()),
+            server_ip: address(lab.server(), family),
+            client_ip: address(lab.client(), family),
         })
     }
 
@@ -161,10 +167,20 @@ impl Forge {
         self.talk(self.client_ip, PORTS.start() + n)
     }
 
-    /// The `n`th of many: ten thousand clients one after the other (RFC 2544's network).
+    /// The `n`th of many: ten thousand clients one after the other.
     pub(crate) fn of_many(&self, n: u32) -> Talk {
-        let client = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 18, 0, 1)) + n % 10_000);
-        self.talk(client.into(), PORTS.start() + (n / 10_000) as u16)
+        let nth = 1 + n % 10_000;
+        let client = match MANY[usize::from(self.is_v6())].0 {
+            IpAddr::V4(first) => Ipv4Addr::from(u32::from(first) + nth).into(),
+            // Each in a /64 of its own: those of one share what a client may hold.
+            IpAddr::V6(first) => Ipv6Addr::from(u128::from(first) + (u128::from(nth) << 64)).into(),
+        };
+        self.talk(client, PORTS.start() + (n / 10_000) as u16)
+    }
+
+    /// Whether all of it is IPv6, so that no port is announced by a 227.
+    pub(crate) const fn is_v6(&self) -> bool {
+        self.server_ip.is_ipv6()
     }
 
     fn talk(&self, client: IpAddr, port: u16) -> Talk {

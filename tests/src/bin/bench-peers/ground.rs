@@ -4,6 +4,7 @@
 
 use std::{
     fs::File,
+    net::IpAddr,
     os::fd::AsRawFd as _,
     path::Path,
     process::Command,
@@ -11,13 +12,20 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use ftp_helper::lab::{HOST_INTERFACE, Host, INSIDE_INTERFACE, Lab, LabOptions, OUTSIDE_INTERFACE, process::Process};
+use ftp_helper::lab::{
+    HOST_INTERFACE, Host, INSIDE_INTERFACE, Lab, LabOptions, OUTSIDE_INTERFACE, clients::Family, process::Process,
+};
 use ftp_helper_tests::{
     gateway::{Gateway, PATIENCE, Settings, UNIT_NICE, program},
     responder::Responder,
+    spinner::Mode,
 };
 
-use crate::{daemon::processor_time, forge::PORTS, interrupt};
+use crate::{
+    daemon::processor_time,
+    forge::{Forge, MANY, PORTS},
+    interrupt,
+};
 
 /// One that is compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -131,7 +139,7 @@ impl Peer {
         settings.nice = UNIT_NICE;
         if size == Size::Large {
             settings = settings
-                .section("[limits]\nsessions = 131072\nring = \"64MiB\"")
+                .section(&format!("[limits]\nsessions = {LARGE_SESSIONS}\nring = {LARGE_RING}"))
                 .section("[pinhole]\ntimeout = \"5min\"");
         }
         // One guard, towards the server: a mark that is set on the way out comes after the ruleset.
@@ -154,9 +162,15 @@ pub(crate) enum Size {
     Large,
 }
 
+/// Sessions at most, and bytes of the ring buffer, of one of [`Size::Large`].
+pub(crate) const LARGE_SESSIONS: u32 = 131_072;
+pub(crate) const LARGE_RING: u32 = 64 << 20;
+
 /// Three hosts in a row, and what is compared on the one in the middle.
 pub(crate) struct Ground {
     pub(crate) peer: Peer,
+    /// Over which everything goes.
+    pub(crate) family: Family,
     /// Ends before its daemon's host does.
     pub(crate) gateway: Option<Gateway>,
     /// From the start of the daemon until it is attached.
@@ -169,7 +183,7 @@ pub(crate) struct Ground {
 
 impl Ground {
     /// Builds it.
-    pub(crate) fn new(peer: Peer, size: Size) -> Result<Self> {
+    pub(crate) fn new(peer: Peer, size: Size, family: Family) -> Result<Self> {
         interrupt::check()?;
         let lab = Lab::new(&LabOptions::default())?;
         rewire(&lab)?;
@@ -185,8 +199,21 @@ impl Ground {
         let gateway = settings.map(|s| Gateway::start(&lab, &s, &[])).transpose()?;
         let started = begun.elapsed();
         let processor = gateway.as_ref().and_then(Gateway::id).map(processor_time).transpose()?.unwrap_or_default();
-        let responder = Responder::start(lab.server(), lab.server().v4().into())?;
-        Ok(Self { peer, gateway, started, processor, responder, lab })
+        let responder = Responder::start(lab.server(), address(lab.server(), family))?;
+        Ok(Self { peer, family, gateway, started, processor, responder, lab })
+    }
+
+    /// Both ends of the wires through it, to forge dialogues.
+    pub(crate) fn forge(&self) -> Result<Forge> {
+        Forge::new(&self.lab, self.family)
+    }
+
+    /// How clients that do not care ask for a port.
+    pub(crate) const fn mode(&self) -> Mode {
+        match self.family {
+            Family::V4 => Mode::Pasv,
+            Family::V6 => Mode::Epsv,
+        }
     }
 
     /// The daemon.
@@ -203,6 +230,14 @@ impl Ground {
             gateway.stop()?;
         }
         Ok(())
+    }
+}
+
+/// The address of a host.
+pub(crate) fn address(host: &Host, family: Family) -> IpAddr {
+    match family {
+        Family::V4 => host.v4().into(),
+        Family::V6 => host.v6().into(),
     }
 }
 
@@ -240,7 +275,10 @@ fn rewire(lab: &Lab) -> Result<()> {
         ip(host, &format!("route add ::/0 via {v6}"))?;
     }
     // Many clients that do not exist are behind the one.
-    ip(gateway, &format!("route add 198.18.0.0/15 via {}", lab.client().v4()))?;
+    for family in Family::ALL {
+        let (first, length) = MANY[family as usize];
+        ip(gateway, &format!("route add {first}/{length} via {}", address(lab.client(), family)))?;
+    }
     Ok(())
 }
 

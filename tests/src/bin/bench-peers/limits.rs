@@ -12,7 +12,6 @@ use nix::sys::signal::Signal;
 
 use crate::{
     again::on_path,
-    forge::Forge,
     ground::Ground,
     packets::{Openings, Packets, apart, dialogue, openings, packets},
 };
@@ -96,7 +95,7 @@ pub(crate) fn daemon_stopped(ground: &Ground, plain: &Ground, n: usize) -> Resul
     let gateway = ground.daemon()?;
     let before = gateway.status()?;
     gateway.signal(Signal::SIGSTOP)?;
-    let stopped = apart(|| dialogue(&mut Forge::new(&ground.lab, false)?, n));
+    let stopped = apart(|| dialogue(&mut ground.forge()?, n));
     gateway.signal(Signal::SIGCONT)?;
     let stopped = stopped?;
     until("the daemon goes on", || gateway.status().ok().map(drop))?;

@@ -21,7 +21,7 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, ValueEnum};
-use ftp_helper::lab::{Lab, LabOptions};
+use ftp_helper::lab::{Lab, LabOptions, clients::Family};
 use serde_json::json;
 
 use crate::{
@@ -39,6 +39,9 @@ struct Args {
     /// Rounds; the median is shown [default: 9, with --short 2].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
+    /// IPv4 or IPv6: 4 or 6.
+    #[arg(long, default_value_t = Family::V4)]
+    family: Family,
     /// Only this part, and nothing else; may be given more than once.
     #[arg(long, value_enum)]
     only: Vec<Part>,
@@ -154,24 +157,26 @@ fn run(args: &Args) -> Result<()> {
     fastrand::seed(seed);
     let peers = peers()?;
     let mut figures = Figures::default();
-    eprintln!("seed {seed}, {} rounds", effort.rounds);
-    let grounds = peers.iter().map(|&p| Ground::new(p, Size::Default)).collect::<Result<Vec<_>>>()?;
+    eprintln!("seed {seed}, {} rounds, over IPv{}", effort.rounds, args.family);
+    let grounds = peers.iter().map(|&p| Ground::new(p, Size::Default, args.family)).collect::<Result<Vec<_>>>()?;
     // Wires and caches are warm, and every peer lets transfers through.
     for ground in &grounds {
         transfers::connect(ground, 50).with_context(|| ground.peer.name())?;
     }
     let whole = args.only.is_empty();
-    let measured = all(&mut figures, grounds, &effort, &args.only);
+    let measured = all(&mut figures, grounds, &effort, args);
     // What was measured before something failed is worth seeing.
     show(args, &effort, seed, &figures)?;
     measured?;
-    let missing = figures.missing(&peers);
+    // Over IPv6 nothing is announced by a 227.
+    let missing = figures.missing(&peers, if args.family == Family::V6 { &[PACKETS[2]] } else { &[] });
     ensure!(!whole || missing.is_empty(), "these have no figure: {}", missing.join("; "));
     Ok(())
 }
 
 /// Measures everything, or only some parts of the rounds.
-fn all(figures: &mut Figures, grounds: Vec<Ground>, effort: &Effort, only: &[Part]) -> Result<()> {
+fn all(figures: &mut Figures, grounds: Vec<Ground>, effort: &Effort, args: &Args) -> Result<()> {
+    let only = &args.only[..];
     let whole = only.is_empty();
     let parts = if whole { &Part::ALL[..] } else { only };
     let rounds = if parts.iter().any(|p| Part::ALL.contains(p)) { effort.rounds } else { 0 };
@@ -195,7 +200,7 @@ fn all(figures: &mut Figures, grounds: Vec<Ground>, effort: &Effort, only: &[Par
         ground.finish()?;
     }
     if whole || only.contains(&Part::Growth) {
-        growth(figures, effort)?;
+        growth(figures, effort, args.family)?;
     }
     Ok(())
 }
@@ -242,7 +247,8 @@ fn measure(figures: &mut Figures, ground: &Ground, effort: &Effort, part: Part) 
         Part::Packets => {
             let what = format!("packets, {}", peer.letter());
             let p = again(figures, &what, || packets::packets(ground, effort.packets))?;
-            for (row, value) in PACKETS.into_iter().zip([p.data, p.line, p.r227, p.r229]) {
+            let values = [Some(p.data), Some(p.line), p.r227, Some(p.r229)];
+            for (row, value) in PACKETS.into_iter().zip(values).filter_map(|(row, value)| Some((row, value?))) {
                 figures.push(row, peer, value);
             }
         }
@@ -320,13 +326,13 @@ fn causes(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<
         figures.single(&what, None, value, "ns", None);
     }
     let least = limits::least(plain, n)?;
-    for (what, value) in [("control line", least.line), ("227", least.r227), ("229", least.r229)] {
+    for (what, value) in [("control line", least.line)].into_iter().chain(least.announcements()) {
         let what = format!("{what}: the least calls into the kernel at the same hooks, on top of a");
         figures.single(&what, None, value, "ns", None);
     }
     let ours = of(grounds, Peer::Drop)?;
     let stopped = again(figures, "packets with the daemon stopped", || limits::daemon_stopped(ours, plain, n))?;
-    for (what, value) in [("control line", stopped.line), ("227", stopped.r227), ("229", stopped.r229)] {
+    for (what, value) in [("control line", stopped.line)].into_iter().chain(stopped.announcements()) {
         let what = format!("{what}: with the daemon stopped, on top of a");
         figures.single(&what, Some(Peer::Drop), value, "ns", None);
     }
@@ -341,12 +347,12 @@ fn causes(figures: &mut Figures, grounds: &[Ground], effort: &Effort) -> Result<
 }
 
 /// What many sessions change.
-fn growth(figures: &mut Figures, effort: &Effort) -> Result<()> {
+fn growth(figures: &mut Figures, effort: &Effort, family: Family) -> Result<()> {
     let n = effort.packets.max(1000);
     let many = effort.sessions;
     eprintln!("growth to {many} sessions");
-    let plain = packets::growth(Peer::Plain, many, n)?;
-    let ours = again(figures, "growth", || packets::growth(Peer::Drop, many, n))?;
+    let plain = packets::growth(Peer::Plain, family, many, n)?;
+    let ours = again(figures, "growth", || packets::growth(Peer::Drop, family, many, n))?;
     for (what, of) in [
         ("229 beside 100 live sessions and pinholes", [ours.few, plain.few]),
         ("229 of the same, beside many", [ours.few_of_many, plain.few_of_many]),
@@ -354,6 +360,11 @@ fn growth(figures: &mut Figures, effort: &Effort) -> Result<()> {
     ] {
         figures.single(what, Some(Peer::Drop), of[0], "ns", None);
         figures.single(what, Some(Peer::Plain), of[1], "ns", None);
+    }
+    let least = bound::growth(family, many, n)?;
+    for (which, beside_many) in [("the same sessions", least.few_of_many), ("any session", least.many)] {
+        let what = format!("growth from 100 to {many}, {which}: with the least calls into the kernel");
+        figures.single(&what, None, beside_many / least.few, "", None);
     }
     let peer = Some(Peer::Drop);
     let what = format!("growth from 100 to {many}, the same sessions");
@@ -370,7 +381,7 @@ fn show(args: &Args, effort: &Effort, seed: u64, figures: &Figures) -> Result<()
     let load = load.split(' ').next().unwrap_or_default();
     let mut all = figures.json();
     all["run"] = json!({
-        "seed": seed, "rounds": effort.rounds, "short": args.short, "kernel": kernel, "load": load,
+        "seed": seed, "rounds": effort.rounds, "family": args.family, "short": args.short, "kernel": kernel, "load": load,
         "processors": std::thread::available_parallelism().map_or(0, usize::from),
         "peers": figures.peers().into_iter().map(|p| json!({ "peer": p.letter(), "name": p.name() })).collect::<Vec<_>>(),
     });
@@ -378,7 +389,8 @@ fn show(args: &Args, effort: &Effort, seed: u64, figures: &Figures) -> Result<()
         std::fs::write(file, format!("{all:#}\n")).with_context(|| format!("can't write {}", file.display()))?;
     }
     if let Some(file) = &args.plot {
-        let title = format!("ftp-helper and its peers, Linux {kernel}, {} rounds", effort.rounds);
+        let title =
+            format!("ftp-helper and its peers over IPv{}, Linux {kernel}, {} rounds", args.family, effort.rounds);
         std::fs::write(file, plot::svg(figures, &title)).with_context(|| format!("can't write {}", file.display()))?;
     }
     let mut out = std::io::stdout();
@@ -389,12 +401,13 @@ fn show(args: &Args, effort: &Effort, seed: u64, figures: &Figures) -> Result<()
                 figures.peers().into_iter().map(|p| format!("{}: {}\n", p.letter(), p.name())).collect();
             writeln!(
                 out,
-                "{peers}\n{}\n\n{}\n\nmeasured again, since it went another way: {}\nseed {seed}, {} rounds, Linux {kernel}, load \
-                 {load} at the end",
+                "{peers}\n{}\n\n{}\n\nmeasured again, since it went another way: {}\nseed {seed}, {} rounds over IPv{}, Linux \
+                 {kernel}, load {load} at the end",
                 figures.comparison(),
                 figures.singles(),
                 figures.repeated.len(),
-                effort.rounds
+                effort.rounds,
+                args.family
             )
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use ftp_helper::api::Status;
+use ftp_helper::{api::Status, lab::clients::Family};
 use ftp_helper_tests::{
     gateway::{Gateway, counter, engine, until, within},
     spinner::hurry,
@@ -22,8 +22,8 @@ pub(crate) struct Packets {
     pub(crate) data: f64,
     /// A command and a reply that announce nothing.
     pub(crate) line: f64,
-    /// A 227.
-    pub(crate) r227: f64,
+    /// A 227; none over IPv6.
+    pub(crate) r227: Option<f64>,
     /// A 229.
     pub(crate) r229: f64,
 }
@@ -39,18 +39,11 @@ const ARRIVES: Duration = Duration::from_secs(5);
 /// connections arrive.
 pub(crate) fn packets(ground: &Ground, n: usize) -> Result<Packets> {
     apart(|| {
-        let mut forge = Forge::new(&ground.lab, false)?;
-        let taken = || -> Result<[u64; 2]> { Ok([arrived(ground.lab.server())?, arrived(ground.lab.client())?]) };
-        let before = taken()?;
+        let mut forge = ground.forge()?;
+        let came = Came::new(ground)?;
         let status = ground.gateway.as_ref().map(|g| settled(g, &mut forge)).transpose()?;
         let packets = dialogue(&mut forge, n)?;
-        let written = forge.written;
-        let mut came = [0; 2];
-        let arrived = within(ARRIVES, || {
-            let after = taken()?;
-            came = [0, 1].map(|i| after[i] - before[i]);
-            Ok(came == written)
-        })?;
+        let arrived = came.ensure(&forge);
         if let (Some(gateway), Some(before)) = (&ground.gateway, status) {
             let (announced, now) = (2 * n as u64 + 1, settled(gateway, &mut forge)?);
             let fast = engine(&now, "taken_by_fast_path") - engine(&before, "taken_by_fast_path");
@@ -58,9 +51,38 @@ pub(crate) fn packets(ground: &Ground, n: usize) -> Result<Packets> {
             ensure!(fast == announced, OtherPath(format!("the fast path took {fast} of {announced}")));
         }
         // Where the ring buffer was full, it was dropped on purpose, and that was told above.
-        ensure!(arrived, "{}: of {written:?} packets {came:?} arrived", ground.peer.letter());
-        Ok(packets)
+        arrived.map(|()| packets)
     })
+}
+
+/// What has arrived of forged packets: the sinks of server and client count them.
+struct Came<'a> {
+    ground: &'a Ground,
+    /// What they had counted before.
+    before: [u64; 2],
+}
+
+impl<'a> Came<'a> {
+    /// From now on.
+    fn new(ground: &'a Ground) -> Result<Self> {
+        Ok(Self { ground, before: Self::counted(ground)? })
+    }
+
+    fn counted(ground: &Ground) -> Result<[u64; 2]> {
+        Ok([arrived(ground.lab.server())?, arrived(ground.lab.client())?])
+    }
+
+    /// That it is all that was written.
+    fn ensure(&self, forge: &Forge) -> Result<()> {
+        let (written, mut came) = (forge.written, [0; 2]);
+        let all = within(ARRIVES, || {
+            let now = Self::counted(self.ground)?;
+            came = [0, 1].map(|i| now[i] - self.before[i]);
+            Ok(came == written)
+        })?;
+        ensure!(all, "{}: of {written:?} packets {came:?} arrived", self.ground.peer.letter());
+        Ok(())
+    }
 }
 
 /// What the daemon says when it has read all that the kernel had written before. Records are read in their order: it has
@@ -95,7 +117,7 @@ pub(crate) fn dialogue(forge: &mut Forge, n: usize) -> Result<Packets> {
     for i in 0..2 * n {
         let extended = i % 2 == 1;
         let (_, took) = forge.announce(&mut t, extended, port(i as u32))?;
-        if extended { &mut r229 } else { &mut r227 }.push(took);
+        if extended || forge.is_v6() { &mut r229 } else { &mut r227 }.push(took);
         if i % BATCH == BATCH - 1 {
             std::thread::sleep(REST);
         }
@@ -104,7 +126,8 @@ pub(crate) fn dialogue(forge: &mut Forge, n: usize) -> Result<Packets> {
     let mut data = forge.data(&t, turn, 50_000, n as u32)?;
     forge.line(&mut t, true, "QUIT")?;
     forge.end(&mut t)?;
-    Ok(Packets { data: median(&mut data), line: median(&mut lines), r227: median(&mut r227), r229: median(&mut r229) })
+    let r227 = (!forge.is_v6()).then(|| median(&mut r227));
+    Ok(Packets { data: median(&mut data), line: median(&mut lines), r227, r229: median(&mut r229) })
 }
 
 impl Packets {
@@ -113,9 +136,14 @@ impl Packets {
         Self {
             data: self.data - base.data,
             line: self.line - base.line,
-            r227: self.r227 - base.r227,
+            r227: self.r227.zip(base.r227).map(|(took, base)| took - base),
             r229: self.r229 - base.r229,
         }
+    }
+
+    /// The announcements by their names.
+    pub(crate) fn announcements(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        self.r227.map(|took| ("227", took)).into_iter().chain([("229", self.r229)])
     }
 }
 
@@ -138,7 +166,7 @@ impl Openings {
 /// them in by their pinholes.
 pub(crate) fn openings(ground: &Ground, n: usize) -> Result<Openings> {
     apart(|| {
-        let mut forge = Forge::new(&ground.lab, false)?;
+        let mut forge = ground.forge()?;
         let status = ground.gateway.as_ref().map(|g| settled(g, &mut forge)).transpose()?;
         let mut t = forge.own(fastrand::u16(..4000));
         forge.begin(&mut t)?;
@@ -179,18 +207,26 @@ pub(crate) struct Growth {
 /// Live sessions, each with a pinhole.
 const FEW: u32 = 100;
 
-/// With so many sessions in the end.
-pub(crate) fn growth(peer: Peer, many: u32, n: usize) -> Result<Growth> {
-    let ground = Ground::new(peer, Size::Large)?;
+/// With so many sessions in the end, on a ground of its own.
+pub(crate) fn growth(peer: Peer, family: Family, many: u32, n: usize) -> Result<Growth> {
+    let ground = Ground::new(peer, Size::Large, family)?;
+    let grown = grown(&ground, many, n)?;
+    ground.finish()?;
+    Ok(grown)
+}
+
+/// The same on a ground that is there. No packet may be lost.
+pub(crate) fn grown(ground: &Ground, many: u32, n: usize) -> Result<Growth> {
     // The wires are known to all before packets are forged.
-    crate::transfers::connect(&ground, 10)?;
+    crate::transfers::connect(ground, 10)?;
     let before = ground.gateway.as_ref().map(Gateway::status).transpose()?;
-    let grown = apart(|| {
-        let mut forge = Forge::new(&ground.lab, false)?;
+    apart(|| {
+        let mut forge = ground.forge()?;
+        let came = Came::new(ground)?;
         let mut talks = Vec::new();
-        begin(&ground, &mut forge, &mut talks, FEW)?;
+        begin(ground, &mut forge, &mut talks, FEW)?;
         let few = announcements(&mut forge, &mut talks, n)?;
-        begin(&ground, &mut forge, &mut talks, many)?;
+        begin(ground, &mut forge, &mut talks, many)?;
         let few_of_many = announcements(&mut forge, &mut talks[..FEW as usize], n)?;
         let grown = Growth { few, few_of_many, many: announcements(&mut forge, &mut talks, n)? };
         if let Some(before) = &before {
@@ -199,10 +235,9 @@ pub(crate) fn growth(peer: Peer, many: u32, n: usize) -> Result<Growth> {
             let live = (status.sessions.live, status.pinholes.live);
             ensure!(live.0 >= u64::from(many) && live.1 >= u64::from(many), "of {many} there are {live:?}");
         }
+        came.ensure(&forge)?;
         Ok(grown)
-    })?;
-    ground.finish()?;
-    Ok(grown)
+    })
 }
 
 /// Begins sessions up to a number, each with a pinhole; no faster than the daemon reads.

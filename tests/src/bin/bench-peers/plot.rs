@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     ground::Peer,
-    report::{Figures, Kind, ROWS},
+    report::{Figures, Kind},
 };
 
 const WIDTH: f64 = 900.0;
@@ -18,7 +18,7 @@ pub(crate) fn svg(figures: &Figures, title: &str) -> String {
     let peers: Vec<Peer> = figures.peers().into_iter().filter(|p| *p != Peer::Plain).collect();
     let panel = LINE * (peers.len() as f64 + 2.5);
     let top = LINE * (peers.len() as f64 + 3.0);
-    let height = top + panel * ROWS.len() as f64;
+    let height = top + panel * figures.rows().count() as f64;
     let mut out = String::new();
     push(
         &mut out,
@@ -35,9 +35,9 @@ pub(crate) fn svg(figures: &Figures, title: &str) -> String {
             format_args!(r#"<text x="10" y="{y}" fill="{}">{}: {}</text>"#, color(*peer), peer.letter(), peer.name()),
         );
     }
-    for (n, row) in ROWS.iter().enumerate() {
+    for (i, (n, row)) in figures.rows().enumerate() {
         let extra = matches!(row.kind, Kind::Extra(_));
-        let y = top + panel * n as f64;
+        let y = top + panel * i as f64;
         let base = if extra { 0.0 } else { 1.0 };
         let spreads: Vec<_> = peers.iter().map(|p| (*p, figures.against(n, *p, Peer::Plain))).collect();
         let all = || spreads.iter().flat_map(|(_, s)| *s).filter(|x| x.is_finite()).chain([base]);
@@ -111,6 +111,7 @@ fn push(out: &mut String, line: std::fmt::Arguments<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::ROWS;
 
     #[test]
     fn every_peer_has_its_dot_in_every_row() {

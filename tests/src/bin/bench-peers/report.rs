@@ -97,6 +97,11 @@ impl Figures {
         Peer::ALL.into_iter().filter(|p| self.rounds.keys().any(|(_, q)| p == q)).collect()
     }
 
+    /// The rows that were measured, each with its place in [`ROWS`].
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (usize, &'static Row)> {
+        ROWS.iter().enumerate().filter(|(n, _)| self.rounds.keys().any(|(row, _)| row == n))
+    }
+
     fn of(&self, row: usize, peer: Peer) -> &[f64] {
         self.rounds.get(&(row, peer)).map_or(&[], Vec::as_slice)
     }
@@ -142,10 +147,10 @@ impl Figures {
         }
     }
 
-    /// What has no figure: nothing, or the run has not done what it is for.
-    pub(crate) fn missing(&self, peers: &[Peer]) -> Vec<String> {
+    /// What has no figure: nothing but the rows of `without`, or the run has not done what it is for.
+    pub(crate) fn missing(&self, peers: &[Peer], without: &[usize]) -> Vec<String> {
         let mut missing = Vec::new();
-        for (n, row) in ROWS.iter().enumerate() {
+        for (n, row) in ROWS.iter().enumerate().filter(|(n, _)| !without.contains(n)) {
             for peer in peers {
                 let [_, median, _] = self.value(n, *peer);
                 // What a packet takes may not be less than nothing, nor may anything else.
@@ -161,7 +166,7 @@ impl Figures {
     /// The comparison, one row a peer.
     pub(crate) fn comparison(&self) -> Table {
         let mut table = table(&["", "", "median", "unit", "against a", "quartiles", "against b", "target", ""], 2..5);
-        for (n, row) in ROWS.iter().enumerate() {
+        for (n, row) in self.rows() {
             for (i, peer) in self.peers().into_iter().enumerate() {
                 let [_, value, _] = self.value(n, peer);
                 let [low, median, high] = self.against(n, peer, Peer::Plain);
@@ -208,9 +213,8 @@ impl Figures {
         let spread =
             |[low, median, high]: Spread| json!({ "lower_quartile": low, "median": median, "upper_quartile": high });
         let verdict = |v: Option<&Verdict>| v.map(|v| json!({ "target": v.text, "met": v.met }));
-        let rows: Vec<Value> = ROWS
-            .iter()
-            .enumerate()
+        let rows: Vec<Value> = self
+            .rows()
             .flat_map(|(n, row)| {
                 self.peers().into_iter().map(move |peer| {
                     json!({
@@ -311,12 +315,14 @@ mod tests {
     #[test]
     fn what_has_no_figure_is_named() {
         let mut figures = Figures::default();
-        assert_eq!(figures.missing(&[Peer::Plain]).len(), ROWS.len());
+        assert_eq!(figures.missing(&[Peer::Plain], &[]).len(), ROWS.len());
+        assert_eq!(figures.missing(&[Peer::Plain], &PACKETS).len(), ROWS.len() - PACKETS.len());
         for row in 0..ROWS.len() {
             figures.push(row, Peer::Plain, 1.0);
         }
+        assert_eq!(figures.rows().count(), ROWS.len());
         figures.single("x", None, f64::NAN, "", None);
-        assert_eq!(figures.missing(&[Peer::Plain]), ["x"]);
+        assert_eq!(figures.missing(&[Peer::Plain], &[]), ["x"]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::{ground::Ground, interrupt};
 pub(crate) fn throughput(ground: &Ground, bytes: usize) -> Result<f64> {
     session(ground, false, |spinner| {
         let begun = Instant::now();
-        spinner.fetch(Mode::Pasv, &bytes.to_string(), bytes)?;
+        spinner.fetch(ground.mode(), &bytes.to_string(), bytes)?;
         Ok(bytes as f64 / begun.elapsed().as_secs_f64() / 1e6)
     })
 }
@@ -46,7 +46,7 @@ pub(crate) fn small(ground: &Ground, clients: usize, time: Duration) -> Result<f
         let mut spinner = begun?;
         let mut n = 0;
         while !over.load(Ordering::Relaxed) {
-            spinner.fetch(Mode::Pasv, "1", 1)?;
+            spinner.fetch(ground.mode(), "1", 1)?;
             n += 1;
         }
         spinner.ask("QUIT", 221)?;
@@ -88,7 +88,7 @@ pub(crate) fn first_syns(ground: &Ground, n: usize, loaded: bool) -> Result<u64>
         session(ground, true, |spinner| {
             for i in 0..n {
                 interrupt::check()?;
-                let mode = if i % 2 == 0 { Mode::Pasv } else { Mode::Epsv };
+                let mode = if i % 2 == 0 { ground.mode() } else { Mode::Epsv };
                 spinner.fetch(mode, "1", 1).with_context(|| format!("transfer {i} of {n}"))?;
             }
             Ok(())
