@@ -42,6 +42,26 @@ pub(crate) fn as_root(host: &Host, argv: &[String]) -> Command {
     command
 }
 
+/// The same command, which runs while a processor has nothing else to do (`SCHED_IDLE`, sched(7)); as it is where there is no chrt(1).
+pub(crate) fn idly(host: &Host, command: &Command) -> Command {
+    let mut idle = Command::new(command.get_program());
+    if let Some(chrt) = host.program("chrt") {
+        idle = Command::new(chrt);
+        idle.args(["-i", "0"]).arg(command.get_program());
+    }
+    idle.args(command.get_args()).stdin(Stdio::null());
+    if let Some(dir) = command.get_current_dir() {
+        idle.current_dir(dir);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => idle.env(name, value),
+            None => idle.env_remove(name),
+        };
+    }
+    idle
+}
+
 /// Runs a command to its end; an error names the command and how it ended.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = line(command);
@@ -102,6 +122,19 @@ mod tests {
         let mut command = Command::new("sudo");
         command.args(["-n", "apt-get", "install", "a b", "it's", "", "-oX::Y=z"]);
         assert_eq!(line(&command), r"sudo -n apt-get install 'a b' 'it'\''s' '' -oX::Y=z");
+    }
+
+    #[test]
+    fn an_idle_command_is_the_same() {
+        let host = Host::read().expect("/proc is there");
+        let mut command = Command::new("sh");
+        // Field 41 of proc_pid_stat(5) is the policy.
+        command.args(["-c", "cut -d ' ' -f 41 /proc/self/stat; pwd; echo $A$HOME"]).current_dir("/");
+        command.env("A", "1").env_remove("HOME");
+        let said = crate::host::output_of(&mut idly(&host, &command)).expect("sh is there");
+        // SCHED_IDLE or SCHED_OTHER.
+        let policy = if host.program("chrt").is_some() { 5 } else { 0 };
+        assert_eq!(said, format!("{policy}\n/\n1"));
     }
 
     #[test]

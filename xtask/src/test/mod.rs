@@ -85,10 +85,15 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
     if whole {
         checks(host, options, &mut steps)?;
     }
-    let (unit, build, end_to_end) = tests(host, options)?;
-    count.add(tested("unit and integration", unit, options, &mut steps)?);
-    steps.command("build", &mut { build })?;
-    count.add(tested("end to end", end_to_end, options, &mut steps)?);
+    // Only the end of the run needs the fuzz targets, and the tests wait more than they compute.
+    let targets =
+        if whole { Some(steps.beside("fuzz build", command::idly(host, &fuzz::build(host, None)?))) } else { None };
+    let tested = suites(host, options, &mut steps, &mut count);
+    // Even where those came to nothing, as the soak below.
+    if let Some(targets) = targets {
+        steps.join(targets)?;
+    }
+    tested?;
     if whole {
         // That it measures everything, and nothing fails: how fast this machine is today is no test.
         if host.rights == Rights::None {
@@ -117,6 +122,15 @@ pub(crate) fn run(host: &Host, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// The tests themselves.
+fn suites(host: &Host, options: &Options, steps: &mut Steps, count: &mut Count) -> Result<()> {
+    let (unit, mut build, end_to_end) = tests(host, options)?;
+    count.add(tested("unit and integration", unit, options, steps)?);
+    steps.command("build", &mut build)?;
+    count.add(tested("end to end", end_to_end, options, steps)?);
+    Ok(())
+}
+
 /// The steps that measure no time, so that something may run beside them: other kernels, the package, and the fuzz targets.
 fn untimed(host: &Host, machines: Result<(), &'static str>, steps: &mut Steps, count: &mut Count) -> Result<()> {
     match machines {
@@ -129,7 +143,6 @@ fn untimed(host: &Host, machines: Result<(), &'static str>, steps: &mut Steps, c
         println!("package: not tried: that takes Debian 12 and root");
     }
     steps.check("documented configurations", || configurations(host))?;
-    steps.command("fuzz build", &mut fuzz::build(host, None)?)?;
     let mut executions = 0;
     steps.check("fuzz", || {
         let (count, found) = fuzz::briefly(host)?;
