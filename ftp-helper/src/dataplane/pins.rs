@@ -68,12 +68,16 @@ impl PinDir {
         let namespace = Namespace::here()?;
         let instance = namespace.folder(instance);
         namespace.bury(&instance)?;
-        let failed = |e: io::Error| denied(&e, format!("can't look into {}: {e}", instance.display()));
-        let entries = match fs::read_dir(&instance) {
+        Self::layouts(&instance).map_err(|e| denied(&e, format!("can't look into {}: {e}", instance.display())).into())
+    }
+
+    /// The folders of an instance.
+    fn layouts(instance: &Path) -> io::Result<Vec<Self>> {
+        let entries = match fs::read_dir(instance) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(failed)?,
+            entries => entries?,
         };
-        entries.map(|entry| Ok(Self { path: entry.map_err(failed)?.path(), instance: instance.clone() })).collect()
+        entries.map(|entry| Ok(Self { path: entry?.path(), instance: instance.to_owned() })).collect()
     }
 
     /// A pin's path.
@@ -190,12 +194,9 @@ impl Namespace {
 
     /// Removes what was left in a namespace that had this one's number before.
     fn bury(&self, instance: &Path) -> anyhow::Result<()> {
-        let names = |path: &Path| {
-            let entries = fs::read_dir(path).into_iter().flatten();
-            entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect::<Vec<_>>()
-        };
-        let mut marks = names(instance).into_iter().flat_map(|layout| names(&instance.join(layout)));
-        if marks.any(|mark| mark.starts_with(NAMESPACE) && mark != self.mark()) {
+        // If it can't be looked at, whoever makes or reads it next says so.
+        let layouts = PinDir::layouts(instance).unwrap_or_default();
+        if layouts.iter().flat_map(|pins| pins.names(NAMESPACE)).any(|mark| mark != self.mark()) {
             remove_tree(instance)?;
             tracing::info!(
                 "removed what a daemon had left in a network namespace that is gone ({})",
