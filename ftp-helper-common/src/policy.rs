@@ -92,6 +92,10 @@ pub mod policy_flag {
 /// Guards at most; one bit each.
 pub const MAX_GUARDS: usize = 64;
 
+/// Networks of a policy at most: those of all guards, their initiators', and the servers', each. The tables have room for two
+/// policies, the one in force and the next one.
+pub const MAX_NETS: usize = 4096;
+
 /// Control ports at most.
 pub const MAX_CONTROL_PORTS: usize = 8;
 

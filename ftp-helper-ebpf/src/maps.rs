@@ -15,7 +15,7 @@ use ftp_helper_common::{
     counter,
     key::{PairKey, PinholeKey, SessionKey, TupleKey},
     nat::{Alias, Translation},
-    policy::{FewNets, KernelPolicy, MAX_CONTROL_PORTS, NetKey, PORT_CHUNKS, PortChunk, PortSet, ServerEntry},
+    policy::{FewNets, KernelPolicy, MAX_CONTROL_PORTS, MAX_NETS, NetKey, PORT_CHUNKS, PortChunk, PortSet, ServerEntry},
     state::{BlindPair, ClientState, FlowState, HalfOpen, PinholeState, RangeState, SAVED_BYTES, SessionState},
 };
 
@@ -130,12 +130,12 @@ pub static DENIED: Array<PortChunk> = Array::with_max_entries(PORT_CHUNKS, 0);
 pub static FEW: Array<FewNets> = Array::with_max_entries(2, 0);
 /// Guards (by bit) of a responder's network.
 #[btf_map]
-pub static NETS: LpmTrie<NetKey, u64, 4096> = LpmTrie::new();
+pub static NETS: LpmTrie<NetKey, u64, { 2 * MAX_NETS }> = LpmTrie::new();
 /// Guards (by bit) that look at an initiator.
 #[btf_map]
-pub static INITIATORS: LpmTrie<NetKey, u64, 4096> = LpmTrie::new();
+pub static INITIATORS: LpmTrie<NetKey, u64, { 2 * MAX_NETS }> = LpmTrie::new();
 #[btf_map]
-pub static SERVERS: LpmTrie<NetKey, ServerEntry, 4096> = LpmTrie::new();
+pub static SERVERS: LpmTrie<NetKey, ServerEntry, { 2 * MAX_NETS }> = LpmTrie::new();
 /// The outside interfaces: what came in by one of them was judged there.
 #[btf_map]
 pub static OUTSIDE: HashMap<u32, u32, 256> = HashMap::new();

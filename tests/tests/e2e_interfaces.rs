@@ -8,7 +8,7 @@ use aya::programs::{
     tc::{NlOptions, TcAttachOptions, TcHandle},
 };
 use ftp_helper::{
-    api::Status,
+    api::{Asked, Status, Verdict},
     engine::policy::Mode,
     lab::{
         self, Lab, LabOptions, OUTSIDE_INTERFACE,
@@ -19,7 +19,7 @@ use ftp_helper::{
 use ftp_helper_common::counter::Counter;
 use ftp_helper_tests::{
     connect::connect,
-    gateway::{Gateway, PATIENCE, Settings, counter, until},
+    gateway::{Gateway, PATIENCE, Settings, counter, engine, until},
     testrun::{self, Kernel},
     wire::{Tag, Wire, pass_through, run, tap, transfers},
 };
@@ -153,7 +153,7 @@ fn an_interface_that_comes_and_goes_is_followed() {
     gateway.stop().unwrap();
 }
 
-/// The kernel's tables have room for 4,096 networks, of the rules in force and of those that follow them.
+/// A policy may have 4,096 networks, and so may the one that follows it.
 #[test]
 fn addresses_for_which_there_is_no_room_change_nothing() {
     if !lab::require_root() {
@@ -164,19 +164,38 @@ fn addresses_for_which_there_is_no_room_change_nothing() {
     settings.guards.push_str(&format!("[[guard]]\nnetworks = [\"@{OUTSIDE_INTERFACE}\"]\n"));
     let mut gateway = Gateway::start(&ground.lab, &settings, &[]).unwrap();
     let file = ground.lab.directory().join("addresses");
-    let all = |word: &str| {
+    let addresses = |word: &str, which: std::ops::Range<u32>| {
         let line = |n: u32| format!("addr {word} 10.9.{}.{}/32 dev {OUTSIDE_INTERFACE}\n", n / 256, n % 256);
-        std::fs::write(&file, (0..4200).map(line).collect::<String>()).unwrap();
+        std::fs::write(&file, which.map(line).collect::<String>()).unwrap();
         run(ground.lab.gateway(), &[&format!("ip -batch {}", file.display())]);
     };
+    // Followed are those there were when the daemon looked: it may have looked in between.
+    let held = |n: u32| {
+        let to = SocketAddr::from(([10, 9, (n >> 8) as u8, n as u8], 50_000));
+        let asked = Asked { from: ground.lab.client().v4().into(), from_port: None, to };
+        let is_denied = || Some(gateway.client().ok()?.why(asked).ok()?.verdict == Verdict::Denied);
+        until("the address is guarded", || is_denied()?.then_some(())).unwrap();
+    };
     let says = |what: &str| until(what, || gateway.output().ok()?.contains(what).then_some(()));
-    all("add");
-    says("have changed, and can't be followed; the old ones stay").unwrap();
+    // Far more than half of what there is room for, and then more of them.
+    addresses("add", 0..3000);
+    held(2999);
+    addresses("add", 3000..4000);
+    held(3999);
+    addresses("add", 4000..4200);
+    says("can't be followed; the old ones stay: the guards have 42").unwrap();
+    // It has tried again by then, and goes on.
+    let looks = || Some(engine(&gateway.status().ok()?, "audit_looks"));
+    let before = looks().unwrap();
+    until("it looks again", || (looks()? >= before + 3).then_some(())).unwrap();
+    let output = gateway.output().unwrap();
+    assert_eq!(output.matches("can't be followed").count(), 1, "{output}");
     ground.is_guarded(&gateway, &ground.client());
     ground.passes(&gateway);
-    all("del");
-    run(ground.lab.gateway(), &[&format!("ip addr add 10.9.0.1/32 dev {OUTSIDE_INTERFACE}")]);
-    says("have changed\n").unwrap();
+    held(3999);
+    addresses("del", 1..4200);
+    until("they are followed", || gateway.output().ok()?.ends_with("have changed\n").then_some(())).unwrap();
+    held(0);
     ground.is_guarded(&gateway, &ground.client());
     gateway.stop().unwrap();
 }

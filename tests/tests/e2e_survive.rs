@@ -9,6 +9,8 @@
 mod memory;
 #[path = "e2e_survive/rights.rs"]
 mod rights;
+#[path = "e2e_survive/trouble.rs"]
+mod trouble;
 
 use std::{
     net::SocketAddr,

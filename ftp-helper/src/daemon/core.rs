@@ -4,9 +4,10 @@ mod interfaces;
 mod outlets;
 mod reload;
 mod tables;
+mod troubles;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     time::Duration,
 };
 
@@ -21,7 +22,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::outlets::{Outlets, carry_out, release};
+use self::{
+    outlets::{Outlets, carry_out, release},
+    troubles::{Task, Troubles},
+};
 use super::{
     RunOptions, act,
     audit::Audit,
@@ -66,9 +70,8 @@ pub(super) struct Daemon {
     translator: Option<Translator>,
     pub(super) guards: Vec<Guard>,
     /// The configuration's policy, with the addresses of interfaces filled in.
-    policy: Policy,
-    /// What went wrong with an interface, so that it is said once.
-    troubles: BTreeMap<String, String>,
+    pub(super) policy: Policy,
+    troubles: Troubles,
     next_beat: Instant,
     next_sweep: Nanos,
     pub(super) audit: Audit,
@@ -136,7 +139,7 @@ impl Daemon {
             translator,
             guards: Vec::new(),
             policy,
-            troubles: BTreeMap::new(),
+            troubles: Troubles::default(),
             next_beat: Instant::now() + BEAT,
             next_sweep: now + SWEEP,
             audit: Audit::default(),
@@ -177,17 +180,12 @@ impl Daemon {
 
     /// Detaches and leaves nothing behind.
     pub(super) fn stop(mut self) -> anyhow::Result<()> {
-        // What the kernel has written until now still counts, and what is parked goes nowhere any more.
-        self.read()?;
-        self.give_up(Nanos::MAX)?;
-        self.read()?;
-        self.engine.shutdown(clock::now());
-        self.act()?;
+        let finished = self.finish();
         if let Some(feeder) = self.outlets.feeder.take() {
             feeder.stop();
         }
         tracing::info!("detaching");
-        self.plane.detach_all()
+        self.plane.detach_all().and(finished)
     }
 
     /// Ends and leaves everything to the next daemon, as if it had been killed between two turns of the loop: what it has read is
@@ -221,6 +219,15 @@ impl Daemon {
             Mode::Mark => "marks what was negotiated",
         };
         format!("{mode}; interfaces: {}", self.config.watch.interfaces.join(", "))
+    }
+
+    /// What the kernel has written until now still counts, and what is parked goes nowhere any more.
+    fn finish(&mut self) -> anyhow::Result<()> {
+        self.read()?;
+        self.give_up(Nanos::MAX)?;
+        self.read()?;
+        self.engine.shutdown(clock::now());
+        self.act()
     }
 
     fn begin(&mut self, now: Nanos, adopted: bool) -> anyhow::Result<()> {
@@ -355,21 +362,27 @@ impl Daemon {
         }
     }
 
-    /// Once a second: the sign of life, what has changed on the host, and now and then a sweep.
+    /// Once a second: the sign of life, what has changed on the host, and now and then a sweep. What fails of that but the sign of
+    /// life is tried again: the engine has not been told of it.
     fn beat(&mut self) -> anyhow::Result<()> {
         self.next_beat = Instant::now() + BEAT;
         let now = clock::now();
         self.plane.beat(now)?;
-        self.follow_host(now)?;
+        let followed = self.follow_host(now);
+        self.troubles.note(Task::Host, followed);
         if self.translator.as_ref().is_some_and(|t| t.is_due(now)) {
-            self.translate(now)?;
+            let translated = self.translate(now);
+            self.troubles.note(Task::Translations, translated);
         }
         if now >= self.next_sweep {
             self.next_sweep = now + SWEEP;
-            self.sweep(now)?;
+            let swept = self.sweep(now);
+            self.troubles.note(Task::Sweep, swept);
             give_back_memory();
         }
-        self.audit.look(now, &self.plane, &self.engine)
+        let looked = self.audit.look(now, &self.plane, &self.engine);
+        self.troubles.note(Task::Audit, looked);
+        Ok(())
     }
 
     /// Goes through what is known of inside ends.

@@ -64,7 +64,8 @@ pub struct RunOptions {
 /// next daemon.
 ///
 /// # Errors
-/// When it can't start; what was done until then is undone.
+/// When it can't start; what was done until then is undone. When it can't go on, because the kernel side can't be read or written any
+/// more; programs and tables are left to the next daemon then.
 pub fn run(config: Config, options: RunOptions) -> anyhow::Result<()> {
     // One thread: the control socket, the interfaces and the packet sockets belong to its network namespace.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("can't start")?;
@@ -133,12 +134,16 @@ async fn serve(config: Config, options: RunOptions) -> anyhow::Result<()> {
     if let Some(m) = metrics {
         m.abort();
     }
-    let ended = match result {
+    match result {
+        Ok(End::Detach) => daemon.stop(),
         Ok(End::Leave) => {
             daemon.leave();
             Ok(())
         }
-        _ => daemon.stop(),
-    };
-    result.and(ended)
+        // As after a crash: a guard that is open by mistake is worse.
+        Err(e) => {
+            daemon.leave();
+            Err(e.context("the daemon can't go on; a next one takes over, or `ftp-helper detach` removes what is left"))
+        }
+    }
 }

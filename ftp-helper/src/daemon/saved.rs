@@ -41,8 +41,11 @@ impl Saved {
                 Err(_) => {}
             }
         }
-        // There are none where every dialogue is plain.
-        if !self.sessions.is_empty() && self.sessions.remove(&session) { plane.save(session, None) } else { Ok(()) }
+        if self.sessions.contains(&session) {
+            plane.save(session, None)?;
+            self.sessions.remove(&session);
+        }
+        Ok(())
     }
 
     /// Looks through all that is saved, for sessions that have ended without a record.

@@ -70,7 +70,7 @@ fn is_between(row: &PinholeRow, asked: &Asked) -> bool {
 
 /// The range that its hosts' encrypted sessions open, if it is in there.
 fn range(d: &Daemon, asked: &Asked, hook: u8) -> anyhow::Result<Option<String>> {
-    let (policy, port) = (&d.config.policy, asked.to.port());
+    let (policy, port) = (&d.policy, asked.to.port());
     let (initiator, responder) = (Addr::from(asked.from), Addr::from(asked.to.ip()));
     let Some(range) = policy.opaque_range(responder) else { return Ok(None) };
     if !range.contains(&port) || policy.deny_ports.contains(&port) {

@@ -8,7 +8,7 @@ use aya::maps::{Array, LpmTrie, lpm_trie::Key};
 use ftp_helper_common::{
     addr::Addr,
     policy::{
-        FEW_MAX, FewNet, FewNets, KernelPolicy, MANY, MAX_GUARDS, NET_PREFIX_BASE, NetKey, PORTS_PER_CHUNK, PortChunk,
+        FEW_MAX, FewNet, FewNets, KernelPolicy, MANY, MAX_GUARDS, MAX_NETS, NET_PREFIX_BASE, NetKey, PORTS_PER_CHUNK, PortChunk,
         PortSet, ServerEntry, mode, on_loss, policy_flag,
     },
 };
@@ -49,13 +49,30 @@ impl Dataplane {
     /// Puts a policy into force.
     ///
     /// # Errors
-    /// When there are too many guards, or a table is full or can't be written.
+    /// When there are too many guards or networks, or a table can't be written. The policy that was in force stays then.
     pub fn apply(&mut self, policy: &Policy, guards: &[Guard], fast: FastPath) -> anyhow::Result<()> {
         if guards.len() > MAX_GUARDS {
             anyhow::bail!("there are {} guards, {MAX_GUARDS} at most are allowed", guards.len());
         }
-        let generation = 1 - (self.array::<KernelPolicy>("POLICY")?.get(&0, 0)?.generation & 1);
         let bit_of = |guard: usize| 1u64 << guard;
+        let bits = |of: fn(&Guard) -> &Vec<IpNet>| {
+            prefixes(guards.iter().enumerate().map(|(i, g)| (of(g).as_slice(), bit_of(i))), |a, b| a | b)
+        };
+        let (networks, initiators) = (bits(|g| &g.networks), bits(|g| &g.initiators));
+        // The first server that matches counts, as in the engine.
+        let servers = policy.servers.iter().enumerate().map(|(i, s)| (s.networks.as_slice(), (i, entry(s))));
+        let servers: Vec<_> = prefixes(servers, |a, b| if b.0 < a.0 { b } else { a });
+        let servers: Vec<_> = servers.into_iter().map(|(net, (_, entry))| (net, entry)).collect();
+        for (whose, count) in [
+            ("the guards have", networks.len()),
+            ("the guards' initiators have", initiators.len()),
+            ("the servers have", servers.len()),
+        ] {
+            if count > MAX_NETS {
+                anyhow::bail!("{whose} {count} networks, {MAX_NETS} at most are allowed: name fewer, wider ones");
+            }
+        }
+        let generation = 1 - (self.array::<KernelPolicy>("POLICY")?.get(&0, 0)?.generation & 1);
         let mut kernel = KernelPolicy {
             timeout: nanos(policy.pinhole_timeout),
             stale_after: STALE_AFTER,
@@ -107,16 +124,10 @@ impl Dataplane {
         }
         self.write_ports(generation, &ports)?;
         self.write_port_set(generation, policy)?;
-        let bits = |of: fn(&Guard) -> &Vec<IpNet>| {
-            prefixes(guards.iter().enumerate().map(|(i, g)| (of(g).as_slice(), bit_of(i))), |a, b| a | b)
-        };
-        let networks = bits(|g| &g.networks);
         kernel.few = self.write_few(generation, &networks)?;
         self.write_trie("NETS", generation, &networks)?;
-        self.write_trie("INITIATORS", generation, &bits(|g| &g.initiators))?;
-        let servers: Vec<_> = policy.servers.iter().map(|s| (s.networks.as_slice(), entry(s))).collect();
-        // The first server that matches counts, as in the engine.
-        self.write_trie("SERVERS", generation, &prefixes(servers.into_iter(), |first, _| first))?;
+        self.write_trie("INITIATORS", generation, &initiators)?;
+        self.write_trie("SERVERS", generation, &servers)?;
         self.array::<KernelPolicy>("POLICY")?.set(0, kernel, 0).context("can't write the policy")
     }
 
@@ -164,8 +175,7 @@ impl Dataplane {
                 NET_PREFIX_BASE + prefix_len(net),
                 NetKey { generation, pad: 0, addr: Addr::from(net.network()) },
             );
-            trie.insert(&key, value, 0)
-                .with_context(|| format!("can't put {net} into {name}: are there too many networks?"))?;
+            trie.insert(&key, value, 0).with_context(|| format!("can't put {net} into {name}"))?;
         }
         Ok(())
     }
@@ -186,18 +196,29 @@ impl Default for FastPath {
     }
 }
 
-/// For each prefix that anybody names, what holds there: its own values and those of every prefix around it.
+/// For each prefix that anybody names, what holds there: its own values and those of every prefix around it, in whatever order
+/// they are joined.
 fn prefixes<'a, V: Copy>(named: impl Iterator<Item = (&'a [IpNet], V)>, join: impl Fn(V, V) -> V) -> Vec<(IpNet, V)> {
-    let all: Vec<(IpNet, V)> = named.flat_map(|(nets, v)| nets.iter().map(move |n| (n.trunc(), v))).collect();
-    let mut nets: Vec<IpNet> = all.iter().map(|(n, _)| *n).collect();
-    nets.sort();
-    nets.dedup();
-    nets.into_iter()
-        .filter_map(|net| {
-            let value = all.iter().filter(|(n, _)| n.contains(&net)).map(|(_, v)| *v).reduce(&join)?;
-            Some((net, value))
-        })
-        .collect()
+    let mut all: Vec<(IpNet, V)> = named.flat_map(|(nets, v)| nets.iter().map(move |n| (n.trunc(), v))).collect();
+    // Each comes behind those around it, with nothing in between but what is in them.
+    all.sort_by_key(|(net, _)| *net);
+    let mut found: Vec<(IpNet, V)> = Vec::new();
+    // Where those are in `found` that are around the one at hand, the narrowest last.
+    let mut around: Vec<usize> = Vec::new();
+    for (net, value) in all {
+        while around.last().is_some_and(|&i| !found[i].0.contains(&net)) {
+            around.pop();
+        }
+        let inherited = around.last().map_or(value, |&i| join(found[i].1, value));
+        match found.last_mut().filter(|(last, _)| *last == net) {
+            Some((_, of_last)) => *of_last = inherited,
+            None => {
+                around.push(found.len());
+                found.push((net, inherited));
+            }
+        }
+    }
+    found
 }
 
 fn prefix_len(net: &IpNet) -> u32 {
@@ -239,6 +260,27 @@ mod tests {
         assert_eq!(of("10.1.2.0/24"), 7);
         assert_eq!(of("2001:db8::/32"), 2);
         assert_eq!(prefix_len(&net("10.0.0.0/8")), 104);
+    }
+
+    #[test]
+    fn of_servers_that_overlap_the_first_counts() {
+        let nets = |all: &[&str]| all.iter().map(|s| s.parse().unwrap()).collect::<Vec<IpNet>>();
+        let named = [
+            nets(&["10.1.0.0/16", "10.1.2.3/32"]),
+            nets(&["10.0.0.0/8", "10.1.2.3/32", "192.0.2.0/24"]),
+            nets(&["10.1.2.0/24", "10.9.0.0/16", "192.0.2.0/24", "192.0.2.0/24", "::/0"]),
+        ];
+        let found = prefixes(named.iter().enumerate().map(|(i, n)| (n.as_slice(), i)), std::cmp::min);
+        let expected = [
+            ("10.0.0.0/8", 1),
+            ("10.1.0.0/16", 0),
+            ("10.1.2.0/24", 0),
+            ("10.1.2.3/32", 0),
+            ("10.9.0.0/16", 1),
+            ("192.0.2.0/24", 1),
+            ("::/0", 2),
+        ];
+        assert_eq!(found, expected.map(|(net, i)| (net.parse().unwrap(), i)));
     }
 
     #[test]

@@ -2,15 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::Daemon;
+use super::{Daemon, troubles::Task};
 use crate::{
     daemon::{clock, guards},
     dataplane::{self, Attached, Guard, Interface},
     engine::{Nanos, policy::Policy},
 };
-
-/// What is in `troubles` for the addresses of all interfaces; none has this name.
-const ADDRESSES: &str = "addresses of interfaces";
 
 impl Daemon {
     /// Attaches to interfaces that have appeared, lets go of those that are gone, and goes by the addresses that there are.
@@ -19,10 +16,11 @@ impl Daemon {
         self.follow_interfaces(&interfaces)?;
         let guards = guards::resolve(&self.config, &interfaces);
         let policy = guards::policy(&self.config, &interfaces);
-        if guards != self.guards || policy != self.policy {
-            return self.follow_addresses(now, policy, guards);
-        }
-        self.troubles.remove(ADDRESSES);
+        let result = match guards == self.guards && policy == self.policy {
+            true => Ok(()),
+            false => self.follow_addresses(now, policy, guards),
+        };
+        self.troubles.note(Task::Addresses, result);
         Ok(())
     }
 
@@ -44,20 +42,12 @@ impl Daemon {
             if self.plane.attached().iter().any(|a| a.name == i.name) {
                 continue;
             }
-            match self.plane.attach(&i.name, i.index) {
-                Ok(()) => {
-                    self.troubles.remove(&i.name);
-                    self.tell_attached();
-                    self.plane.beat(clock::now())?;
-                }
-                Err(e) => {
-                    let text = format!("{e:#}");
-                    if self.troubles.get(&i.name) != Some(&text) {
-                        tracing::error!("{text}");
-                        self.troubles.insert(i.name.clone(), text);
-                    }
-                }
+            let attached = self.plane.attach(&i.name, i.index);
+            if attached.is_ok() {
+                self.tell_attached();
+                self.plane.beat(clock::now())?;
             }
+            self.troubles.note(Task::Attaching(i.name.clone()), attached);
         }
         self.waiting_for = waiting;
         Ok(())
@@ -73,20 +63,9 @@ impl Daemon {
         }
     }
 
-    /// Goes by the addresses that interfaces have now. Where the kernel does not take that, what was in force stays, and it is
-    /// tried again at the next beat.
+    /// Goes by the addresses that interfaces have now. Where the kernel does not take that, what was in force stays.
     fn follow_addresses(&mut self, now: Nanos, policy: Policy, guards: Vec<Guard>) -> anyhow::Result<()> {
-        if let Err(e) = self.plane.apply(&policy, &guards, self.options.fast) {
-            let text = format!("{e:#}");
-            if self.troubles.get(ADDRESSES) != Some(&text) {
-                tracing::error!(
-                    "addresses of interfaces that guards or servers name have changed, and can't be followed; the old ones stay: {text}"
-                );
-                self.troubles.insert(ADDRESSES.to_owned(), text);
-            }
-            return self.plane.apply(&self.policy, &self.guards, self.options.fast);
-        }
-        self.troubles.remove(ADDRESSES);
+        self.plane.apply(&policy, &guards, self.options.fast)?;
         tracing::info!("addresses of interfaces that guards or servers name have changed");
         if policy != self.policy {
             self.engine.set_policy(now, policy.clone());

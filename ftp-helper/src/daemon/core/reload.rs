@@ -44,13 +44,7 @@ impl Daemon {
         if let Some(sets) = merged.nftables.as_ref() {
             nft::check(sets)?;
         }
-        if let Err(e) = self.plane.apply(&policy, &guards, self.options.fast) {
-            let back = self.plane.apply(&self.policy, &self.guards, self.options.fast);
-            return Err(match back {
-                Ok(()) => e,
-                Err(back) => e.context(format!("the kernel did not take the old configuration back either ({back:#})")),
-            });
-        }
+        self.plane.apply(&policy, &guards, self.options.fast)?;
         self.engine.set_policy(clock::now(), policy.clone());
         (self.guards, self.policy) = (guards, policy);
         self.config = merged;

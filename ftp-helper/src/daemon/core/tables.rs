@@ -83,7 +83,6 @@ impl Daemon {
             }
         }
         self.plane.forget_idle()?;
-        self.saved.follow_all(&self.engine, &mut self.plane)?;
-        self.act()
+        self.saved.follow_all(&self.engine, &mut self.plane)
     }
 }
