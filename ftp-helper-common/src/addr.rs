@@ -54,12 +54,12 @@ impl Addr {
 
     /// What quotas are counted by: the IPv4 address, or the /64 of an IPv6 address.
     #[inline(always)]
-    pub const fn quota_key(self) -> Self {
-        if self.is_v4() {
-            return self;
-        }
-        let a = self.0;
-        Self([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], 0, 0, 0, 0, 0, 0, 0, 0])
+    pub const fn quota_key(&self) -> Self {
+        let [a, b, c, d] = self.words();
+        let (c, d) = if self.is_v4() { (c, d) } else { (0, 0) };
+        // SAFETY: words are bytes of the same number, and any bytes are an address. Assembled byte by byte it would be written so,
+        // and a look-up that reads words right behind that waits for the bytes.
+        Self(unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>([a, b, c, d]) })
     }
 }
 

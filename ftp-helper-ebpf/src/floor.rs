@@ -3,15 +3,11 @@
 
 use core::ptr::{addr_of, addr_of_mut};
 
-use aya_ebpf::{
-    EbpfContext as _,
-    bindings::{__sk_buff, bpf_spin_lock},
-    programs::TcContext,
-};
+use aya_ebpf::{EbpfContext as _, bindings::__sk_buff, programs::TcContext};
 use ftp_helper_common::{
     key::{CLIENT, HOOK_IN, HOOK_OUT, SERVER},
     record::kind,
-    state::{ClientState, PinholeState},
+    state::ClientState,
     tcp,
 };
 
@@ -151,7 +147,7 @@ fn begin(s: *mut Scratch) -> i32 {
 /// An insertion and a removal, and the client's two look-ups.
 #[inline(never)]
 fn open_and_remove(s: *mut Scratch) -> bool {
-    // SAFETY: `s` is this CPU's working memory; `c` a live value of the table.
+    // SAFETY: `s` is this CPU's working memory, a state of zeroes one; `c` a live value of the table.
     unsafe {
         let key = addr_of_mut!((*s).pin);
         let client = (*s).key.client;
@@ -161,12 +157,14 @@ fn open_and_remove(s: *mut Scratch) -> bool {
         (*key).port = (*s).key.client_port;
         (*key).hook = HOOK_IN;
         (*key).pad = 0;
-        let slot = PinholeSlot { state: PinholeState::default(), lock: bpf_spin_lock { val: 0 }, pad: 0 };
+        zero(addr_of_mut!((*s).hole));
+        (*s).hole_lock = [0; 2];
+        let slot = &*addr_of!((*s).hole).cast::<PinholeSlot>();
         for add in [1, u64::MAX] {
             let Some(c) = CLIENTS.get_ptr_mut(&client) else { return false };
             fetch_add(c.cast(), add);
         }
-        PINHOLES.insert(&*key, &slot, NO_EXIST).is_ok() && PINHOLES.remove(&*key).is_ok()
+        PINHOLES.insert(&*key, slot, NO_EXIST).is_ok() && PINHOLES.remove(&*key).is_ok()
     }
 }
 

@@ -15,7 +15,9 @@ use ftp_helper_common::{
     counter,
     key::{PairKey, PinholeKey, SessionKey, TupleKey},
     nat::{Alias, Translation},
-    policy::{FewNets, KernelPolicy, MAX_CONTROL_PORTS, MAX_NETS, NetKey, PORT_CHUNKS, PortChunk, PortSet, ServerEntry},
+    policy::{
+        FewNets, KernelPolicy, MAX_CONTROL_PORTS, MAX_NETS, NetKey, PORT_CHUNKS, PortChunk, PortSet, ServerEntry,
+    },
     state::{BlindPair, ClientState, FlowState, HalfOpen, PinholeState, RangeState, SAVED_BYTES, SessionState},
 };
 

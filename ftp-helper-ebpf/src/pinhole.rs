@@ -126,7 +126,8 @@ pub fn key_in<'a>(s: *mut Scratch, initiator: &Addr, responder: &Addr, port: u16
 #[inline(always)]
 fn client_of(key: &PinholeKey, mode: u8) -> Addr {
     let initiator = mode == pending::PASV || mode == pending::EPSV || mode == pending::ADDED;
-    if initiator { key.initiator.quota_key() } else { key.responder.quota_key() }
+    let client = if initiator { &key.initiator } else { &key.responder };
+    client.quota_key()
 }
 
 /// Counts one pinhole more for a client, unless it has as many as it may.

@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     time::Duration,
 };
 
@@ -139,38 +139,48 @@ fn the_answer_is_what_the_guard_does() {
     gateway.stop().unwrap();
 }
 
+/// Also of a server on the gateway itself, that is named by its interface.
 #[test]
 fn the_range_of_an_encrypted_session_is_told() {
     if !require_root() {
         return;
     }
     let lab = &Lab::new(&LabOptions::default()).unwrap();
-    let server = lab.server().v4();
-    let known = format!("[[server]]\naddress = [\"{server}\"]\npassive_ports = \"40000-40999\"\nopaque = \"range\"\n");
-    let settings = Settings::guarded(lab, "drop").section(&known);
-    let gateway = Gateway::start(lab, &settings, &[]).unwrap();
-    let ground = Ground { lab, gateway: &gateway };
-    let (inside, outside) = (SocketAddr::new(server.into(), UNASKED), SocketAddr::new(server.into(), 41_000));
-    ground.comes_true(lab.client(), inside, Some("no_pinhole"));
-    let control = SocketAddr::new(server.into(), 21);
-    let listener = lab.server().run_in(|| TcpListener::bind(control)).unwrap().unwrap();
-    let mut client = lab.client().run_in(|| std::net::TcpStream::connect_timeout(&control, PATIENCE)).unwrap().unwrap();
-    let (mut peer, _) = listener.accept().unwrap();
+    let here = format!("@{OUTSIDE_INTERFACE}");
+    for (host, name) in [(lab.server(), lab.server().v4().to_string()), (lab.gateway(), here)] {
+        let known =
+            format!("[[server]]\naddress = [\"{name}\"]\npassive_ports = \"40000-40999\"\nopaque = \"range\"\n");
+        let settings = Settings::guarded(lab, "drop").section(&known);
+        let guards = format!("[[guard]]\nnetworks = [\"{name}\"]\n");
+        let gateway = Gateway::start(lab, &Settings { guards, ..settings }, &[]).unwrap();
+        let ground = Ground { lab, gateway: &gateway };
+        let to = |port| SocketAddr::new(host.v4().into(), port);
+        let (inside, outside) = (to(UNASKED), to(41_000));
+        ground.comes_true(lab.client(), inside, Some("no_pinhole"));
+        let _session = encrypted(lab.client(), host, to(21));
+        until("the range", || {
+            let answer = ground.why(&lab.client().v4().to_string(), inside);
+            (answer["verdict"] == "allowed").then_some(())
+        })
+        .unwrap();
+        let answer = ground.comes_true(lab.client(), inside, None);
+        assert_eq!(answer["guards"][0]["range"], "40000-40999");
+        ground.comes_true(lab.client(), outside, Some("no_pinhole"));
+        ground.comes_true(lab.stranger(), inside, Some("no_pinhole"));
+    }
+}
+
+/// Both ends of a session that is encrypted from now on.
+fn encrypted(client: &Host, server: &Host, control: SocketAddr) -> [TcpStream; 2] {
+    let listener = server.run_in(|| TcpListener::bind(control)).unwrap().unwrap();
+    let client = client.run_in(|| TcpStream::connect_timeout(&control, PATIENCE)).unwrap().unwrap();
+    let mut ends = [client, listener.accept().unwrap().0];
     for (from, to, line) in [(1, 0, "220 here\r\n"), (0, 1, "AUTH TLS\r\n"), (1, 0, "234 go on\r\n")] {
-        let ends = [&mut client, &mut peer];
         ends[from].write_all(line.as_bytes()).unwrap();
         let mut read = vec![0; line.len()];
         ends[to].read_exact(&mut read).unwrap();
     }
-    until("the range", || {
-        let answer = ground.why(&lab.client().v4().to_string(), inside);
-        (answer["verdict"] == "allowed").then_some(())
-    })
-    .unwrap();
-    let answer = ground.comes_true(lab.client(), inside, None);
-    assert_eq!(answer["guards"][0]["range"], "40000-40999");
-    ground.comes_true(lab.client(), outside, Some("no_pinhole"));
-    ground.comes_true(lab.stranger(), inside, Some("no_pinhole"));
+    ends
 }
 
 /// 10,000 connections towards a gateway that translates: the answer is what the attached program makes of the SYN, and names

@@ -8,7 +8,7 @@ use std::{
 };
 
 use ftp_helper_common::{
-    policy::{MAX_CONTROL_PORTS, MAX_GUARDS},
+    policy::{MAX_CONTROL_PORTS, MAX_GUARDS, MAX_NETS},
     state::pending,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -57,6 +57,9 @@ pub(super) fn read<'a>(cx: &'a Context<'a>, table: &'a DeTable<'a>, name: &Path)
         let (server, interfaces) = server(section);
         policy.servers.push(server);
         server_interfaces.extend(interfaces.into_iter().map(|name| (i, name)));
+    }
+    if let Some(item) = root.get("server") {
+        few(&item, "addresses", policy.servers.iter().flat_map(|s| &s.networks).copied());
     }
     pinhole(root.section("pinhole"), &mut policy);
     let ring_bytes = limits(root.section("limits"), &mut policy.limits, &mut notes);
@@ -117,7 +120,26 @@ fn guards(root: &Section<'_>, mode: Mode) -> Vec<Guard> {
             format!("write {MAX_GUARDS} at most; guards of one direction with the same ports can share one"),
         );
     }
-    sections.into_iter().map(|section| guard(section, mode)).collect()
+    let guards: Vec<Guard> = sections.into_iter().map(|section| guard(section, mode)).collect();
+    if let Some(item) = root.get("guard") {
+        let prefixes = |networks: fn(&Guard) -> &Vec<Network>| {
+            guards.iter().flat_map(networks).filter_map(|n| match n {
+                Network::Prefix(net) => Some(*net),
+                Network::Interface(_) => None,
+            })
+        };
+        few(&item, "networks", prefixes(|g| &g.networks));
+        few(&item, "networks of initiators", prefixes(|g| &g.initiators));
+    }
+    guards
+}
+
+/// Refuses more networks than the kernel's table has room for.
+fn few(item: &Item<'_>, what: &str, networks: impl Iterator<Item = IpNet>) {
+    let n = networks.map(|net| net.trunc()).collect::<BTreeSet<_>>().len();
+    if n > MAX_NETS {
+        item.refuse::<()>(format!("there are {n} {what}"), format!("name {MAX_NETS} at most: fewer, wider ones"));
+    }
 }
 
 fn guard(section: Section<'_>, mode: Mode) -> Guard {

@@ -280,6 +280,28 @@ fn modes_and_guards() {
 }
 
 #[test]
+fn too_many_networks() {
+    // Two sections, of which the second repeats half of the first's.
+    let networks = |key: &str, range: std::ops::Range<u32>| {
+        let all: Vec<String> = range.map(|n| format!("\"10.{}.{}.0/24\"", n / 256, n % 256)).collect();
+        format!("{key} = [{}]\n", all.join(","))
+    };
+    let guards = |last: u32| {
+        let one = |range| format!("[[guard]]\n{}", networks("networks", range));
+        format!("{WATCH}{}{}", one(0..3000), one(1500..last))
+    };
+    assert!(parse(&guards(4096)).is_ok());
+    let said = parse(&guards(4097)).unwrap_err().to_string();
+    assert!(said.contains("guard: there are 4097 networks; name 4096 at most: fewer, wider ones"), "{said}");
+    let held = |last: u32| format!("[[guard]]\nnetworks = [\"@w\"]\n{}", networks("initiators", 0..last));
+    assert!(parse(&format!("{WATCH}{}", held(4096))).is_ok());
+    assert!(mistakes(&held(4097)).contains("guard: there are 4097 networks of initiators; name 4096 at most"));
+    let server = |last: u32| format!("[[server]]\n{}", networks("address", 0..last));
+    assert!(parse(&format!("{WATCH}{}", server(4096))).is_ok());
+    assert!(mistakes(&server(4097)).contains("server: there are 4097 addresses; name 4096 at most"));
+}
+
+#[test]
 fn bad_patterns() {
     assert_eq!(
         bare("[watch]\ninterfaces = [\"wan[0\"]"),

@@ -6,10 +6,7 @@ mod reload;
 mod tables;
 mod troubles;
 
-use std::{
-    collections::HashSet,
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use anyhow::Context as _;
 use ftp_helper_common::{

@@ -8,8 +8,8 @@ use aya::maps::{Array, LpmTrie, lpm_trie::Key};
 use ftp_helper_common::{
     addr::Addr,
     policy::{
-        FEW_MAX, FewNet, FewNets, KernelPolicy, MANY, MAX_GUARDS, MAX_NETS, NET_PREFIX_BASE, NetKey, PORTS_PER_CHUNK, PortChunk,
-        PortSet, ServerEntry, mode, on_loss, policy_flag,
+        FEW_MAX, FewNet, FewNets, KernelPolicy, MANY, MAX_GUARDS, MAX_NETS, NET_PREFIX_BASE, NetKey, PORTS_PER_CHUNK,
+        PortChunk, PortSet, ServerEntry, mode, on_loss, policy_flag,
     },
 };
 use ipnet::IpNet;
