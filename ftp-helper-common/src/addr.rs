@@ -33,13 +33,9 @@ impl Addr {
     /// The address as four words, as they lie in memory (no numbers: only good for comparing).
     #[inline(always)]
     pub const fn words(&self) -> [u32; 4] {
-        let a = &self.0;
-        [
-            u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
-            u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
-            u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
-            u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
-        ]
+        // SAFETY: an address is aligned to four bytes, and its bytes are words of the same number. Assembled byte by byte, some of them
+        // would be read so.
+        unsafe { *core::ptr::from_ref(self).cast::<[u32; 4]>() }
     }
 
     /// The standard library's form; a mapped address becomes an IPv4 address.
