@@ -271,6 +271,30 @@ mod tests {
         s.parse::<IpAddr>().unwrap().into()
     }
 
+    /// Every text of six of these bytes behind a verb, read as people would.
+    #[test]
+    fn a_number_is_what_it_says() {
+        const BYTES: &[u8] = b"01259,/:\r\xb5";
+        let mut text = *b"PORT ______";
+        for n in 0..BYTES.len().pow(6) {
+            let mut rest = n;
+            for byte in &mut text[5..] {
+                *byte = BYTES[rest % BYTES.len()];
+                rest /= BYTES.len();
+            }
+            for (max, limit) in [(3, 255), (5, 65535)] {
+                let digits = text[5..].iter().take_while(|c| c.is_ascii_digit()).count();
+                let value = std::str::from_utf8(&text[5..5 + digits]).unwrap().parse::<u32>().ok();
+                let is_plain = digits == 1 || text[5] != b'0';
+                let expected = value.filter(|v| is_plain && digits <= max && *v <= limit).map(|v| (v, 5 + digits));
+                let mut read = HostText::new(&text);
+                let end = number(read.handle(), 5, max as u32, limit, 0);
+                let found = (end != 0).then(|| (read.handle().get(0), end as usize));
+                assert_eq!(found, expected, "{text:?}");
+            }
+        }
+    }
+
     #[test]
     fn six_numbers() {
         let me = own("192.0.2.10");

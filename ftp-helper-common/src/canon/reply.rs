@@ -2,7 +2,7 @@
 
 use super::{
     number,
-    text::{LINE_MAX, Text, digit, is_digit, is_text, slot},
+    text::{LINE_MAX, ONES, Text, digit, digits, equal, is_text, slot},
 };
 use crate::{addr::Addr, reason::Reason};
 
@@ -154,18 +154,28 @@ pub fn read_229<T: Text>(t: T, at: u32) -> u32 {
 
 /// Where the next digit (or opening parenthesis) or the line's CR stands.
 ///
-/// The line is known to be printable up to its CR, so nothing is compared with its length.
+/// The line is known to have a CR, so nothing is compared with its length. Eight bytes at a time.
 #[inline(always)]
 fn find<T: Text>(t: T, at: u32, parenthesis: bool) -> u32 {
+    let mut w = at >> 3;
+    // Of the first word only what is not before `at`.
+    let mut keep = u64::MAX << ((at & 7) * 8);
+    let mut marks = 0;
     let mut k = 0u32;
-    while k < LINE_MAX {
-        let c = t.at(at + k);
-        if c == b'\r' || (if parenthesis { c == b'(' } else { is_digit(c) }) {
+    while k <= LINE_MAX / 8 {
+        let x = t.word(w);
+        let wanted = if parenthesis { equal(x, b'(') } else { digits(x) };
+        marks = (wanted | equal(x, b'\r')) & keep;
+        if marks != 0 {
             break;
         }
+        keep = u64::MAX;
+        w += 1;
         k += 1;
     }
-    t.launder(at + k)
+    // The bytes up to the lowest mark, that one included.
+    let count = ((marks & marks.wrapping_neg()).wrapping_sub(1) & ONES).wrapping_mul(ONES) >> 56;
+    t.launder(w * 8 + count as u32 - 1)
 }
 
 /// The reply code at `at` (100-599), or 0.
@@ -193,6 +203,23 @@ mod tests {
 
     fn lines(s: &str, open: u16) -> Replies {
         read_lines(HostText::new(s.as_bytes()).handle(), s.len() as u32, open)
+    }
+
+    /// The byte at every place of a word, at every beginning, with anything behind the line.
+    #[test]
+    fn what_is_looked_for_is_found_at_once() {
+        for (parenthesis, wanted) in [(false, b"0123456789".as_slice()), (true, b"(".as_slice())] {
+            for before in (0x20..=0x7eu8).filter(|c| !wanted.contains(c)) {
+                for (length, at) in (0..20).flat_map(|length| (0..=length).map(move |at| (length, at))) {
+                    for (i, c) in wanted.iter().chain(b"\r").enumerate() {
+                        let behind = if i % 2 == 0 { [b'\n', 0, 0xff, b'1'] } else { [0x80; 4] };
+                        let line = [vec![before; length], vec![*c], behind.repeat(6)].concat();
+                        let mut text = HostText::new(&line);
+                        assert_eq!(find(text.handle(), at as u32, parenthesis), length as u32, "{line:?} from {at}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -169,7 +169,8 @@ pub(super) fn scan<T: Text>(t: T, n: u32) -> (bool, u64) {
 
 const SEED: u64 = 0x2545_f491_4f6c_dd1d;
 const SPACES: u64 = 0x2020_2020_2020_2020;
-const ONES: u64 = 0x0101_0101_0101_0101;
+/// One in each byte.
+pub(super) const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
 #[inline(always)]
@@ -182,6 +183,21 @@ fn mix(hash: u64, x: u64) -> u64 {
 #[inline(always)]
 fn not_text(x: u64) -> u64 {
     (x.wrapping_sub(SPACES) | x | (x ^ (ONES * 0x7f)).wrapping_sub(ONES)) & HIGH
+}
+
+/// The high bit of each byte that is a digit.
+#[inline(always)]
+pub(super) fn digits(x: u64) -> u64 {
+    // Without their high bits bytes add up to less than a carry.
+    let low = x & !HIGH;
+    low.wrapping_add(ONES * (0x80 - b'0' as u64)) & !low.wrapping_add(ONES * (0x80 - b'9' as u64 - 1)) & !x & HIGH
+}
+
+/// The high bit of each byte that is `c`.
+#[inline(always)]
+pub(super) fn equal(x: u64, c: u8) -> u64 {
+    let y = x ^ (ONES * c as u64);
+    !((y & !HIGH).wrapping_add(!HIGH) | y) & HIGH
 }
 
 #[cfg(test)]
@@ -199,6 +215,23 @@ mod tests {
                 let (ok, _) = scan(text.handle(), 24);
                 assert_eq!(ok, (0x20..=0x7e).contains(&c), "{c:#x} at {at}");
                 assert_eq!(is_text(c), (0x20..=0x7e).contains(&c));
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_told_apart_whatever_is_beside_them() {
+        for c in 0..=255u8 {
+            for beside in [0, b'/', b'0', b'9', b':', b'\r', 0x7f, 0x80, 0xff] {
+                for at in 0..8 {
+                    let mut bytes = [beside; 8];
+                    bytes[at] = c;
+                    let x = u64::from_le_bytes(bytes);
+                    let of = |mark: fn(u8) -> bool| u64::from_le_bytes(bytes.map(|b| u8::from(mark(b)) << 7));
+                    assert_eq!(digits(x), of(|b| b.is_ascii_digit()), "{bytes:x?}");
+                    assert_eq!(equal(x, b'\r'), of(|b| b == b'\r'), "{bytes:x?}");
+                    assert_eq!(equal(x, b'('), of(|b| b == b'('), "{bytes:x?}");
+                }
             }
         }
     }
