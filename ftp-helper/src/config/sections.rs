@@ -59,7 +59,7 @@ pub(super) fn read<'a>(cx: &'a Context<'a>, table: &'a DeTable<'a>, name: &Path)
         server_interfaces.extend(interfaces.into_iter().map(|name| (i, name)));
     }
     if let Some(item) = root.get("server") {
-        few(&item, "addresses", policy.servers.iter().flat_map(|s| &s.networks).copied());
+        few(&item, "servers", policy.servers.iter().flat_map(|s| &s.networks).copied());
     }
     pinhole(root.section("pinhole"), &mut policy);
     let ring_bytes = limits(root.section("limits"), &mut policy.limits, &mut notes);
@@ -128,17 +128,18 @@ fn guards(root: &Section<'_>, mode: Mode) -> Vec<Guard> {
                 Network::Interface(_) => None,
             })
         };
-        few(&item, "networks", prefixes(|g| &g.networks));
-        few(&item, "networks of initiators", prefixes(|g| &g.initiators));
+        few(&item, "responders", prefixes(|g| &g.networks));
+        few(&item, "initiators", prefixes(|g| &g.initiators));
     }
     guards
 }
 
-/// Refuses more networks than the kernel's table has room for.
-fn few(item: &Item<'_>, what: &str, networks: impl Iterator<Item = IpNet>) {
+/// Refuses more networks of responders, initiators or servers than the kernel's table has room for.
+fn few(item: &Item<'_>, whose: &str, networks: impl Iterator<Item = IpNet>) {
     let n = networks.map(|net| net.trunc()).collect::<BTreeSet<_>>().len();
     if n > MAX_NETS {
-        item.refuse::<()>(format!("there are {n} {what}"), format!("name {MAX_NETS} at most: fewer, wider ones"));
+        let remedy = format!("name {MAX_NETS} of {whose} at most: fewer, wider ones");
+        item.refuse::<()>(format!("there are {n} networks"), remedy);
     }
 }
 

@@ -292,13 +292,16 @@ fn too_many_networks() {
     };
     assert!(parse(&guards(4096)).is_ok());
     let said = parse(&guards(4097)).unwrap_err().to_string();
-    assert!(said.contains("guard: there are 4097 networks; name 4096 at most: fewer, wider ones"), "{said}");
+    assert!(
+        said.contains("guard: there are 4097 networks; name 4096 of responders at most: fewer, wider ones"),
+        "{said}"
+    );
     let held = |last: u32| format!("[[guard]]\nnetworks = [\"@w\"]\n{}", networks("initiators", 0..last));
     assert!(parse(&format!("{WATCH}{}", held(4096))).is_ok());
-    assert!(mistakes(&held(4097)).contains("guard: there are 4097 networks of initiators; name 4096 at most"));
+    assert!(mistakes(&held(4097)).contains("guard: there are 4097 networks; name 4096 of initiators at most"));
     let server = |last: u32| format!("[[server]]\n{}", networks("address", 0..last));
     assert!(parse(&format!("{WATCH}{}", server(4096))).is_ok());
-    assert!(mistakes(&server(4097)).contains("server: there are 4097 addresses; name 4096 at most"));
+    assert!(mistakes(&server(4097)).contains("server: there are 4097 networks; name 4096 of servers at most"));
 }
 
 #[test]
