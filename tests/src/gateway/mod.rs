@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -36,6 +36,9 @@ pub use self::{
     traces::{pins, traces},
     wait::{PATIENCE, until, within},
 };
+
+/// How long a start may take: the verifier is at work, and on an emulated processor that others use as well it needs a minute.
+const START: Duration = Duration::from_secs(180);
 
 /// Whether the long forms of the tests are wanted (`FTP_HELPER_FULL=1`).
 #[must_use]
@@ -165,11 +168,11 @@ impl Gateway {
             match Client::connect(&self.socket).and_then(|mut c| c.status()) {
                 Ok(status) if attached(&status) => return Ok(()),
                 // Not bound yet, or busy with loading.
-                Ok(_) | Err(_) if begun.elapsed() < PATIENCE => {}
-                Ok(_) => bail!("the daemon is not attached after {} s:\n{}", PATIENCE.as_secs(), self.output()?),
-                Err(e) => bail!("the daemon does not answer after {} s: {e}\n{}", PATIENCE.as_secs(), self.output()?),
+                Ok(_) | Err(_) if begun.elapsed() < START => {}
+                Ok(_) => bail!("the daemon is not attached after {} s:\n{}", START.as_secs(), self.output()?),
+                Err(e) => bail!("the daemon does not answer after {} s: {e}\n{}", START.as_secs(), self.output()?),
             }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 

@@ -35,7 +35,7 @@ for module in veth bridge tun sch_ingress cls_bpf nf_tables nft_ct; do modprobe 
 ran=yes
 for test in /t/deps/*; do
     echo "== ${test##*/}"
-    timeout -k 5 300 "$test" --test-threads 1 2>&1
+    timeout -k 5 600 "$test" --test-threads 1 2>&1
     status=$?
     # 101: a test failed, which it has said itself.
     [ $status = 0 ] || [ $status = 101 ] || { ran=no; echo "${test##*/}: ended by $status"; }
