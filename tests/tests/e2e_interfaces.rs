@@ -176,14 +176,14 @@ fn addresses_for_which_there_is_no_room_change_nothing() {
         let is_denied = || Some(gateway.client().ok()?.why(asked).ok()?.verdict == Verdict::Denied);
         until("the address is guarded", || is_denied()?.then_some(())).unwrap();
     };
-    let says = |what: &str| until(what, || gateway.output().ok()?.contains(what).then_some(()));
     // Far more than half of what there is room for, and then more of them.
     addresses("add", 0..3000);
     held(2999);
     addresses("add", 3000..4000);
     held(3999);
     addresses("add", 4000..4200);
-    says("can't be followed; the old ones stay: the guards have 42").unwrap();
+    let refusal = "can't be followed; the old ones stay: the guards have 42";
+    until(refusal, || gateway.output().ok()?.contains(refusal).then_some(())).unwrap();
     // It has tried again by then, says nothing more, and goes on. (With fewer of them it may have said so before.)
     let refusals = || gateway.output().unwrap().matches("can't be followed").count();
     let looks = || Some(engine(&gateway.status().ok()?, "audit_looks"));

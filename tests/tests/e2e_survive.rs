@@ -13,7 +13,7 @@ mod rights;
 mod trouble;
 
 use std::{
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     time::{Duration, Instant},
 };
 
@@ -48,6 +48,29 @@ fn seed() -> u64 {
     seed
 }
 
+/// [`CLOSED`] on the server, and what listens there.
+fn listened(lab: &Lab) -> (TcpListener, SocketAddr) {
+    let closed = SocketAddr::from((lab.server().v4(), CLOSED));
+    (lab.server().run_in(|| TcpListener::bind(closed)).unwrap().unwrap(), closed)
+}
+
+/// To be called on the client.
+fn login(to: SocketAddr) -> Result<Spinner> {
+    let mut spinner = Spinner::connect(to, false)?;
+    spinner.login("u", "p")?;
+    Ok(spinner)
+}
+
+/// A client that comes, fetches something, and says goodbye.
+fn fetch(lab: &Lab, to: SocketAddr) -> Result<()> {
+    let work = || -> Result<()> {
+        let mut spinner = login(to)?;
+        spinner.fetch(Mode::Epsv, "x", CONTENT.len())?;
+        spinner.ask("QUIT", 221).map(drop)
+    };
+    lab.client().run_in(work)?
+}
+
 fn responders(lab: &Lab) -> [Responder; 2] {
     let server = lab.server();
     [server.v4().into(), server.v6().into()].map(|a| Responder::start(server, a).unwrap())
@@ -65,8 +88,7 @@ fn killed_again_and_again(name: &str, wanted: u32, clients: usize, arguments: &[
     let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), arguments).unwrap();
     let responders = responders(&lab);
     let targets = responders.each_ref().map(Responder::address);
-    let _listener = lab.server().run_in(|| std::net::TcpListener::bind((lab.server().v4(), CLOSED))).unwrap().unwrap();
-    let closed = SocketAddr::from((lab.server().v4(), CLOSED));
+    let (_listener, closed) = listened(&lab);
     let crowd = Crowd::default();
     let begun = Instant::now();
     let mut restored = 0;
@@ -199,7 +221,7 @@ fn tables_of_another_version_are_rebuilt_without_a_gap() {
     let lab = Lab::new(&LabOptions::default()).unwrap();
     let clean = traces(lab.gateway()).unwrap();
     let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
-    let _listener = lab.server().run_in(|| std::net::TcpListener::bind((lab.server().v4(), CLOSED))).unwrap().unwrap();
+    let (_listener, closed) = listened(&lab);
     for arguments in [&[][..], &["--attach", "clsact"]] {
         let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), arguments).unwrap();
         let own = tables(&gateway).unwrap();
@@ -207,7 +229,6 @@ fn tables_of_another_version_are_rebuilt_without_a_gap() {
         for other in ["0000000000000001", "fffffffffffffffe"] {
             gateway.kill().unwrap();
             std::fs::rename(&own, own.with_file_name(other)).unwrap();
-            let closed = SocketAddr::from((lab.server().v4(), CLOSED));
             let ((), tries) = probe(lab.client(), closed, || gateway.start_again()).unwrap();
             assert!(tries > 0);
             let output = gateway.output().unwrap();
@@ -219,14 +240,7 @@ fn tables_of_another_version_are_rebuilt_without_a_gap() {
             );
             // Only ours are left, and they work.
             assert_eq!(tables(&gateway).unwrap(), own);
-            let to = responder.address();
-            let fetch = || -> Result<()> {
-                let mut spinner = Spinner::connect(to, false)?;
-                spinner.login("u", "p")?;
-                spinner.fetch(Mode::Epsv, "x", CONTENT.len())?;
-                Ok(())
-            };
-            lab.client().run_in(fetch).unwrap().unwrap();
+            fetch(&lab, responder.address()).unwrap();
         }
         assert!(gateway.stop().unwrap().success());
         assert_eq!(traces(lab.gateway()).unwrap(), clean, "{arguments:?}");
@@ -246,15 +260,13 @@ fn the_audit_finds_what_only_one_side_has() {
     let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
     let to = responder.address();
     let begin = || -> Result<(Spinner, u16)> {
-        let mut spinner = Spinner::connect(to, false)?;
-        spinner.login("u", "p")?;
+        let mut spinner = login(to)?;
         let port = spinner.ask("EPSV", 229)?.split('|').nth(3).context("no port")?.parse()?;
         Ok((spinner, port))
     };
     // One has a pinhole, one a data connection, and one will have no session.
     let work = || -> Result<_> {
-        let (one, two, mut three) = (begin()?, begin()?, Spinner::connect(to, false)?);
-        three.login("u", "p")?;
+        let (one, two, three) = (begin()?, begin()?, login(to)?);
         let data = std::net::TcpStream::connect((to.ip(), two.1))?;
         Ok((one, two, three, data))
     };
@@ -329,14 +341,9 @@ fn full_tables_refuse_what_is_new_and_keep_what_lives() {
     let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
     let to = responder.address();
     let work = || -> Result<()> {
-        let login = || -> Result<Spinner> {
-            let mut spinner = Spinner::connect(to, false)?;
-            spinner.login("u", "p")?;
-            Ok(spinner)
-        };
-        let mut live = (0..ROOM).map(|_| login()).collect::<Result<Vec<_>>>()?;
+        let mut live = (0..ROOM).map(|_| login(to)).collect::<Result<Vec<_>>>()?;
         // It passes, and opens nothing; those that live go on.
-        let mut late = login()?;
+        let mut late = login(to)?;
         late.connect_limit = Duration::from_millis(1500);
         ensure!(late.fetch(Mode::Epsv, "x", CONTENT.len()).is_err(), "a session without room opens");
         for _ in 0..20 {
@@ -347,7 +354,7 @@ fn full_tables_refuse_what_is_new_and_keep_what_lives() {
         // When one goes, there is room.
         live.remove(0).ask("QUIT", 221)?;
         let again = within(PATIENCE, || {
-            let mut next = login()?;
+            let mut next = login(to)?;
             next.connect_limit = Duration::from_millis(500);
             Ok(next.fetch(Mode::Epsv, "x", CONTENT.len()).is_ok())
         })?;

@@ -34,7 +34,7 @@ const CEILINGS: [(&str, u32); 13] = [
 const HOOK: u32 = 229_000;
 const SHIELD: u32 = 21_000;
 const COMMAND: u32 = 10_200;
-const FLOOR: u32 = 40_000;
+const FLOOR: u32 = 36_000;
 
 #[test]
 fn the_verifiers_work_is_bounded() {

@@ -1,7 +1,5 @@
 //! No memory: for the tables at the start, and while transfers go on.
 
-use std::net::SocketAddr;
-
 use anyhow::{Result, ensure};
 use ftp_helper::{
     api::{Session, Standing},
@@ -12,11 +10,11 @@ use ftp_helper_tests::{
     gateway::{Gateway, PATIENCE, Settings, engine, traces, within},
     memory::MemoryGroup,
     responder::{CONTENT, Responder},
-    spinner::{Mode, Spinner},
+    spinner::Mode,
     survival::{probe, table},
 };
 
-use super::{CLOSED, empties};
+use super::{empties, fetch, listened, login};
 
 #[test]
 fn no_memory_for_the_tables_is_one_message_and_leaves_nothing() {
@@ -59,18 +57,12 @@ fn without_memory_it_goes_on_and_opens_nothing_else() {
     group.dismiss(gateway.id().unwrap()).unwrap();
     let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
     let to = responder.address();
-    let _listener = lab.server().run_in(|| std::net::TcpListener::bind((lab.server().v4(), CLOSED))).unwrap().unwrap();
-    let closed = SocketAddr::from((lab.server().v4(), CLOSED));
+    let (_listener, closed) = listened(&lab);
     let saved =
         |gateway: &Gateway| -> Result<usize> { Ok(table::<u64, [u8; SAVED_BYTES]>(gateway, "SAVED")?.keys().count()) };
     // Half a line in each session: what the daemon has read of it, it saves for the next one. How many it has saved then.
     let dialogues = |gateway: &Gateway, poor: bool| -> Result<usize> {
-        let begin = || -> Result<Spinner> {
-            let mut spinner = Spinner::connect(to, false)?;
-            spinner.login("u", "p")?;
-            Ok(spinner)
-        };
-        let mut all = (0..SESSIONS).map(|_| begin()).collect::<Result<Vec<_>>>()?;
+        let mut all = (0..SESSIONS).map(|_| login(to)).collect::<Result<Vec<_>>>()?;
         for spinner in &mut all {
             if poor {
                 // What the daemon has given back since would serve instead.
@@ -105,13 +97,7 @@ fn without_memory_it_goes_on_and_opens_nothing_else() {
     group.squeeze().unwrap();
     let refused = gateway.reload(&wider).unwrap_err();
     assert!(format!("{refused:#}").contains("can't put"), "{refused:#}");
-    let fetch = || -> Result<()> {
-        let mut spinner = Spinner::connect(to, false)?;
-        spinner.login("u", "p")?;
-        spinner.fetch(Mode::Epsv, "x", CONTENT.len())?;
-        spinner.ask("QUIT", 221).map(drop)
-    };
-    probe(lab.stranger(), closed, || lab.client().run_in(fetch)?).unwrap();
+    probe(lab.stranger(), closed, || fetch(&lab, to)).unwrap();
 
     // When there is memory again, all of it works.
     group.limit(u64::MAX).unwrap();
@@ -119,7 +105,7 @@ fn without_memory_it_goes_on_and_opens_nothing_else() {
     let all = || Ok(lab.client().run_in(|| dialogues(&gateway, false))?? == SESSIONS);
     assert!(within(PATIENCE, all).unwrap(), "{}", gateway.output().unwrap());
     assert!(within(PATIENCE, || Ok(gateway.reload(&wider).is_ok())).unwrap());
-    probe(lab.stranger(), closed, || lab.client().run_in(fetch)?).unwrap();
+    probe(lab.stranger(), closed, || fetch(&lab, to)).unwrap();
     empties(&gateway);
     let status = gateway.status().unwrap();
     assert_eq!((engine(&status, "divergences"), engine(&status, "audit_differences")), (0, 0), "{status:?}");

@@ -8,9 +8,11 @@ use ftp_helper::{
 use ftp_helper_tests::{
     gateway::{Gateway, PATIENCE, Settings, engine, traces, within},
     responder::{CONTENT, Responder},
-    spinner::{Cut, Mode, Spinner},
+    spinner::{Cut, Mode},
 };
 use nix::sys::signal::Signal;
+
+use super::login;
 
 /// The capabilities of a process, from /proc, by set.
 fn capabilities(pid: u32, set: &str) -> Result<u64> {
@@ -101,8 +103,7 @@ fn a_user_with_four_capabilities_runs_it() {
     assert!(text.contains("Uid:\t65534\t65534\t65534\t65534"), "{text}");
     let to = responder.address();
     let work = || -> Result<()> {
-        let mut spinner = Spinner::connect(to, false)?;
-        spinner.login("u", "p")?;
+        let mut spinner = login(to)?;
         for cut in [Cut::Whole, Cut::Bytes, Cut::Pipelined] {
             spinner.cut = cut;
             for mode in [Mode::Pasv, Mode::Epsv, Mode::Port, Mode::Eprt] {

@@ -1,9 +1,6 @@
 //! What fails for a while, and what fails for good: in neither does the guard open.
 
-use std::{
-    net::SocketAddr,
-    os::fd::{AsFd as _, AsRawFd as _},
-};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use anyhow::{Result, ensure};
 use aya::maps::MapData;
@@ -14,22 +11,11 @@ use ftp_helper::{
 use ftp_helper_tests::{
     gateway::{Gateway, PATIENCE, Settings, engine, program, traces, within},
     program::said,
-    responder::{CONTENT, Responder},
-    spinner::{Mode, Spinner},
+    responder::Responder,
     survival::{probe, tables},
 };
 
-use super::CLOSED;
-
-fn fetch(lab: &Lab, to: SocketAddr) -> Result<()> {
-    let work = || -> Result<()> {
-        let mut spinner = Spinner::connect(to, false)?;
-        spinner.login("u", "p")?;
-        spinner.fetch(Mode::Epsv, "x", CONTENT.len())?;
-        spinner.ask("QUIT", 221).map(drop)
-    };
-    lab.client().run_in(work)?
-}
+use super::{fetch, listened};
 
 /// Until the daemon has gone `n` times through what it does each second.
 fn beats(client: &mut Client, n: u64) -> Result<()> {
@@ -50,8 +36,7 @@ fn what_fails_for_a_while_is_tried_again() {
     let guards = format!("{}[[guard]]\nnetworks = [\"@{OUTSIDE_INTERFACE}\"]\n", settings.guards);
     let mut gateway = Gateway::start(&lab, &Settings { guards, ..settings }, &[]).unwrap();
     let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
-    let _listener = lab.server().run_in(|| std::net::TcpListener::bind((lab.server().v4(), CLOSED))).unwrap().unwrap();
-    let closed = SocketAddr::from((lab.server().v4(), CLOSED));
+    let (_listener, closed) = listened(&lab);
     // Asked before, since no new connection can be taken without a descriptor either.
     let mut client = gateway.client().unwrap();
     client.status().unwrap();
@@ -117,8 +102,7 @@ fn a_daemon_that_can_not_go_on_leaves_the_guard_as_it_is() {
     let clean = traces(lab.gateway()).unwrap();
     let mut gateway = Gateway::start(&lab, &Settings::guarded(&lab, "drop"), &[]).unwrap();
     let responder = Responder::start(lab.server(), lab.server().v4().into()).unwrap();
-    let _listener = lab.server().run_in(|| std::net::TcpListener::bind((lab.server().v4(), CLOSED))).unwrap().unwrap();
-    let closed = SocketAddr::from((lab.server().v4(), CLOSED));
+    let (_listener, closed) = listened(&lab);
     fetch(&lab, responder.address()).unwrap();
     let end = || -> Result<()> {
         freeze(&gateway, "HEARTBEAT")?;
